@@ -1,0 +1,72 @@
+"""A set of labelled images in memory, as every later stage receives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+TRANSFORM_COLUMNS = (
+    "rotation",
+    "shear",
+    "vertical_expansion",
+    "horizontal_expansion",
+    "vertical_translation",
+    "horizontal_translation",
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images, with the affine transformation of each where there is one.
+
+    Attributes
+    ----------
+    name
+        Name of the set, such as ``"mnist-translated"``.
+    split
+        ``"train"``, ``"validation"`` or ``"test"``.
+    images
+        uint8 (N, H, W), 0 background to 255 ink.
+    labels
+        uint8 (N,), classes 0 to 9.
+    transforms
+        float32 (N, 6) in the order of `TRANSFORM_COLUMNS`, or None.
+    source_index
+        int32 (N,), index of the original digit in its split, or None where every image is an original.
+    key
+        Content key of the converted set; "" for a set made by hand.
+    attributes
+        Origin: ``source``, ``license`` and the like.
+    """
+
+    name: str
+    split: str
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    transforms: npt.NDArray[np.float32] | None = None
+    source_index: npt.NDArray[np.int32] | None = None
+    key: str = ""
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def canvas(self) -> int:
+        """Height and width of the images in pixels."""
+        return int(self.images.shape[1])
+
+    def head(self, n: int | None) -> Dataset:
+        """The first `n` images as a set (all of them when `n` is None or larger than the set)."""
+        if n is None or n >= len(self):
+            return self
+        return replace(
+            self,
+            images=self.images[:n],
+            labels=self.labels[:n],
+            transforms=None if self.transforms is None else self.transforms[:n],
+            source_index=None if self.source_index is None else self.source_index[:n],
+        )

@@ -1,0 +1,137 @@
+"""Converted sets on disk: HDF5 files with the layout that every set shares.
+
+``images`` uint8 (N, H, W), ``labels`` uint8 (N,); affine sets add ``transforms`` float32 (N, 6) with the attribute
+``columns``, and ``source_index`` int32 (N,). File attributes: ``name``, ``split``, ``source``, ``sha256`` (of the
+inputs), ``license``, ``affbench_version``, and what a set adds of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from affbench import __version__
+from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.errors import ArtefactError
+
+CHUNK = 256  # images a chunk: 400 kB at 40×40, so a slice costs little more than itself
+
+
+class SetWriter:
+    """Writes a converted set part by part, so that a set never has to fit in memory.
+
+    Parameters
+    ----------
+    path
+        The file to write (a temporary path; `affbench.store` puts it in place).
+    count
+        N, the number of images to come.
+    canvas
+        Height and width of the images in pixels.
+    attributes
+        File attributes; must hold ``name``, ``split``, ``source``, ``sha256`` and ``license``.
+    affine
+        Whether ``transforms`` and ``source_index`` come too.
+    """
+
+    def __init__(self, path: Path, count: int, canvas: int, attributes: Mapping[str, Any], *, affine: bool) -> None:
+        self._file = h5py.File(path, "w")
+        self._next = 0
+        self._count = count
+        chunk = max(1, min(CHUNK, count))
+        self._file.create_dataset(
+            "images",
+            (count, canvas, canvas),
+            np.uint8,
+            chunks=(chunk, canvas, canvas),
+            compression="gzip",
+            compression_opts=1,
+        )
+        self._file.create_dataset("labels", (count,), np.uint8)
+        if affine:
+            transforms = self._file.create_dataset("transforms", (count, len(TRANSFORM_COLUMNS)), np.float32)
+            transforms.attrs["columns"] = list(TRANSFORM_COLUMNS)
+            self._file.create_dataset("source_index", (count,), np.int32)
+        for key, value in {**attributes, "affbench_version": __version__}.items():
+            self._file.attrs[key] = value
+
+    def append(
+        self,
+        images: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.uint8],
+        transforms: npt.NDArray[np.float32] | None = None,
+        source_index: npt.NDArray[np.int32] | None = None,
+    ) -> None:
+        """Add the next images; arguments as the attributes of `Dataset`."""
+        stop = self._next + len(images)
+        self._file["images"][self._next : stop] = images
+        self._file["labels"][self._next : stop] = labels
+        if transforms is not None and source_index is not None:
+            self._file["transforms"][self._next : stop] = transforms
+            self._file["source_index"][self._next : stop] = source_index
+        self._next = stop
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if error is None and self._next != self._count:
+            raise ArtefactError(f"a set of {self._count:,} images was announced, but {self._next:,} were written.")
+
+
+def write_set(path: Path, dataset: Dataset, attributes: Mapping[str, Any]) -> None:
+    """Write a set that is in memory; parameters as for `SetWriter`."""
+    affine = dataset.transforms is not None
+    with SetWriter(path, len(dataset), dataset.canvas, attributes, affine=affine) as writer:
+        writer.append(dataset.images, dataset.labels, dataset.transforms, dataset.source_index)
+
+
+def read_set(path: Path, key: str = "", start: int = 0, stop: int | None = None) -> Dataset:
+    """Read a converted set, or a slice of it without reading the rest.
+
+    Parameters
+    ----------
+    path
+        The HDF5 file.
+    key
+        Content key the set is to carry.
+    start, stop
+        The slice of images.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ArtefactError
+        The file is not a converted set, or is damaged.
+    """
+    part = slice(start, stop)
+    try:
+        with h5py.File(path, "r") as file:
+            attributes = {name: value for name, value in file.attrs.items()}
+            dataset = Dataset(
+                name=str(attributes["name"]),
+                split=str(attributes["split"]),
+                images=file["images"][part],
+                labels=file["labels"][part],
+                transforms=file["transforms"][part] if "transforms" in file else None,
+                source_index=file["source_index"][part] if "source_index" in file else None,
+                key=key,
+                attributes=attributes,
+            )
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise ArtefactError(f"{path} is not a converted affbench set, or is damaged ({error}).") from error
+    if dataset.images.ndim != 3 or dataset.images.dtype != np.uint8 or len(dataset.labels) != len(dataset.images):
+        raise ArtefactError(f"{path} is not a converted affbench set: its images are not uint8 (N, H, W) with labels.")
+    return dataset

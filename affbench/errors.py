@@ -1,0 +1,62 @@
+"""The errors affbench raises on purpose: each message is the whole story, and the command line prints it as it is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AffbenchError(Exception):
+    """Base of every deliberate error.
+
+    The message says what happened, in which file or option, and what to do next.
+    ``exit_code`` is the exit status the command line ends with.
+    """
+
+    exit_code = 1
+
+
+class UsageError(AffbenchError):
+    """A name, key or value that affbench does not accept, wherever it was given."""
+
+    exit_code = 2
+
+
+class DataError(AffbenchError):
+    """Data that is missing, damaged or not what it says it is."""
+
+
+class DownloadError(DataError):
+    """No source could deliver a file."""
+
+
+class ArtefactError(AffbenchError):
+    """A cached artefact that is missing, damaged, or made by something else."""
+
+
+class StorageError(AffbenchError):
+    """A file or folder that cannot be written."""
+
+
+class DeviceError(AffbenchError):
+    """A device or precision this machine does not have."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence fragment that suggests the nearest known name, or lists them all.
+
+    Parameters
+    ----------
+    name
+        What was given.
+    known
+        The names that would have been accepted.
+
+    Returns
+    -------
+    str
+        ``"did you mean 'capsnet'?"`` when one is close, else ``"known: a, b, c"``.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"

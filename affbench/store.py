@@ -1,0 +1,333 @@
+"""Cached artefacts: keyed by what made them, written atomically, verified when read.
+
+An artefact is one file, or one folder of files, with a *manifest* beside it (``NAME.manifest.json``, or
+``manifest.json`` in the folder). The manifest holds the key (a hash of everything that determined the content), the
+stage and its version, and the size and sha256 of every file. The manifest is written last, so an artefact without
+one is unfinished and never used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from affbench import __version__
+from affbench.errors import ArtefactError, StorageError
+
+MANIFEST = "manifest.json"
+_HINTS = {
+    errno.ENOSPC: "the disk is full; free some space, or choose another folder with --data-dir or --results-dir",
+    errno.EDQUOT: "the disk quota is used up; free some space, or choose another folder with --data-dir or "
+    "--results-dir",
+    errno.EROFS: "it is read-only; choose another folder with --data-dir or --results-dir",
+    errno.EACCES: "permission denied; choose another folder with --data-dir or --results-dir",
+    errno.EPERM: "permission denied; choose another folder with --data-dir or --results-dir",
+}
+
+
+def content_key(stage: str, version: int, inputs: Mapping[str, Any]) -> str:
+    """The key of an artefact: sha256 over the stage, its version and all that determines its content.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage, such as ``"train"``.
+    version
+        Version of the stage's code; raised whenever the same inputs would give another content.
+    inputs
+        JSON-serialisable description of configuration and input keys.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    text = json.dumps({"stage": stage, "version": version, "inputs": inputs}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turn an operating-system error while writing `target` into one clear sentence.
+
+    Raises
+    ------
+    StorageError
+        The disk is full, the folder is read-only, and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        # h5py raises OSError without an errno when HDF5 itself met the error.
+        number = error.errno or next((n for n in _HINTS if f"errno = {n}" in str(error)), 0)
+        hint = _HINTS.get(number, error.strerror or str(error))
+        raise StorageError(f"cannot write {target}: {hint}.") from error
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` that becomes `target` if the block succeeds, and vanishes if it does not.
+
+    Parameters
+    ----------
+    target
+        The file to write; its folder is made.
+
+    Yields
+    ------
+    Path
+        Where to write.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(target) as path:
+        path.write_bytes(content)
+
+
+def write_text(target: Path, content: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    write_bytes(target, content.encode())
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Write a JSON document atomically, indented, keys in the order given."""
+    write_text(target, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    ArtefactError
+        The file is missing, is not JSON, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} is missing.") from None
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ArtefactError(f"{path} does not hold a JSON object.")
+    return content
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artefact is and what it must look like.
+
+    Attributes
+    ----------
+    key
+        Hash of everything that determined the content (`content_key`).
+    stage, version
+        The stage that made it and the version of that stage's code.
+    inputs
+        The readable description that went into the key.
+    files
+        File name to ``{"sha256": …, "bytes": …}``.
+    affbench_version
+        Version of the package that wrote it.
+    """
+
+    key: str
+    stage: str
+    version: int
+    inputs: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    affbench_version: str = __version__
+
+
+def manifest_path(artefact: Path) -> Path:
+    """Where the manifest of a file or folder artefact lies."""
+    return artefact / MANIFEST if artefact.is_dir() else artefact.with_name(f"{artefact.name}.{MANIFEST}")
+
+
+def seal(artefact: Path, stage: str, version: int, inputs: Mapping[str, Any], names: list[str] | None = None) -> None:
+    """Write the manifest of a finished artefact: from now on it counts.
+
+    Parameters
+    ----------
+    artefact
+        The file, or the folder.
+    stage, version, inputs
+        As for `content_key`.
+    names
+        For a folder, the files that belong to the artefact.
+    """
+    members = {name: artefact / name for name in names} if names is not None else {artefact.name: artefact}
+    files = {name: {"sha256": file_hash(path), "bytes": path.stat().st_size} for name, path in members.items()}
+    manifest = Manifest(content_key(stage, version, inputs), stage, version, dict(inputs), files)
+    write_json(manifest_path(artefact), manifest.__dict__)
+
+
+def read_manifest(artefact: Path) -> Manifest | None:
+    """The manifest of an artefact, or None where it is unfinished or absent.
+
+    Raises
+    ------
+    ArtefactError
+        There is a manifest, but it is damaged.
+    """
+    path = manifest_path(artefact)
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        manifest = Manifest(**content)
+        complete = all({"sha256", "bytes"} <= entry.keys() for entry in manifest.files.values())
+    except (TypeError, AttributeError) as error:
+        raise ArtefactError(f"{path} is not a manifest that this version of affbench can read ({error}).") from error
+    if not complete:
+        raise ArtefactError(f"{path} lacks the checksum of a file.")
+    return manifest
+
+
+def verify(artefact: Path, manifest: Manifest, only: str | None = None) -> None:
+    """Compare the files of an artefact with its manifest, byte for byte.
+
+    Parameters
+    ----------
+    artefact
+        The file, or the folder.
+    manifest
+        What it must look like.
+    only
+        One file of a folder, where the others are not about to be used.
+
+    Raises
+    ------
+    ArtefactError
+        A file is missing, truncated or changed.
+    """
+    for name, expected in manifest.files.items():
+        if only is not None and name != only:
+            continue
+        path = artefact / name if artefact.is_dir() else artefact.with_name(name)
+        if not path.is_file():
+            raise ArtefactError(f"{path} is missing, although its manifest lists it.")
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise ArtefactError(f"{path} is damaged: it has {size:,} bytes, its manifest says {expected['bytes']:,}.")
+        if file_hash(path) != expected["sha256"]:
+            raise ArtefactError(f"{path} is damaged: its sha256 is not the one in its manifest.")
+
+
+def cached(artefact: Path, stage: str, version: int, inputs: Mapping[str, Any]) -> bool:
+    """Whether a finished, undamaged artefact with exactly this key is there."""
+    try:
+        manifest = read_manifest(artefact)
+        if manifest is None or manifest.key != content_key(stage, version, inputs):
+            return False
+        verify(artefact, manifest)
+    except ArtefactError:
+        return False
+    return True
+
+
+def derive_file(
+    target: Path, stage: str, version: int, inputs: Mapping[str, Any], make: Callable[[Path], None]
+) -> Path:
+    """A derived file, made only when it is not there, is damaged, or was made from something else.
+
+    Parameters
+    ----------
+    target
+        The artefact.
+    stage, version, inputs
+        As for `content_key`.
+    make
+        Writes the content to the (temporary) path it is given.
+
+    Returns
+    -------
+    Path
+        `target`, finished and verified.
+    """
+    if cached(target, stage, version, inputs):
+        return target
+    with lock(target):
+        if not cached(target, stage, version, inputs):  # another process may have made it meanwhile
+            with atomic_path(target) as path:
+                make(path)
+                manifest_path(target).unlink(missing_ok=True)  # never a manifest beside a file it does not describe
+            seal(target, stage, version, inputs)
+    return target
+
+
+@contextlib.contextmanager
+def lock(target: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock of an artefact, so that two processes never write the same one.
+
+    The operating system releases it when the holder dies.
+
+    Parameters
+    ----------
+    target
+        The artefact; the lock file lies beside it.
+    timeout
+        Seconds to wait; for ever when negative.
+
+    Raises
+    ------
+    StorageError
+        The lock cannot be had.
+    """
+    path = target.with_name(f".{target.name}.lock")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path, timeout=timeout)
+        try:
+            held.acquire()
+        except Timeout:
+            raise StorageError(f"{target} is being written by another process; wait for it to end.") from None
+        except NotImplementedError as error:
+            raise StorageError(f"{path.parent} is on a file system without locks; choose another folder.") from error
+    try:
+        yield
+    finally:
+        held.release()
