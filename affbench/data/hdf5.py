@@ -119,7 +119,7 @@ def read_set(path: Path, key: str = "", start: int = 0, stop: int | None = None)
     part = slice(start, stop)
     try:
         with h5py.File(path, "r") as file:
-            attributes = {name: value for name, value in file.attrs.items()}
+            attributes = dict(file.attrs.items())
             dataset = Dataset(
                 name=str(attributes["name"]),
                 split=str(attributes["split"]),

@@ -1,0 +1,114 @@
+"""Batches made on the device: the set lives there as uint8, and digits are placed afresh in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from affbench.data import canvas as placement
+from affbench.data.dataset import Dataset
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 (B, H, W) to float32 (B, 1, H, W) in [0, 1]."""
+    return images.unsqueeze(1).float().div_(255)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training digit reaches the canvas.
+
+    Attributes
+    ----------
+    canvas
+        Height and width of the canvas in pixels.
+    shift
+        Offsets are uniform over −shift … shift pixels around the centre, in each direction.
+    flip
+        Mirror left to right with probability 1/2.
+    """
+
+    canvas: int
+    shift: int
+    flip: bool = False
+
+
+class TrainingBatches:
+    """Shuffled batches of digits at random offsets, the same for the same seed and epoch on every device.
+
+    Order, offsets and mirroring of an epoch are drawn on the CPU from a generator seeded by (seed, epoch) alone, so
+    any epoch can be made again without the ones before it.
+
+    Parameters
+    ----------
+    digits
+        Digits in their frames, uint8 (N, F, F).
+    augmentation
+        How they reach the canvas.
+    batch_size
+        Images a batch; the last batch of an epoch may be smaller.
+    seed
+        Seed of the run.
+    device
+        Where the digits live and batches are made.
+    """
+
+    def __init__(
+        self, digits: Dataset, augmentation: Augmentation, batch_size: int, seed: int, device: torch.device
+    ) -> None:
+        self._framed = torch.from_numpy(placement.frame(digits.images)).to(device)
+        self._labels = torch.from_numpy(digits.labels.astype(np.int64)).to(device)
+        self._span = torch.arange(augmentation.canvas, device=device)
+        self._centre = placement.centred(augmentation.canvas, digits.canvas)
+        self._augmentation = augmentation
+        self._batch_size = batch_size
+        self._seed = seed
+        self._device = device
+
+    def __len__(self) -> int:
+        return -(-len(self._labels) // self._batch_size)
+
+    @property
+    def images(self) -> int:
+        """Images an epoch."""
+        return len(self._labels)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch.
+
+        Parameters
+        ----------
+        number
+            The epoch, from 0.
+        start
+            Batches to leave out, to go on in the middle of an epoch.
+
+        Yields
+        ------
+        tuple of Tensor
+            Images float32 (B, 1, H, H) in [0, 1], and labels int64 (B,).
+        """
+        order, offsets, mirrored = (part.to(self._device) for part in self._draw(number))
+        for first in range(start * self._batch_size, len(order), self._batch_size):
+            part = slice(first, first + self._batch_size)
+            index = order[part]
+            images = to_float(placement.place(self._framed, index, offsets[part], self._span))
+            if self._augmentation.flip:
+                images = torch.where(mirrored[part, None, None, None], images.flip(-1), images)
+            yield images, self._labels[index]
+
+    def _draw(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(stream_seed(self._seed, epoch))
+        shift, count = self._augmentation.shift, len(self._labels)
+        order = torch.randperm(count, generator=generator)
+        offsets = torch.randint(-shift, shift + 1, (count, 2), generator=generator) + self._centre
+        return order, offsets, torch.rand(count, generator=generator) < 0.5
+
+
+def stream_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch of one run, far from those of other epochs and runs."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

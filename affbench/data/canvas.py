@@ -1,0 +1,79 @@
+"""Where digits are placed on the canvas.
+
+A digit comes in its 28×28 frame. An *offset* (row, column) is where the frame's upper left pixel lands on the canvas;
+it may be negative, and what then lies outside the canvas is cut off. On a 40×40 canvas the centred offset is
+(6, 6), and the 13×13 offsets from (0, 0) to (12, 12) keep the whole frame on it (the authors' ``--pad=6 --shift=6``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Array = TypeVar("Array", bound=Any)  # numpy.ndarray or torch.Tensor: both index and clip alike
+
+
+def centred(canvas: int, frame: int) -> int:
+    """The offset, along one axis, of a frame in the middle of the canvas; both in pixels."""
+    return (canvas - frame) // 2
+
+
+def place(framed: Array, index: Array, offsets: Array, span: Array) -> Array:
+    """Place digits on the canvas, by one gather.
+
+    Parameters
+    ----------
+    framed
+        uint8 (N, F + 2, F + 2): digits in frames of F pixels, with a border of one background pixel. Whatever lies
+        outside a frame is read from its border.
+    index
+        Which digits, int64 (B,).
+    offsets
+        (row, column) of each frame on the canvas, int64 (B, 2).
+    span
+        0, 1, …, H − 1 for a canvas of H×H pixels.
+
+    Returns
+    -------
+    Array
+        uint8 (B, H, H), of the same kind and on the same device as `framed`.
+    """
+    last = framed.shape[-1] - 1
+    rows = (span - offsets[:, :1] + 1).clip(0, last)
+    columns = (span - offsets[:, 1:] + 1).clip(0, last)
+    return framed[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def frame(digits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Give digits (N, F, F) the border of background pixels that `place` wants: (N, F + 2, F + 2)."""
+    return np.pad(digits, ((0, 0), (1, 1), (1, 1)))
+
+
+def pad(digits: npt.NDArray[np.uint8], canvas: int) -> npt.NDArray[np.uint8]:
+    """Digits (N, F, F) in the middle of the canvas: uint8 (N, canvas, canvas)."""
+    before = centred(canvas, digits.shape[-1])
+    after = canvas - digits.shape[-1] - before
+    return np.pad(digits, ((0, 0), (before, after), (before, after)))
+
+
+def translate(digits: npt.NDArray[np.uint8], canvas: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Digits at random over all offsets that keep their frame on the canvas, each equally likely.
+
+    Parameters
+    ----------
+    digits
+        uint8 (N, F, F).
+    canvas
+        Height and width of the canvas in pixels, at least F.
+    rng
+        Draws one offset per digit.
+
+    Returns
+    -------
+    ndarray
+        uint8 (N, canvas, canvas).
+    """
+    offsets = rng.integers(0, canvas - digits.shape[-1] + 1, size=(len(digits), 2))
+    return place(frame(digits), np.arange(len(digits)), offsets, np.arange(canvas))

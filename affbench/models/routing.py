@@ -1,0 +1,133 @@
+"""Dynamic routing between capsules: procedure 1 of Sabour, Frosst and Hinton (2017).
+
+Sizes: B batch, N input capsules of D_in dimensions, J output capsules of D_out dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from affbench.errors import UsageError
+from affbench.models.options import choice, whole
+
+GRADIENTS = ("last", "all")
+
+
+def squash(vectors: Tensor) -> Tensor:
+    """Scale vectors to a length in [0, 1) and keep their direction: short ones to almost 0, long ones to almost 1.
+
+    Parameters
+    ----------
+    vectors
+        (…, D), any floating type; computed in float32 at least.
+
+    Returns
+    -------
+    Tensor
+        (…, D); zero, with zero gradient, for an all-zero vector.
+
+    References
+    ----------
+    Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, equation 1.
+    """
+    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)  # its gradient at zero is zero, not NaN
+    squashed: Tensor = vectors * (norm / (1 + norm * norm))
+    return squashed
+
+
+def dynamic_routing_reference(capsules: Tensor, weight: Tensor, iterations: int, gradient: str = "last") -> Tensor:
+    """Procedure 1 as the paper writes it; :func:`dynamic_routing` computes the same, faster.
+
+    Parameters, result and references as in :func:`dynamic_routing`.
+    """
+    u_hat = torch.einsum("njod,bnd->bnjo", weight, capsules)  # prediction vectors, the "votes"
+    b = u_hat.new_zeros(u_hat.shape[:3])
+    for iteration in range(iterations):
+        c = b.softmax(dim=-1)
+        if gradient == "last":
+            c = c.detach()
+        s = torch.einsum("bnj,bnjo->bjo", c, u_hat)
+        v = squash(s)
+        if iteration < iterations - 1:
+            b = b + torch.einsum("bnjo,bjo->bnj", u_hat, v)
+    return v
+
+
+def dynamic_routing(capsules: Tensor, weight: Tensor, iterations: int, gradient: str = "last") -> Tensor:
+    """Route input capsules to output capsules by agreement.
+
+    Parameters
+    ----------
+    capsules
+        Input capsules u, (B, N, D_in).
+    weight
+        Transformation matrices W, (N, J, D_out, D_in).
+    iterations
+        Number of routing iterations, at least 1; with 1 the coupling is uniform.
+    gradient
+        ``"last"``: coupling coefficients are constants in the backward pass; ``"all"``: the exact gradient, through
+        every iteration.
+
+    Returns
+    -------
+    Tensor
+        Output capsules v, (B, J, D_out), float32 (float64 if an input is float64), also under autocast.
+
+    Raises
+    ------
+    UsageError
+        If a shape, the number of iterations or ``gradient`` is not acceptable.
+
+    References
+    ----------
+    Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, arXiv 1710.09829, procedure 1.
+    """
+    _check(capsules, weight, iterations, gradient)
+    with torch.autocast(capsules.device.type, enabled=False):
+        dtype = torch.promote_types(torch.promote_types(capsules.dtype, weight.dtype), torch.float32)
+        return dynamic_routing_reference(capsules.to(dtype), weight.to(dtype), iterations, gradient)
+
+
+class CapsuleLayer(nn.Module):
+    """A layer of capsules that receives its input by dynamic routing.
+
+    Parameters
+    ----------
+    in_capsules, in_dim
+        N and D_in: number and dimensions of the input capsules.
+    out_capsules, out_dim
+        J and D_out: number and dimensions of the output capsules.
+    iterations, gradient
+        As in :func:`dynamic_routing`.
+    """
+
+    def __init__(
+        self,
+        in_capsules: int,
+        in_dim: int,
+        out_capsules: int,
+        out_dim: int,
+        iterations: int = 3,
+        gradient: str = "last",
+    ) -> None:
+        super().__init__()
+        self.iterations = whole("routings", iterations)
+        self.gradient = choice("routing_gradient", gradient, GRADIENTS)
+        self.weight = nn.Parameter(torch.empty(in_capsules, out_capsules, out_dim, in_dim))
+        nn.init.normal_(self.weight, std=0.1)
+
+    def forward(self, capsules: Tensor) -> Tensor:
+        """(B, N, D_in) -> (B, J, D_out)."""
+        return dynamic_routing(capsules, self.weight, self.iterations, self.gradient)
+
+
+def _check(capsules: Tensor, weight: Tensor, iterations: int, gradient: str) -> None:
+    whole("iterations", iterations)
+    choice("gradient", gradient, GRADIENTS)
+    if capsules.ndim != 3 or weight.ndim != 4 or capsules.shape[1:] != (weight.shape[0], weight.shape[3]):
+        raise UsageError(
+            "dynamic_routing needs capsules (B, N, D_in) and weight (N, J, D_out, D_in), "
+            f"not {tuple(capsules.shape)} and {tuple(weight.shape)}."
+        )

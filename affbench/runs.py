@@ -1,0 +1,257 @@
+"""A run's folder: its names, its files, and reading them back.
+
+``results/runs/NAME/`` holds ``config.toml``, ``history.csv``, ``model.safetensors``, ``environment.json`` and their
+``manifest.json`` once training has ended, ``resume.pt`` while it has not, and for every set the run was tested on
+``eval-SET.json`` and ``predictions-SET.h5``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from affbench import store
+from affbench.config import RunConfig, read_run_config
+from affbench.errors import ArtefactError, UsageError, nearest
+
+CONFIG, HISTORY, WEIGHTS, ENVIRONMENT = "config.toml", "history.csv", "model.safetensors", "environment.json"
+RESUME = "resume.pt"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of ``history.csv``.
+
+    Attributes
+    ----------
+    epoch, step
+        Epochs and optimiser steps done.
+    learning_rate
+        At the last step of the epoch.
+    train_loss, train_accuracy
+        Means over the epoch, while the weights changed; the accuracy is None for a model whose loss hides its scores.
+    validation_accuracy
+        On the whole validation split, after the epoch.
+    seconds, images_per_second
+        Training alone, without validation.
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float | None
+    validation_accuracy: float
+    seconds: float
+    images_per_second: float
+
+
+def history_to_csv(history: Iterable[Epoch]) -> str:
+    """The content of ``history.csv``; floats keep every digit, None is an empty cell."""
+    names = [field.name for field in fields(Epoch)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in history:
+        writer.writerow(["" if (value := getattr(row, name)) is None else value for name in names])
+    return text.getvalue()
+
+
+def history_from_csv(path: Path) -> list[Epoch]:
+    """Read ``history.csv``.
+
+    Raises
+    ------
+    ArtefactError
+        The file is missing or damaged.
+    """
+    whole = {"epoch", "step"}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                Epoch(**{k: int(v) if k in whole else float(v) if v else None for k, v in row.items()})  # type: ignore[arg-type]
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtefactError(f"{path} cannot be read as a training history ({error}).") from error
+
+
+class Share(BaseModel):
+    """How many of some images were classified correctly, with a 95% Wilson interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n: int
+    correct: int
+    accuracy: float
+    ci95: tuple[float, float]
+
+
+class ClassShare(Share):
+    """The share of one class."""
+
+    label: int
+
+
+class BinShare(Share):
+    """The share of the images whose transformation lies in [low, high)."""
+
+    low: float
+    high: float
+
+
+class EvaluationRecord(BaseModel):
+    """The content of ``eval-SET.json``.
+
+    Attributes
+    ----------
+    set, split, set_key, copies, limit
+        What was tested on; `copies` is None but for synthetic affine sets, `limit` None for the whole set.
+    n, n_originals
+        Images, and different original digits among them.
+    accuracy, accuracy_ci95
+        Share of correct images, 0 to 1, and its 95% Wilson interval, which takes images as independent.
+    accuracy_ci95_clustered
+        95% interval that respects that versions of one digit are not independent (bootstrap over originals); None
+        where every image is an original.
+    per_class, confusion, by_transformation
+        Shares per true class; counts, rows true and columns predicted classes; shares per bin of each factor of the
+        transformation, None for sets without.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    set: str
+    split: str
+    set_key: str
+    copies: int | None
+    limit: int | None
+    run: str
+    model: str
+    routings: int | None
+    seed: int
+    n: int
+    n_originals: int
+    correct: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    accuracy_ci95_clustered: tuple[float, float] | None
+    per_class: tuple[ClassShare, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    by_transformation: dict[str, tuple[BinShare, ...]] | None
+    checkpoint_sha256: str
+    device: str
+    precision: str
+    seconds: float
+    key: str
+    affbench_version: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder; files are read when first asked for."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Readable and unique, such as ``capsnet-r3-seed0-1a2b3c4d``."""
+        return self.path.name
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """Everything that determined the run, resolved."""
+        return read_run_config(self.path / CONFIG)
+
+    @cached_property
+    def history(self) -> list[Epoch]:
+        """One entry per epoch."""
+        return history_from_csv(self.path / HISTORY)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, commit, seeds and parameter count."""
+        return store.read_json(self.path / ENVIRONMENT)
+
+    @property
+    def finished(self) -> bool:
+        """Whether training ended and the checkpoint counts."""
+        return (self.path / store.MANIFEST).is_file()
+
+    @property
+    def selected(self) -> Epoch:
+        """The epoch whose weights were kept: the first with the highest validation accuracy."""
+        return max(self.history, key=lambda row: row.validation_accuracy)
+
+    @cached_property
+    def evaluations(self) -> dict[str, EvaluationRecord]:
+        """Set name to record, for every set the run was tested on, in the order of their names."""
+        return {record.set: record for record in map(read_evaluation, sorted(self.path.glob("eval-*.json")))}
+
+
+def read_evaluation(path: Path) -> EvaluationRecord:
+    """Read ``eval-SET.json``.
+
+    Raises
+    ------
+    ArtefactError
+        The file is damaged or misses something.
+    """
+    content = store.read_json(path)
+    try:
+        return EvaluationRecord.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtefactError(f"{path} is not an evaluation record ({where}: {first['msg']}).") from None
+
+
+def runs_dir(results_dir: Path) -> Path:
+    """Where runs lie."""
+    return results_dir / "runs"
+
+
+def run_name(config: RunConfig, key: str) -> str:
+    """The readable name of a run with content key `key`."""
+    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.model.name)
+    routings = "" if config.model.routings is None else f"-r{config.model.routings}"
+    return f"{model}{routings}-seed{config.training.seed}-{key[:8]}"
+
+
+def list_runs(results_dir: Path) -> list[Run]:
+    """Every run below a results folder, finished or not, oldest first."""
+    folder = runs_dir(results_dir)
+    found = [Run(path) for path in folder.iterdir() if (path / CONFIG).is_file()] if folder.is_dir() else []
+    return sorted(found, key=lambda run: ((run.path / CONFIG).stat().st_mtime_ns, run.name))
+
+
+def find_run(results_dir: Path, name: str | None = None) -> Run:
+    """The finished run called `name` (or whose name alone begins so); the latest one when None.
+
+    Raises
+    ------
+    UsageError
+        `name` is no run, or begins several.
+    ArtefactError
+        There is no finished run at all.
+    """
+    finished = [run for run in list_runs(results_dir) if run.finished]
+    if name is None:
+        if not finished:
+            raise ArtefactError(f"there is no finished run in {runs_dir(results_dir)}; 'affbench train' makes one.")
+        return max(finished, key=lambda run: (run.path / store.MANIFEST).stat().st_mtime_ns)
+    matches = [run for run in finished if run.name == name] or [run for run in finished if run.name.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UsageError(f"--run {name} could mean {', '.join(run.name for run in matches)}; give more of the name.")
+    hint = nearest(name, [run.name for run in finished]) if finished else "there are no finished runs yet."
+    raise UsageError(f"there is no finished run '{name}' in {runs_dir(results_dir)}: {hint}")
