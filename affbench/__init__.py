@@ -1,1 +1,41 @@
+"""affbench: does a model trained only on translated digits recognise digits under affine transformations?
+
+>>> import affbench
+>>> model = affbench.build_model("capsnet", routings=3, canvas=40)
+>>> dataset = affbench.load_dataset("mnist-translated-sample", split="test")
+>>> affbench.evaluate(model, dataset).n
+1000
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from affbench.data.catalogue import load_dataset
+    from affbench.evaluation import evaluate
+    from affbench.models import build_model
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "build_model", "evaluate", "load_dataset"]
+
+# Loaded on first use: importing affbench, as every command does, must not take the seconds that torch takes.
+_HOMES = {
+    "build_model": "affbench.models",
+    "evaluate": "affbench.evaluation",
+    "load_dataset": "affbench.data.catalogue",
+}
+_PACKAGES = ("data", "models", "report", "statistics")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _PACKAGES:
+        return import_module(f"affbench.{name}")
+    raise AttributeError(f"module 'affbench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_PACKAGES})

@@ -61,12 +61,15 @@ class DataConfig(_Frozen):
         Mirror half of the training digits left to right (Fashion-MNIST).
     limit
         Use the first `limit` training digits only.
+    copies
+        Versions of each training digit, where the set is a synthetic affine one.
     """
 
     train_set: str = "mnist-translated"
     shift: int | None = Field(default=None, ge=0, le=40)
     flip: bool = False
     limit: int | None = Field(default=None, ge=1)
+    copies: int = Field(default=1, ge=1, le=1000)
 
 
 class TrainingConfig(_Frozen):

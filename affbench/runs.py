@@ -152,6 +152,7 @@ class EvaluationRecord(BaseModel):
     precision: str
     seconds: float
     key: str
+    predictions_sha256: str = ""
     affbench_version: str
 
 

@@ -7,12 +7,12 @@ it may be negative, and what then lies outside the canvas is cut off. On a 40×4
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = TypeVar("Array", bound=Any)  # numpy.ndarray or torch.Tensor: both index and clip alike
+Array = Any  # numpy.ndarray or torch.Tensor: both index and clip alike
 
 
 def centred(canvas: int, frame: int) -> int:
@@ -43,7 +43,8 @@ def place(framed: Array, index: Array, offsets: Array, span: Array) -> Array:
     last = framed.shape[-1] - 1
     rows = (span - offsets[:, :1] + 1).clip(0, last)
     columns = (span - offsets[:, 1:] + 1).clip(0, last)
-    return framed[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    placed: Any = framed[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return placed
 
 
 def frame(digits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -76,4 +77,5 @@ def translate(digits: npt.NDArray[np.uint8], canvas: int, rng: np.random.Generat
         uint8 (N, canvas, canvas).
     """
     offsets = rng.integers(0, canvas - digits.shape[-1] + 1, size=(len(digits), 2))
-    return place(frame(digits), np.arange(len(digits)), offsets, np.arange(canvas))
+    placed: npt.NDArray[np.uint8] = place(frame(digits), np.arange(len(digits)), offsets, np.arange(canvas))
+    return placed

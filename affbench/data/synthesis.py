@@ -5,11 +5,12 @@ The convention
 Everything that reads or writes a transformation table in affbench means this:
 
 Axes
-    One frame: x to the right (columns), y *down* (rows), in pixels. A pixel is its centre: pixel (row r, column c) of an
-    H×W image lies at x = c − (W − 1)/2, y = r − (H − 1)/2, so the origin is the centre of the image, (13.5, 13.5)
+    One frame: x to the right (columns), y *down* (rows), in pixels. A pixel is its centre: pixel (row r, column c) of
+    an H×W image lies at x = c − (W − 1)/2, y = r − (H − 1)/2, so the origin is the centre of the image, (13.5, 13.5)
     in a 28×28 digit and (19.5, 19.5) on a 40×40 canvas.
 Order
-    A point p of the digit goes to q = E·S·R·p + t on the canvas: rotation, then shear, then expansion, then translation.
+    A point p of the digit goes to q = E·S·R·p + t on the canvas: rotation, then shear, then expansion, then
+    translation.
 Rotation
     R = [[cos θ, −sin θ], [sin θ, cos θ]], θ in degrees. It carries the x axis towards the y axis: positive is
     clockwise as seen, as in ``torchvision.transforms.functional.affine``.
@@ -21,16 +22,16 @@ Translation
     t = (horizontal, vertical) in pixels, right and down positive, not necessarily whole. With t = 0 the centre
     of the digit's image falls on the centre of the canvas, so the neutral transformation is the digit padded evenly.
 Interpolation
-    Bilinear, background 0 outside the digit's image: the canvas pixel at q takes the value at p = (E·S·R)⁻¹(q − t). Computed
-    in float64, rounded to the nearest of 0 to 255. The table is rounded to float32 first, so that
+    Bilinear, background 0 outside the digit's image: the canvas pixel at q takes the value at p = (E·S·R)⁻¹(q − t).
+    Computed in float64, rounded to the nearest of 0 to 255. The table is rounded to float32 first, so that
     rendering again from the table gives the same bits.
 
 Distribution
 ------------
-The four shape factors are drawn uniformly from their ranges, then the translation uniformly from the placements that keep
-the whole digit on the canvas: no canvas pixel that any ink would reach lies outside. The ranges default to those of
-affNIST as they are widely quoted; they, the order and the signs are unconfirmed for the official files
-[mem], which is why `affbench.data.verification` exists.
+The four shape factors are drawn uniformly from their ranges, then the translation uniformly from the placements that
+keep the whole digit on the canvas: no canvas pixel that any ink would reach lies outside. The ranges default to those
+of affNIST as they are widely quoted; they, the order and the signs are unconfirmed for the official files, which is
+why `affbench.data.verification` exists.
 
 Where ranges are widened, or ink fills the image, some shapes fit nowhere on the canvas. Such a draw is made again, so
 that the result is uniform over the transformations that fit; a digit that 100 draws cannot place is an error. For
@@ -38,9 +39,9 @@ MNIST and the default ranges every first draw fits.
 
 Randomness
 ----------
-Copy k of the digits takes its numbers from a generator seeded by (seed, k), one row of six per digit. So the first copies
-of a longer set are the shorter set, the first digits of a larger set are the smaller set, sets of the same seed and
-different ranges share their random numbers, and no chunk size or thread count changes a bit.
+Copy k of the digits takes its numbers from a generator seeded by (seed, k), one row of six per digit. So the first
+copies of a longer set are the shorter set, the first digits of a larger set are the smaller set, sets of the same seed
+and different ranges share their random numbers, and no chunk size or thread count changes a bit.
 
 References
 ----------
@@ -73,7 +74,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class AffineRange:
-    """The interval each factor is drawn from, uniformly; the defaults are affNIST's [mem].
+    """The interval each factor is drawn from, uniformly; the defaults are affNIST's (widely quoted, unconfirmed).
 
     Attributes
     ----------
@@ -231,7 +232,8 @@ def warp(
     images
         uint8 (N, H, W).
     matrices
-        float64 (N, 3, 3), invertible and affine, from image to canvas on (x, y, 1) in the frame of the convention above.
+        float64 (N, 3, 3), invertible and affine, from image to canvas on (x, y, 1) in the frame of the convention
+        above.
     canvas
         Height and width of the result in pixels.
 
@@ -352,8 +354,8 @@ def synthesize_chunks(
     labels
         uint8 (N,).
     copies
-        Versions of every digit. The set runs copy by copy: all digits in their first version, then all in their second, …, as
-        the official batches do.
+        Versions of every digit. The set runs copy by copy: all digits in their first version, then all in their
+        second, …, as the official batches do.
     seed
         0 or more; the same seed gives the same bits.
     ranges
@@ -426,6 +428,8 @@ def synthesize(
     source_index = np.empty(n, np.int32)
     start = 0
     for part in parts:
+        assert part.transforms is not None  # noqa: S101 - for the type checker
+        assert part.source_index is not None  # noqa: S101
         rows = slice(start, start + len(part))
         rendered[rows], classes[rows] = part.images, part.labels
         transforms[rows], source_index[rows] = part.transforms, part.source_index
@@ -504,7 +508,7 @@ def _outlines(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """
     n, height, width = images.shape
     ink = images > 0
-    inked = ink.any(axis=2)  # (N, H)
+    inked = np.any(ink, axis=2)  # (N, H)
     x = np.concatenate([ink.argmax(axis=2), width - 1 - ink[:, :, ::-1].argmax(axis=2)], axis=1) - (width - 1) / 2
     y = np.tile(np.arange(height) - (height - 1) / 2, (n, 2))
     points = np.stack([x, y], axis=2).astype(np.float32)
@@ -545,7 +549,7 @@ def _draw(
     for attempt in range(MAX_DRAWS):
         # Every attempt draws for all digits, so that the numbers of one never depend on the fate of another.
         uniform = np.random.default_rng((seed, copy, attempt)).random((n, len(TRANSFORM_COLUMNS)))[pending]
-        drawn = np.empty((len(pending), len(TRANSFORM_COLUMNS)), np.float32)
+        drawn = np.zeros((len(pending), len(TRANSFORM_COLUMNS)), np.float32)
         drawn[:, :4] = shape[:, 0] + uniform[:, :4] * (shape[:, 1] - shape[:, 0])
         low, high = _placements(outlines[pending], linear_maps(drawn), canvas)
         low, high = np.maximum(low, shift[:, 0]), np.minimum(high, shift[:, 1])

@@ -201,9 +201,11 @@ class PrimaryCapsules(nn.Module):
         self.dim = dim
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 1, H, W) -> (B, N, D) with N = H'·W'·T, position by position."""
-        channels_last = self.network(images).permute(0, 2, 3, 1)
-        return squash(channels_last.reshape(len(images), -1, self.dim))
+        """(B, 1, H, W) -> (B, N, D) with N = H'·W'·T, type by type."""
+        channels = self.network(images).unflatten(1, (-1, self.dim))  # (B, T, D, H', W')
+        # Stored with the capsules' axis last, as the fast routing wants it.
+        stored = channels.transpose(1, 2).reshape(len(images), self.dim, -1)
+        return squash(stored.transpose(1, 2))
 
 
 def _lengths(capsules: Tensor) -> Tensor:

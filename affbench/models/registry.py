@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from affbench.errors import AffbenchError, UsageError, nearest
@@ -102,6 +103,22 @@ def build_model(name: str, *, canvas: int = 40, **options: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UsageError(f"model '{name}' must return a torch.nn.Module, not {type(model).__name__}.")
     return model
+
+
+def model_source(name: str) -> Path | None:
+    """The file that defines a model from outside affbench; None for a built-in one, or where there is no file.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model.
+    """
+    if name in _BUILT_IN:
+        return None
+    try:
+        return Path(inspect.getfile(inspect.unwrap(_factory(name))))
+    except TypeError:
+        return None
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from affbench.errors import UsageError
+from affbench.models import routing_fast
 from affbench.models.options import choice, whole
+from affbench.models.routing_fast import FastRouting, Squash
 
 GRADIENTS = ("last", "all")
 
@@ -31,9 +33,9 @@ def squash(vectors: Tensor) -> Tensor:
     ----------
     Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, equation 1.
     """
-    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)  # its gradient at zero is zero, not NaN
-    squashed: Tensor = vectors * (norm / (1 + norm * norm))
+    with torch.autocast(vectors.device.type, enabled=False):
+        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        squashed: Tensor = Squash.apply(vectors, -1)
     return squashed
 
 
@@ -87,7 +89,8 @@ def dynamic_routing(capsules: Tensor, weight: Tensor, iterations: int, gradient:
     _check(capsules, weight, iterations, gradient)
     with torch.autocast(capsules.device.type, enabled=False):
         dtype = torch.promote_types(torch.promote_types(capsules.dtype, weight.dtype), torch.float32)
-        return dynamic_routing_reference(capsules.to(dtype), weight.to(dtype), iterations, gradient)
+        routed: Tensor = FastRouting.apply(capsules.to(dtype), weight.to(dtype), iterations, gradient)
+    return routed
 
 
 class CapsuleLayer(nn.Module):
@@ -101,6 +104,12 @@ class CapsuleLayer(nn.Module):
         J and D_out: number and dimensions of the output capsules.
     iterations, gradient
         As in :func:`dynamic_routing`.
+
+    Attributes
+    ----------
+    weight : torch.nn.Parameter
+        (J, D_out, D_in, N): stored with the input capsules last, contiguous, as the fast routing and the fused
+        optimiser want it.
     """
 
     def __init__(
@@ -115,12 +124,17 @@ class CapsuleLayer(nn.Module):
         super().__init__()
         self.iterations = whole("routings", iterations)
         self.gradient = choice("routing_gradient", gradient, GRADIENTS)
-        self.weight = nn.Parameter(torch.empty(in_capsules, out_capsules, out_dim, in_dim))
+        self.weight = nn.Parameter(torch.empty(out_capsules, out_dim, in_dim, in_capsules))
         nn.init.normal_(self.weight, std=0.1)
+
+    @property
+    def matrices(self) -> Tensor:
+        """The transformation matrices W as :func:`dynamic_routing` takes them, (N, J, D_out, D_in): a view."""
+        return self.weight.permute(3, 0, 1, 2)
 
     def forward(self, capsules: Tensor) -> Tensor:
         """(B, N, D_in) -> (B, J, D_out)."""
-        return dynamic_routing(capsules, self.weight, self.iterations, self.gradient)
+        return dynamic_routing(capsules, self.matrices, self.iterations, self.gradient)
 
 
 def _check(capsules: Tensor, weight: Tensor, iterations: int, gradient: str) -> None:

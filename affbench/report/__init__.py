@@ -1,0 +1,31 @@
+"""Tables, figures and the page over any number of runs.
+
+Importing this package imports neither matplotlib nor jinja2; the names load on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from affbench.report.page import Picture, Report, write_report
+    from affbench.report.results import LabelledRun
+    from affbench.report.tables import Table, summary_table
+
+__all__ = ["LabelledRun", "Picture", "Report", "Table", "summary_table", "write_report"]
+
+_HOME = {
+    "LabelledRun": "results",
+    "Picture": "page",
+    "Report": "page",
+    "Table": "tables",
+    "summary_table": "tables",
+    "write_report": "page",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"affbench.report.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'affbench.report' has no attribute '{name}'")

@@ -1,0 +1,512 @@
+"""Commands, options and exit codes; what a command does lives in the modules it calls."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from affbench import __version__
+from affbench.errors import UsageError
+from affbench.session import Session, command
+
+if TYPE_CHECKING:
+    from affbench.config import Pipeline, RunConfig
+
+app = typer.Typer(
+    name="affbench",
+    help="Does a model trained only on translated digits recognise digits under affine transformations it never saw?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[str | None, typer.Option(help="capsnet, cnn, cnn-sabour, or package.module:factory.")]
+ModelOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the model, such as filters=32; repeatable."),
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs to train.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a step.")]
+LearningRate = Annotated[float | None, typer.Option(help="Adam's learning rate.")]
+Schedule = Annotated[str | None, typer.Option(help="Learning-rate schedule: paper, keras or constant.")]
+TrainSet = Annotated[str | None, typer.Option(help="Set to train on.")]
+Shift = Annotated[int | None, typer.Option(min=0, help="Random shift in pixels; by default what the set stands for.")]
+Flip = Annotated[bool | None, typer.Option("--flip", help="Mirror half of the training images.")]
+TrainLimit = Annotated[int | None, typer.Option(min=1, help="Train on the first N examples only.")]
+ImageLimit = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
+Config = Annotated[Path | None, typer.Option(help="A run's TOML file, such as a run folder's config.toml.")]
+Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each digit in a synthetic affine set.")]
+SetName = Annotated[str, typer.Option("--set", help="Set; see 'affbench status' for those that are there.")]
+RunName = Annotated[str | None, typer.Option("--run", help="Run, or the beginning of its name; the latest by default.")]
+Rotation = Annotated[float | None, typer.Option(help="Synthetic sets: rotation up to ± this many degrees.")]
+Shear = Annotated[float | None, typer.Option(help="Synthetic sets: shear up to ± this.")]
+Expansion = Annotated[float | None, typer.Option(help="Synthetic sets: expansions within 1 ± this.")]
+Translation = Annotated[float | None, typer.Option(help="Synthetic sets: translation up to ± this many pixels.")]
+Only = Annotated[str | None, typer.Option(help="Synthetic sets: vary only this factor, such as rotation.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"affbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@command
+def fetch(
+    session: Session,
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(help="mnist, affnist, fashion-mnist, affnist-validation, affnist-train, homnist."),
+    ] = None,
+    mirror: Annotated[str | None, typer.Option(help="URL or folder that is tried first.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
+) -> None:
+    """Download, verify and convert sets (default: mnist affnist)."""
+    from affbench.data.fetching import fetch_sets
+
+    fetched = fetch_sets(
+        sets or ["mnist", "affnist"],
+        session.workspace.data,
+        mirror=mirror,
+        offline=offline,
+        force=force,
+        progress=session.workspace.progress,
+    )
+    for item in fetched:
+        for file in item.files:
+            session.show(f"{item.name}: {file.path.name} from {file.origin}, sha256 {file.sha256}")
+        for path in item.converted:
+            session.show(f"{item.name}: {path}")
+    session.document({"sets": [item.to_dict() for item in fetched]})
+
+
+@app.command()
+@command
+def train(
+    session: Session,
+    model: Model = None,
+    routings: Annotated[int | None, typer.Option(min=1, help="Routing iterations (CapsNet: 3).")] = None,
+    option: ModelOptions = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order, placement and dropout.")] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    schedule: Schedule = None,
+    limit: TrainLimit = None,
+    train_set: TrainSet = None,
+    shift: Shift = None,
+    flip: Flip = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    config: Config = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the latest unfinished run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Train again, even if the run is finished.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
+) -> None:
+    """One training run; a finished run of the same configuration is not trained again, an unfinished one goes on."""
+    given = {key: value for key, value in locals().items() if key in _RUN_OPTIONS and value is not None}
+    resolved = _resumed(session, given) if resume else _run_config(**given)
+    from affbench.training import is_trained, plan_run
+    from affbench.training import train as run_training
+
+    cached = not force and is_trained(plan_run(resolved, session.workspace))
+    run = run_training(resolved, session.workspace, tensorboard=tensorboard, force=force)
+    best = run.selected
+    session.show(
+        f"{run.name}: {'trained before' if cached else 'trained'}, {run.environment['parameters']:,} parameters, "
+        f"best validation accuracy {best.validation_accuracy:.2%} (epoch {best.epoch} of {len(run.history)}), {run.path}"
+    )
+    session.document(
+        {
+            "run": run.name,
+            "path": str(run.path),
+            "cached": cached,
+            "validation_accuracy": best.validation_accuracy,
+            "selected_epoch": best.epoch,
+            "epochs": len(run.history),
+            "parameters": run.environment["parameters"],
+        }
+    )
+
+
+@app.command("eval")
+@command
+def evaluate(
+    session: Session,
+    set_name: SetName = "affnist",
+    run: RunName = None,
+    limit: ImageLimit = None,
+    copies: Copies = 32,
+    rotation: Rotation = None,
+    shear: Shear = None,
+    expansion: Expansion = None,
+    translation: Translation = None,
+    only: Only = None,
+    device: Device = "auto",
+) -> None:
+    """Test a run on a set: accuracy with its 95% interval, per class, and by transformation."""
+    name = _varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
+    from affbench.runs import find_run
+
+    found = find_run(session.workspace.results, run)
+    from affbench.evaluation import evaluate_run
+    from affbench.report.record import evaluation_tables
+
+    record = evaluate_run(found, name, session.workspace, copies=copies, limit=limit)
+    session.show(*(table.to_rich() for table in evaluation_tables(record)))
+    session.document(record.model_dump(mode="json"))
+
+
+@app.command()
+@command
+def sweep(
+    session: Session,
+    routings: Annotated[str, typer.Option(help="Numbers of routing iterations.")] = "1,2,3,5,7,10",
+    seeds: Annotated[str, typer.Option(help="How many seeds (3: seeds 0, 1, 2), or a list (0,5,9).")] = "3",
+    sets: Annotated[str, typer.Option(help="Sets to test on.")] = "mnist-translated,affnist-synthetic",
+    copies: Copies = 32,
+    test_limit: Annotated[int | None, typer.Option(min=1, help="Test on the first N images of each set.")] = None,
+    engine: Annotated[str, typer.Option(help="local.")] = "local",
+    model: Model = None,
+    option: ModelOptions = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    schedule: Schedule = None,
+    limit: TrainLimit = None,
+    train_set: TrainSet = None,
+    shift: Shift = None,
+    flip: Flip = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    config: Config = None,
+) -> None:
+    """Routing iterations x seeds, each an ordinary cached run; an interrupted sweep goes on where it stopped."""
+    given = {key: value for key, value in locals().items() if key in _RUN_OPTIONS and value is not None}
+    counts = _whole_numbers("--routings", given.pop("routings"), 1)
+    chosen = _whole_numbers("--seeds", seeds, 0)
+    if "," not in seeds:
+        if chosen == [0]:
+            raise UsageError("--seeds 0 asks for no seed at all; --seeds 1 runs one, --seeds 0, would be a list.")
+        chosen = list(range(chosen[0]))
+    if engine != "local":
+        raise UsageError(f"--engine {engine} is unknown: known: local.")
+    resolved = _run_config(**given)
+    from affbench.config import EvaluationConfig, override
+    from affbench.pipeline import run_sweep
+
+    evaluation = override(EvaluationConfig(), sets=sets.split(","), copies=copies, limit=test_limit)
+    outcome = run_sweep(resolved, counts, chosen, evaluation, session.workspace)
+    _show_outcome(session, outcome)
+    session.document(outcome.result.to_dict() | {"report": str(outcome.report.html)})
+    _fail(session, outcome)
+
+
+@app.command()
+@command
+def run(
+    session: Session,
+    file: Annotated[Path, typer.Argument(help="A pipeline, such as pipelines/quickstart.toml.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what is cached and what would run.")] = False,
+    epochs: Epochs = None,
+    limit: TrainLimit = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Run seeds 0 to N - 1 of every run.")] = None,
+    test_limit: Annotated[int | None, typer.Option(min=1, help="Test on the first N images of each set.")] = None,
+    device: Device = "auto",
+) -> None:
+    """A whole pipeline: convert, train, test and report; what is cached is not done again."""
+    from affbench.config import read_pipeline
+
+    pipeline = _changed(read_pipeline(file), epochs, limit, seeds, test_limit)
+    if dry_run:
+        from affbench.pipeline import plan_pipeline
+
+        steps = plan_pipeline(pipeline, session.workspace)
+        session.show(_plan_table(pipeline.title, steps))
+        session.document({"pipeline": pipeline.name, "steps": [vars(step) for step in steps]})
+        return
+    from affbench.pipeline import run_pipeline
+
+    outcome = run_pipeline(pipeline, session.workspace)
+    _show_outcome(session, outcome)
+    session.document(
+        outcome.result.to_dict() | {"report": str(outcome.report.html), "markdown": str(outcome.report.markdown)}
+    )
+    _fail(session, outcome)
+
+
+@app.command()
+@command
+def report(
+    session: Session,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Tables, figures and a page over all finished runs."""
+    from affbench.pipeline import report_all
+
+    written = report_all(session.workspace)
+    session.show(written.table.to_rich(), f"report: {written.html} and {written.markdown}")
+    session.document({"html": str(written.html), "markdown": str(written.markdown)})
+    if open_page:
+        typer.launch(str(written.html.resolve()))
+
+
+@app.command()
+@command
+def status(session: Session) -> None:
+    """Data, cache and runs at a glance."""
+    from affbench.status import read_status, status_tables
+
+    state = read_status(session.workspace.data, session.workspace.results)
+    session.show(*status_tables(state))
+    session.document(state.to_dict())
+
+
+@app.command()
+@command
+def bench(
+    session: Session,
+    model: Model = "capsnet",
+    routings: Annotated[int, typer.Option(min=1, help="Routing iterations.")] = 3,
+    option: ModelOptions = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are shown.")] = 7,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Throughput of training and evaluation against the floor, measured in one run."""
+    from affbench.bench import benchmark_speed
+    from affbench.device import resolve_device, resolve_precision
+
+    target = resolve_device(device)
+    asked = _run_config(precision=precision).training.precision
+    result = benchmark_speed(
+        model or "capsnet",
+        options=_model_options(option),
+        routings=routings,
+        batch_size=batch_size,
+        device=target,
+        precision=resolve_precision(asked, target),
+        repeats=repeats,
+        progress=session.workspace.progress,
+    )
+    session.show(result.to_rich())
+    session.document(result.to_dict())
+
+
+@app.command()
+@command
+def show(
+    session: Session,
+    set_name: SetName,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    rotation: Rotation = None,
+    shear: Shear = None,
+    expansion: Expansion = None,
+    translation: Translation = None,
+    only: Only = None,
+    output: Annotated[Path | None, typer.Option(help="Folder; results/pictures by default.")] = None,
+) -> None:
+    """A sheet of a set: originals at the left, their versions beside them; and histograms of the six factors."""
+    name = _varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
+    from affbench.report.pictures import sample_pictures
+
+    folder = output or session.workspace.results / "pictures"
+    pictures = sample_pictures([name], session.workspace.data, folder, split=split)
+    session.show(*(f"{picture.title}: {picture.path}" for picture in pictures))
+    session.document({"pictures": [str(picture.path) for picture in pictures]})
+
+
+@app.command()
+@command
+def export(
+    session: Session,
+    set_name: SetName,
+    target: Annotated[Path, typer.Argument(help="A .mat file, or a folder or .zip for batches.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    copies: Copies = 32,
+    limit: ImageLimit = None,
+    rotation: Rotation = None,
+    shear: Shear = None,
+    expansion: Expansion = None,
+    translation: Translation = None,
+    only: Only = None,
+) -> None:
+    """Write an affine set in the layout of the official affNIST files, for other people's loaders."""
+    name = _varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
+    from affbench.data.affnist import export_mat
+    from affbench.data.catalogue import load_dataset
+
+    dataset = load_dataset(name, split, session.workspace.data, copies, limit)
+    export_mat(dataset, target)
+    session.show(f"{len(dataset):,} images of {name} ({split}): {target}")
+    session.document({"set": name, "split": split, "n": len(dataset), "file": str(target)})
+
+
+@app.command()
+@command
+def verify(
+    session: Session,
+    set_name: Annotated[str, typer.Argument(help="affnist, or a synthetic affine set.")] = "affnist",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    sample: Annotated[int, typer.Option(min=1, help="Images to render again.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of images.")] = 0,
+) -> None:
+    """Render images again from the original digits and the stored transformations, and say how well they agree."""
+    from affbench.data.verification import verify_set
+
+    outcome = verify_set(set_name, split, session.workspace.data, sample=sample, seed=seed)
+    session.show(outcome.to_rich(), outcome.sentence)
+    session.document(outcome.to_dict())
+    if not outcome.agrees:
+        raise typer.Exit(1)
+
+
+_RUN_OPTIONS = frozenset(
+    "model routings option seed epochs batch_size learning_rate schedule limit train_set shift flip precision "
+    "config".split()
+)
+
+
+def _run_config(
+    *,
+    config: Path | None = None,
+    model: str | None = None,
+    routings: int | None = None,
+    option: list[str] | None = None,
+    **given: Any,
+) -> RunConfig:
+    """The run that a file and the options on the command line describe together; the options win."""
+    from affbench.config import DataConfig, RunConfig, override, read_run_config
+
+    base = read_run_config(config) if config else RunConfig()
+    name = model or base.model.name
+    options = dict(base.model.options) if name == base.model.name else {}
+    options |= _model_options(option)
+    if routings is not None:
+        from affbench.models import model_options
+
+        if "routings" not in model_options(name):
+            raise UsageError(f"--routings does not go with model '{name}', which has no routing.")
+        options["routings"] = routings
+    data = {key: given.pop(key) for key in list(given) if key in DataConfig.model_fields}
+    return override(
+        base,
+        model={"name": name, "options": options},
+        data=override(base.data, **data).model_dump(),
+        training=override(base.training, **given).model_dump(),
+    )
+
+
+def _resumed(session: Session, given: dict[str, Any]) -> RunConfig:
+    """What `train --resume` goes on with: the run the options describe, or without any the latest unfinished one."""
+    from affbench.runs import list_runs
+
+    if given:
+        return _run_config(**given)
+    unfinished = [found for found in list_runs(session.workspace.results) if not found.finished]
+    if not unfinished:
+        raise UsageError(f"--resume: there is no unfinished run in {session.workspace.results / 'runs'}.")
+    session.show(f"going on with {unfinished[-1].name}")
+    return unfinished[-1].config
+
+
+def _model_options(given: list[str] | None) -> dict[str, Any]:
+    """``KEY=VALUE`` pairs, the values as TOML; ``64,32`` is a list, and what is no TOML is a string."""
+    options = {}
+    for pair in given or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--option {pair} is not of the form KEY=VALUE.")
+        for text in (value, f"[{value}]" if "," in value else value):
+            try:
+                options[key.replace("-", "_")] = tomllib.loads(f"value = {text}")["value"]
+                break
+            except tomllib.TOMLDecodeError:
+                options[key.replace("-", "_")] = value
+    return options
+
+
+def _whole_numbers(option: str, text: str, least: int) -> list[int]:
+    """A comma-separated list of different whole numbers."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"{option} {text} is not a list of whole numbers, such as 1,3,5.") from None
+    if not numbers or min(numbers) < least or len(set(numbers)) < len(numbers):
+        raise UsageError(f"{option} {text} must list different whole numbers of at least {least}, such as 1,3,5.")
+    return numbers
+
+
+def _varied(name: str, only: str | None, **half_widths: float | None) -> str:
+    """The set's name with the variations given as options."""
+    from affbench.data.catalogue import find_set, varied_name
+
+    varied = varied_name(name, only=only, **half_widths)
+    if varied != name and "@" in name:
+        raise UsageError(f"set '{name}' names its variation already; leave out the options that vary it.")
+    return find_set(varied).name
+
+
+def _changed(
+    pipeline: Pipeline, epochs: int | None, limit: int | None, seeds: int | None, test_limit: int | None
+) -> Pipeline:
+    """A pipeline with what the command line changes, in every run."""
+    from affbench.config import override
+
+    training = {} if epochs is None else {"epochs": epochs}
+    data = {} if limit is None else {"limit": limit}
+    chosen = None if seeds is None else tuple(range(seeds))
+    runs = [
+        entry.model_dump() | {"data": entry.data | data, "training": entry.training | training, "seeds": chosen}
+        if seeds is not None
+        else entry.model_dump() | {"data": entry.data | data, "training": entry.training | training}
+        for entry in pipeline.runs
+    ]
+    evaluation = override(pipeline.evaluation, limit=test_limit).model_dump()
+    return override(pipeline, runs=runs, seeds=chosen, evaluation=evaluation)
+
+
+def _plan_table(title: str, steps: list[Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("stage", "what", "state", title=title, title_justify="left")
+    colours = {"cached": "green", "to do": "yellow", "missing": "red"}
+    for step in steps:
+        table.add_row(step.stage, step.what, f"[{colours[step.state]}]{step.state}[/]")
+    return table
+
+
+def _show_outcome(session: Session, outcome: Any) -> None:
+    session.show(outcome.report.table.to_rich(), f"report: {outcome.report.html}", f"        {outcome.report.markdown}")
+
+
+def _fail(session: Session, outcome: Any) -> None:
+    """End with status 1 when cells failed; the others are finished and reported."""
+    for cell in outcome.result.failed:
+        session.show(f"failed: {cell.label}, seed {cell.seed}: {cell.error}")
+    if outcome.result.failed:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point of the command ``affbench``."""
+    app()

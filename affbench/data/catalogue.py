@@ -1,0 +1,448 @@
+"""Every set by name: what it is made of, under which key it is stored, and loading it.
+
+Digits come in four families: ``mnist``, ``fashion-mnist``, and the embedded sample of MNIST (sets ending in
+``-sample``), each as original 28×28 images, centred on the 40×40 canvas (``-padded``), placed at random on it
+(``-translated``) or under random affine transformations (``affnist-synthetic``, ``fashion-mnist-affine``); and the
+official affNIST, which is only ever read from its own files.
+
+A synthetic affine set can be varied in its name: ``affnist-synthetic@rotation=45,translation=0`` (half-widths of the
+intervals, see `affbench.data.synthesis.AffineRange.around`), ``affnist-synthetic@only=rotation,rotation=60``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from affbench import store
+from affbench.data import canvas as placement
+from affbench.data import hdf5, idx
+from affbench.data.dataset import Dataset
+from affbench.data.sources import SOURCES, Source
+from affbench.data.synthesis import CANVAS, AffineRange, write_synthetic
+from affbench.data.synthesis import COPIES as COPIES
+from affbench.errors import ArtefactError, DataError, UsageError, nearest
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Form = Literal["original", "padded", "translated", "affine", "official"]
+
+VERSION = 1  # of the conversion code: raised whenever the same digits would give other images
+FRAME = 28  # pixels; the size of an original digit
+SAMPLE = "mnist-sample"
+_FAMILIES = ("mnist", SAMPLE, "fashion-mnist")
+_IDX = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+_VALIDATION = {"mnist": 10_000, "fashion-mnist": 10_000, SAMPLE: 1_000}  # the first training digits
+_SIZES = {
+    "mnist": {"train": 50_000, "validation": 10_000, "test": 10_000},
+    "fashion-mnist": {"train": 50_000, "validation": 10_000, "test": 10_000},
+    SAMPLE: {"train": 5_000, "validation": 1_000, "test": 1_000},
+}
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """What a set is.
+
+    Attributes
+    ----------
+    name
+        The whole name, variation included.
+    family
+        Where its digits come from: ``"mnist"``, ``"fashion-mnist"``, ``"mnist-sample"``, or official files
+        (``"affnist"``, ``"homnist"``).
+    form
+        What is done to them.
+    split
+        The only split the name stands for (``affnist-train``); None for any.
+    ranges
+        What the transformations of an affine set are drawn from.
+    """
+
+    name: str
+    family: str
+    form: Form
+    split: Split | None = None
+    ranges: AffineRange | None = None
+
+    @property
+    def canvas(self) -> int:
+        """Height and width of the images in pixels."""
+        return FRAME if self.form == "original" else CANVAS
+
+    @property
+    def affine(self) -> bool:
+        """Whether the images were made by affine transformations."""
+        return self.form in ("affine", "official")
+
+
+def _built_in() -> dict[str, SetSpec]:
+    specs = []
+    for family, suffix in (("mnist", ""), (SAMPLE, "-sample")):
+        specs += [
+            SetSpec(f"mnist{suffix}", family, "original"),
+            SetSpec(f"mnist-padded{suffix}", family, "padded"),
+            SetSpec(f"mnist-translated{suffix}", family, "translated"),
+            SetSpec(f"affnist-synthetic{suffix}", family, "affine", ranges=AffineRange()),
+        ]
+    specs += [
+        SetSpec("fashion-mnist", "fashion-mnist", "original"),
+        SetSpec("fashion-mnist-padded", "fashion-mnist", "padded"),
+        SetSpec("fashion-mnist-translated", "fashion-mnist", "translated"),
+        SetSpec("fashion-mnist-affine", "fashion-mnist", "affine", ranges=AffineRange()),
+        SetSpec("affnist", "affnist", "official"),
+        SetSpec("affnist-validation", "affnist", "official", split="validation"),
+        SetSpec("affnist-train", "affnist", "official", split="train"),
+        SetSpec("homnist", "homnist", "official", split="test"),
+    ]
+    return {spec.name: spec for spec in specs}
+
+
+_SETS = _built_in()
+
+
+def set_names() -> tuple[str, ...]:
+    """Every name `find_set` knows, without the variations of synthetic sets."""
+    return tuple(_SETS)
+
+
+def find_set(name: str) -> SetSpec:
+    """The set called `name`.
+
+    Raises
+    ------
+    UsageError
+        There is no such set, or it cannot be varied in this way.
+    """
+    base, _, variation = name.partition("@")
+    if base not in _SETS:
+        raise UsageError(f"unknown set '{name}': {nearest(base, _SETS)}")
+    spec = _SETS[base]
+    if not variation and "@" not in name:
+        return spec
+    if spec.form != "affine":
+        raise UsageError(f"set '{base}' cannot be varied ('@{variation}'): only synthetic affine sets can.")
+    return replace(spec, **_varied(base, variation))
+
+
+def varied_name(base: str, *, only: str | None = None, **half_widths: float | None) -> str:
+    """The name of a synthetic set with other ranges; None leaves a factor as it is."""
+    parts = [f"only={only}"] if only else []
+    parts += [f"{key}={value:g}" for key, value in sorted(half_widths.items()) if value is not None]
+    return f"{base}@{','.join(parts)}" if parts else base
+
+
+def _varied(base: str, variation: str) -> dict[str, Any]:
+    widths: dict[str, float] = {}
+    only: list[str] = []
+    known = ("only", "rotation", "shear", "expansion", "translation")
+    for part in variation.split(","):
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise UsageError(f"unknown variation '{key}' of set '{base}': {nearest(key, known)}")
+        if key == "only":
+            only = value.split("+")
+            continue
+        try:
+            widths[key] = float(value)
+        except ValueError:
+            raise UsageError(f"{key}={value} in set '{base}@{variation}' is not a number.") from None
+    ranges = AffineRange.around(**widths)
+    name = varied_name(base, only="+".join(only), **widths)
+    return {"name": name, "ranges": ranges.only(*only) if only else ranges}
+
+
+def check_split(spec: SetSpec, split: str) -> Split:
+    """The split as asked for, or the one that the set's name stands for.
+
+    Raises
+    ------
+    UsageError
+        There is no such split.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split '{split}': {nearest(split, SPLITS)}")
+    return spec.split or split
+
+
+def default_data_dir() -> Path:
+    """Where data lie unless told otherwise: ``$AFFBENCH_DATA_DIR``, else ``data``."""
+    return Path(os.environ.get("AFFBENCH_DATA_DIR") or "data")
+
+
+def raw_dir(data_dir: Path, family: str) -> Path:
+    """Where the downloaded files of a family lie."""
+    return data_dir / "raw" / family
+
+
+def sets_dir(data_dir: Path) -> Path:
+    """Where converted sets lie."""
+    return data_dir / "sets"
+
+
+def set_inputs(spec: SetSpec, split: Split) -> dict[str, Any]:
+    """All that determines the images of a set that affbench makes, but for the number of copies.
+
+    The copies of a synthetic set run one after the other, so a set of fewer copies is the beginning of one of more.
+    """
+    inputs: dict[str, Any] = {"digits": _checksums(spec.family), "form": spec.form, "split": split}
+    if spec.form in ("translated", "affine"):
+        inputs["seed"] = _seed(split)
+    if spec.form != "original":
+        inputs["canvas"] = spec.canvas
+    if spec.form == "affine":
+        inputs["ranges"] = asdict(_ranges(spec))
+    return inputs
+
+
+def set_key(spec: SetSpec, split: Split, data_dir: Path) -> str:
+    """The content key of a set; for the official ones, of the files that were fetched.
+
+    Raises
+    ------
+    DataError
+        An official set has not been fetched.
+    """
+    if spec.form != "official":
+        return store.content_key("convert", VERSION, set_inputs(spec, split))
+    manifest = store.read_manifest(_official_path(spec, split, data_dir))
+    if manifest is None:
+        raise _missing(spec)
+    return manifest.key
+
+
+def set_size(spec: SetSpec, split: Split, copies: int = COPIES) -> int | None:
+    """Number of images of a set; None for official files, which know best themselves."""
+    if spec.form == "official":
+        return None
+    return _SIZES[spec.family][split] * (copies if spec.form == "affine" else 1)
+
+
+def set_path(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES) -> Path:
+    """Where the converted set lies, or would lie."""
+    if spec.form == "official":
+        return _official_path(spec, split, data_dir)
+    many = f"-{copies}x" if spec.form == "affine" else ""
+    key = store.content_key("convert", VERSION, set_inputs(spec, split))
+    return sets_dir(data_dir) / f"{spec.name}-{split}{many}-{key[:8]}.h5"
+
+
+def ensure_set(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES) -> Path:
+    """The converted set, made from its digits if it is not there yet.
+
+    Parameters
+    ----------
+    spec, split
+        Which set.
+    data_dir
+        Folder of the data.
+    copies
+        Versions of each digit in a synthetic affine set.
+
+    Returns
+    -------
+    Path
+        The finished, verified HDF5 file.
+
+    Raises
+    ------
+    DataError
+        The files it is made from are missing or damaged.
+    StorageError
+        It cannot be written.
+    """
+    path = set_path(spec, split, data_dir, copies)
+    if spec.form == "official":
+        manifest = store.read_manifest(path)
+        if manifest is None:
+            raise _missing(spec)
+        store.verify(path, manifest)
+        return path
+    inputs = set_inputs(spec, split) | ({"copies": copies} if spec.form == "affine" else {})
+    return store.derive_file(
+        path, "convert", VERSION, inputs, lambda target: _make(target, spec, split, data_dir, copies)
+    )
+
+
+def load_dataset(
+    name: str,
+    split: str = "test",
+    data_dir: Path | str | None = None,
+    copies: int = COPIES,
+    limit: int | None = None,
+) -> Dataset:
+    """Load a set; it is converted first if need be, but never downloaded.
+
+    Parameters
+    ----------
+    name
+        One of `set_names`, such as ``"mnist-translated"``, ``"affnist"`` or ``"affnist-synthetic@rotation=45"``.
+    split
+        ``"train"``, ``"validation"`` or ``"test"``.
+    data_dir
+        Folder of the data; ``$AFFBENCH_DATA_DIR`` or ``data`` when None.
+    copies
+        Versions of each digit in a synthetic affine set.
+    limit
+        Load the first `limit` images only.
+
+    Returns
+    -------
+    Dataset
+        Images uint8 (N, 40, 40), or (N, 28, 28) for original digits, with their labels; affine sets with the
+        transformation of each image and the digit it came from.
+
+    Raises
+    ------
+    UsageError
+        There is no such set or split.
+    DataError
+        The set's digits have not been fetched.
+
+    Examples
+    --------
+    >>> digits = load_dataset("mnist-translated-sample", limit=100)  # from the sample inside the package
+    >>> digits.images.shape
+    (100, 40, 40)
+    """
+    spec = find_set(name)
+    part = check_split(spec, split)
+    folder = default_data_dir() if data_dir is None else Path(data_dir)
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1; it is {limit}.")
+    if limit is not None and spec.form == "affine":
+        copies = min(copies, math.ceil(limit / _SIZES[spec.family][part]))
+    path = ensure_set(spec, part, folder, copies)
+    return hdf5.read_set(path, key=set_key(spec, part, folder), stop=limit)
+
+
+def originals_of(name: str, split: str, data_dir: Path) -> Dataset | None:
+    """The 28×28 digits that `source_index` of an affine set points to; None where they are not at hand."""
+    spec = find_set(name)
+    family = "mnist" if spec.form == "official" else spec.family
+    try:
+        return load_dataset(family, check_split(spec, split), data_dir)
+    except DataError:
+        return None
+
+
+def is_ready(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES) -> bool:
+    """Whether the converted set is there (its checksum is verified only when it is read)."""
+    path = set_path(spec, split, data_dir, copies)
+    try:
+        return path.is_file() and store.read_manifest(path) is not None
+    except ArtefactError:
+        return False
+
+
+def has_digits(family: str, data_dir: Path) -> bool:
+    """Whether the files that the sets of a family are made from are there."""
+    if family == SAMPLE:
+        return True
+    folder = raw_dir(data_dir, family)
+    return all((folder / file.name).is_file() for file in _source(family).files)
+
+
+def convertible(family: str) -> Iterable[tuple[SetSpec, Split]]:
+    """What fetching a family converts at once: original, padded and translated digits, every split."""
+    for spec in _SETS.values():
+        if spec.family == family and spec.form in ("original", "padded", "translated"):
+            for split in SPLITS:
+                yield spec, split
+
+
+def _make(target: Path, spec: SetSpec, split: Split, data_dir: Path, copies: int) -> None:
+    images, labels = _digits(spec.family, split, data_dir)
+    attributes = {
+        "name": spec.name,
+        "split": split,
+        "source": _origin(spec.family),
+        "sha256": json.dumps(_checksums(spec.family)),
+        "license": _source(spec.family).license,
+    }
+    if spec.form == "affine":
+        write_synthetic(
+            target, images, labels, copies, _seed(split), attributes, ranges=_ranges(spec), canvas=spec.canvas
+        )
+        return
+    if spec.form == "padded":
+        images = placement.pad(images, spec.canvas)
+    elif spec.form == "translated":
+        images = placement.translate(images, spec.canvas, np.random.default_rng(_seed(split)))
+    hdf5.write_set(target, Dataset(spec.name, split, images, labels), attributes)
+
+
+def _digits(family: str, split: Split, data_dir: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Original digits of one split, from IDX files whose checksums are verified here."""
+    image_name, label_name = _IDX["test" if split == "test" else "train"]
+    if family == SAMPLE:
+        with as_file(files("affbench.data") / "sample") as folder:
+            images, labels = idx.read_pair(folder / image_name, folder / label_name)
+    else:
+        folder = raw_dir(data_dir, family)
+        for file in _source(family).files:
+            if file.name not in (image_name, label_name):
+                continue
+            path = folder / file.name
+            if not path.is_file():
+                raise DataError(f"{path} is missing; 'affbench fetch {family}' downloads it (or --mirror FOLDER).")
+            if file.md5 and store.file_hash(path, "md5") != file.md5:
+                raise DataError(f"{path} is damaged: its MD5 is not the published one; run 'affbench fetch {family}'.")
+        images, labels = idx.read_pair(folder / image_name, folder / label_name)
+    if split == "test":
+        return images, labels
+    held_out = _VALIDATION[family]
+    part = slice(held_out) if split == "validation" else slice(held_out, None)
+    return images[part], labels[part]
+
+
+@cache
+def _checksums(family: str) -> dict[str, str]:
+    """File name to checksum of the digits a family is made from: published ones, or those of the embedded files."""
+    if family == SAMPLE:
+        with as_file(files("affbench.data") / "sample") as folder:
+            return {path.name: store.file_hash(path) for path in sorted(folder.glob("*.gz"))}
+    return {file.name: str(file.md5) for file in _source(family).files}
+
+
+def _origin(family: str) -> str:
+    if family == SAMPLE:
+        return "the sample of MNIST inside affbench"
+    return _source(family).homepage
+
+
+def _source(family: str) -> Source:
+    return SOURCES["mnist" if family == SAMPLE else family]
+
+
+def _seed(split: Split) -> int:
+    """Placements and transformations of the splits are fixed for ever, and different."""
+    return {"test": 0, "validation": 1, "train": 2}[split]
+
+
+def _ranges(spec: SetSpec) -> AffineRange:
+    return spec.ranges or AffineRange()
+
+
+def _official_path(spec: SetSpec, split: Split, data_dir: Path) -> Path:
+    return sets_dir(data_dir) / f"{spec.family}-{split}.h5"
+
+
+def _missing(spec: SetSpec) -> DataError:
+    ways = f"'affbench fetch {spec.family}' downloads it (or converts your own files with --mirror FOLDER)"
+    if spec.family == "affnist":
+        ways += "; '--set affnist-synthetic' tests on a synthetic set drawn in the same way"
+    return DataError(f"the official set '{spec.name}' is not there: {ways}.")

@@ -1,0 +1,443 @@
+"""A trained model on a set: predictions, and accuracy overall, per class and per transformation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from affbench import __version__, store
+from affbench.data import catalogue
+from affbench.data.batches import to_float
+from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.device import Computed, autocast, resolve_device, resolve_precision
+from affbench.errors import ArtefactError, DataError, UsageError
+from affbench.models import build_model
+from affbench.progress import Progress
+from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, Share, read_evaluation
+from affbench.statistics import clustered_interval, wilson_interval
+from affbench.workspace import Workspace
+
+VERSION = 1  # of this stage: raised whenever the same model and set would give another record
+BINS = 8  # per factor of the transformation
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model did with a set.
+
+    Attributes
+    ----------
+    set, split, n
+        What it was tested on, and how many images that are.
+    accuracy
+        Share of correct images, 0 to 1.
+    ci95
+        95% Wilson interval, which takes images as independent.
+    ci95_clustered
+        95% interval that respects that versions of one digit are not independent; None where all images are originals.
+    predictions
+        Predicted classes, uint8 (N,).
+    confidence
+        Score of the predicted class, float32 (N,).
+    per_class
+        The share of each class.
+    confusion
+        Counts, int64 (K, K): rows true, columns predicted classes.
+    by_transformation
+        Factor to shares over eight equal bins of its range; None for sets without transformations.
+    """
+
+    set: str
+    split: str
+    n: int
+    n_originals: int
+    correct: int
+    accuracy: float
+    ci95: tuple[float, float]
+    ci95_clustered: tuple[float, float] | None
+    predictions: npt.NDArray[np.uint8]
+    confidence: npt.NDArray[np.float32]
+    per_class: tuple[ClassShare, ...]
+    confusion: npt.NDArray[np.int64]
+    by_transformation: dict[str, tuple[BinShare, ...]] | None
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    batch_size: int = 512,
+    *,
+    precision: Computed = "float32",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Test a model on a set, on the device its parameters are on.
+
+    Parameters
+    ----------
+    model
+        ``model(images)`` takes float32 (B, 1, H, W) in [0, 1] and returns class scores (B, 10).
+    dataset
+        The set; see `affbench.load_dataset`.
+    batch_size
+        Images at once; of no consequence for the result but for rounding.
+    precision
+        ``"bfloat16"`` runs the model under autocast.
+    progress
+        Receives progress.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    UsageError
+        The model cannot take the images, or does not return scores (B, 10).
+
+    Examples
+    --------
+    >>> import affbench
+    >>> model = affbench.build_model("cnn", filters=(8, 8), hidden=16)
+    >>> result = affbench.evaluate(model, affbench.load_dataset("mnist-translated-sample", limit=100))
+    >>> 0 <= result.ci95[0] <= result.accuracy <= result.ci95[1] <= 1
+    True
+    """
+    predictions, confidence = predict(model, dataset, batch_size, precision=precision, progress=progress)
+    return assess(dataset, predictions, confidence)
+
+
+def predict(
+    model: nn.Module,
+    dataset: Dataset,
+    batch_size: int = 512,
+    *,
+    precision: Computed = "float32",
+    progress: Progress | None = None,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """The predicted class of each image, uint8 (N,), and its score, float32 (N,); arguments as for `evaluate`."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    images = torch.from_numpy(dataset.images)
+    if device.type == "cuda":
+        images = images.pin_memory()
+    classes, scores = [], []
+    training = model.training
+    model.eval()
+    try:
+        with (
+            torch.inference_mode(),
+            autocast(device, precision),
+            (progress or Progress()).task(f"evaluate {dataset.name}", len(dataset), "images") as task,
+        ):
+            for part in images.split(batch_size):
+                output = _scores(model, to_float(part.to(device, non_blocking=True)), dataset)
+                best = output.max(dim=-1)
+                classes.append(best.indices.to(torch.uint8))
+                scores.append(best.values.float())
+                task.advance(len(part))
+    finally:
+        model.train(training)
+    # Results stay on the device until here: one transfer, and no waiting between batches.
+    return torch.cat(classes).cpu().numpy(), torch.cat(scores).cpu().numpy()
+
+
+def _scores(model: nn.Module, images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    try:
+        scores = model(images)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"the model cannot take the {dataset.canvas}×{dataset.canvas} images of '{dataset.name}': {reason}"
+        ) from error
+    if not isinstance(scores, torch.Tensor) or scores.shape != (len(images), CLASSES):
+        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise UsageError(f"the model must return class scores ({len(images)}, {CLASSES}), not {shape}.")
+    return scores
+
+
+def assess(dataset: Dataset, predictions: npt.NDArray[np.uint8], confidence: npt.NDArray[np.float32]) -> Evaluation:
+    """What predictions for a set amount to.
+
+    Parameters
+    ----------
+    dataset
+        The set; its images are not looked at.
+    predictions, confidence
+        As in `Evaluation`.
+    """
+    if not len(predictions):
+        raise UsageError(f"set '{dataset.name}' has no images to evaluate on.")
+    right = predictions == dataset.labels
+    share = _share(right)
+    confusion = np.zeros((CLASSES, CLASSES), np.int64)
+    np.add.at(confusion, (dataset.labels, predictions), 1)
+    clustered = None
+    n_originals = len(dataset)
+    if dataset.source_index is not None:
+        n_originals = len(np.unique(dataset.source_index))
+        if n_originals > 1:
+            interval = clustered_interval(right, dataset.source_index)
+            clustered = (interval.low, interval.high)
+    return Evaluation(
+        set=dataset.name,
+        split=dataset.split,
+        n=share.n,
+        n_originals=n_originals,
+        correct=share.correct,
+        accuracy=share.accuracy,
+        ci95=share.ci95,
+        ci95_clustered=clustered,
+        predictions=predictions,
+        confidence=confidence,
+        per_class=tuple(
+            ClassShare(label=label, **_share(right[dataset.labels == label]).model_dump())
+            for label in np.unique(dataset.labels).tolist()
+        ),
+        confusion=confusion,
+        by_transformation=None if dataset.transforms is None else _by_transformation(dataset.transforms, right),
+    )
+
+
+def _share(right: npt.NDArray[np.bool_]) -> Share:
+    correct, n = int(right.sum()), len(right)
+    return Share(n=n, correct=correct, accuracy=correct / n, ci95=wilson_interval(correct, n))
+
+
+def _by_transformation(
+    transforms: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]
+) -> dict[str, tuple[BinShare, ...]]:
+    return {name: tuple(_bins(transforms[:, i], right)) for i, name in enumerate(TRANSFORM_COLUMNS)}
+
+
+def _bins(values: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Iterator[BinShare]:
+    """Shares over equal bins from the lowest to the highest value; bins without images are left out."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        yield BinShare(low=low, high=high, **_share(right).model_dump())
+        return
+    edges = np.linspace(low, high, BINS + 1)
+    member = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, BINS - 1)
+    for number in range(BINS):
+        inside = member == number
+        if inside.any():
+            share = _share(right[inside])
+            yield BinShare(low=float(edges[number]), high=float(edges[number + 1]), **share.model_dump())
+
+
+def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
+    """The trained model of a finished run, its checkpoint verified, in evaluation mode.
+
+    Parameters
+    ----------
+    run
+        The run.
+    device
+        Where the model goes.
+
+    Raises
+    ------
+    ArtefactError
+        The run is unfinished, its checkpoint is damaged, or it holds another architecture.
+    """
+    manifest = store.read_manifest(run.path)
+    if manifest is None:
+        raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
+    if WEIGHTS not in manifest.files:
+        raise ArtefactError(f"the manifest of run {run.name} does not list {WEIGHTS}; train the run again (--force).")
+    store.verify(run.path, manifest, only=WEIGHTS)
+    path = run.path / WEIGHTS
+    model = build_model(run.config.model.name, canvas=model_canvas(run), **run.config.model.options)
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ArtefactError(f"{path} is not a readable checkpoint ({error}); train the run again (--force).") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtefactError(
+            f"{path} holds another architecture than {run.config.model.name} with the options of its config.toml "
+            f"({reason}); train the run again (--force)."
+        ) from error
+    return model.to(device).eval()
+
+
+def model_canvas(run: Run) -> int:
+    """Height and width of the images a run's model takes, in pixels."""
+    return catalogue.find_set(run.config.data.train_set).canvas
+
+
+def evaluate_run(
+    run: Run,
+    set_name: str,
+    workspace: Workspace,
+    *,
+    copies: int = catalogue.COPIES,
+    limit: int | None = None,
+    split: str = "test",
+) -> EvaluationRecord:
+    """Test a run on a set; answered from disk where it was tested on these images before.
+
+    Writes ``eval-SET.json`` and ``predictions-SET.h5`` into the run's folder. An evaluation of fewer images never
+    replaces one of more: the first images of the longer one answer it.
+
+    Parameters
+    ----------
+    run
+        A finished run.
+    set_name
+        Name of the set.
+    workspace
+        Folders, device and progress.
+    copies
+        Versions of each digit in a synthetic affine set.
+    limit
+        Use the first `limit` images only.
+    split
+        Which split; a set that stands for one split ignores it.
+
+    Returns
+    -------
+    EvaluationRecord
+
+    Raises
+    ------
+    UsageError
+        There is no such set, or its images do not fit the model.
+    DataError, ArtefactError
+        The set or the checkpoint is missing or damaged.
+    """
+    spec = catalogue.find_set(set_name)
+    part = catalogue.check_split(spec, split)
+    if spec.canvas != model_canvas(run):
+        raise UsageError(
+            f"run {run.name} takes {model_canvas(run)}×{model_canvas(run)} images, "
+            f"but set '{spec.name}' has {spec.canvas}×{spec.canvas} ones."
+        )
+    key = _key(run, spec, part, workspace.data)
+    wanted = _wanted(spec, part, workspace.data, copies, limit)
+    with store.lock(record_path(run, spec.name)):
+        saved = _saved(run, spec.name, key)
+        if saved is not None and saved.n == wanted:
+            return saved
+        dataset = catalogue.load_dataset(spec.name, part, workspace.data, copies, wanted)
+        if saved is not None and saved.n > wanted:
+            with h5py.File(predictions_path(run, spec.name), "r") as file:
+                evaluation = assess(dataset, file["predictions"][:wanted], file["confidence"][:wanted])
+            return _record(run, evaluation, dataset, saved.model_dump() | _span(spec, copies, limit))
+        device = resolve_device(workspace.device)
+        precision = resolve_precision(run.config.training.precision, device)
+        model = load_model(run, device)
+        start = time.perf_counter()
+        evaluation = evaluate(model, dataset, precision=precision, progress=workspace.progress)
+        about = {
+            "device": str(device),
+            "precision": precision,
+            "seconds": round(time.perf_counter() - start, 3),
+            "key": key,
+        } | _span(spec, copies, limit)
+        predictions = predictions_path(run, spec.name)
+        with store.atomic_path(predictions) as path, h5py.File(path, "w") as file:
+            for name in ("predictions", "confidence"):
+                file.create_dataset(name, data=getattr(evaluation, name), compression="gzip", compression_opts=1)
+            file.create_dataset("labels", data=dataset.labels, compression="gzip", compression_opts=1)
+        about["predictions_sha256"] = store.file_hash(predictions)
+        record = _record(run, evaluation, dataset, about)
+        store.write_json(record_path(run, spec.name), record.model_dump(mode="json"))
+    return record
+
+
+def is_evaluated(
+    run: Run, set_name: str, workspace: Workspace, *, copies: int = catalogue.COPIES, limit: int | None = None
+) -> bool:
+    """Whether `evaluate_run` with these arguments would be answered from disk."""
+    spec = catalogue.find_set(set_name)
+    part = catalogue.check_split(spec, "test")
+    try:
+        saved = _saved(run, spec.name, _key(run, spec, part, workspace.data))
+        return saved is not None and saved.n >= _wanted(spec, part, workspace.data, copies, limit)
+    except (ArtefactError, DataError):
+        return False
+
+
+def record_path(run: Run, set_name: str) -> Path:
+    """Where the record of an evaluation lies."""
+    return run.path / f"eval-{set_name}.json"
+
+
+def predictions_path(run: Run, set_name: str) -> Path:
+    """Where the predictions of an evaluation lie."""
+    return run.path / f"predictions-{set_name}.h5"
+
+
+def _key(run: Run, spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path) -> str:
+    manifest = store.read_manifest(run.path)
+    if manifest is None:
+        raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
+    inputs = {
+        "checkpoint": manifest.files.get(WEIGHTS, {}).get("sha256"),
+        "model": run.config.model.model_dump(mode="json"),
+        "set": catalogue.set_key(spec, split, data_dir),
+    }
+    return store.content_key("eval", VERSION, inputs)
+
+
+def _wanted(spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path, copies: int, limit: int | None) -> int:
+    """Number of images to test on."""
+    total = catalogue.set_size(spec, split, copies)
+    if total is None:
+        with h5py.File(catalogue.ensure_set(spec, split, data_dir), "r") as file:
+            total = len(file["labels"])
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1; it is {limit}.")
+    return total if limit is None else min(limit, total)
+
+
+def _saved(run: Run, set_name: str, key: str) -> EvaluationRecord | None:
+    """The record on disk, if it and its predictions are whole and answer this key."""
+    path, predictions = record_path(run, set_name), predictions_path(run, set_name)
+    if not path.is_file() or not predictions.is_file():
+        return None
+    try:
+        record = read_evaluation(path)
+    except ArtefactError:
+        return None  # derived: evaluated again
+    return record if record.key == key and store.file_hash(predictions) == record.predictions_sha256 else None
+
+
+def _span(spec: catalogue.SetSpec, copies: int, limit: int | None) -> dict[str, Any]:
+    return {"copies": copies if spec.form == "affine" else None, "limit": limit}
+
+
+def _record(run: Run, evaluation: Evaluation, dataset: Dataset, about: dict[str, Any]) -> EvaluationRecord:
+    manifest = store.read_manifest(run.path)
+    facts = {
+        "set": evaluation.set,
+        "split": evaluation.split,
+        "set_key": dataset.key,
+        "run": run.name,
+        "model": run.config.model.name,
+        "routings": run.config.model.routings,
+        "seed": run.config.training.seed,
+        "n": evaluation.n,
+        "n_originals": evaluation.n_originals,
+        "correct": evaluation.correct,
+        "accuracy": evaluation.accuracy,
+        "accuracy_ci95": evaluation.ci95,
+        "accuracy_ci95_clustered": evaluation.ci95_clustered,
+        "per_class": evaluation.per_class,
+        "confusion": evaluation.confusion.tolist(),
+        "by_transformation": evaluation.by_transformation,
+        "checkpoint_sha256": manifest.files[WEIGHTS]["sha256"] if manifest else "",
+        "affbench_version": __version__,
+    }
+    return EvaluationRecord.model_validate(about | facts)

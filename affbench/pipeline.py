@@ -1,0 +1,298 @@
+"""The stages and what each needs: fetch → convert → train → eval → report."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from affbench import store
+from affbench.config import DataConfig, EvaluationConfig, Pipeline, RunConfig
+from affbench.data import catalogue
+from affbench.errors import AffbenchError, DataError, UsageError
+from affbench.evaluation import is_evaluated
+from affbench.report import LabelledRun, Picture, Report, summary_table, write_report
+from affbench.report.pictures import reconstruction_picture, sample_pictures
+from affbench.runs import Run, list_runs, runs_dir
+from affbench.sweep import Cell, SweepResult, run_cells, sweep_cells
+from affbench.training import Plan, is_trained, plan_run
+from affbench.workspace import Workspace
+
+State = Literal["cached", "to do", "missing"]
+REPORT_VERSION = 1  # of the report stage: raised whenever the same runs would give another page
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work of a pipeline.
+
+    Attributes
+    ----------
+    stage
+        ``"convert"``, ``"train"``, ``"eval"`` or ``"report"``.
+    what
+        The set, the run, or the run and the set.
+    state
+        ``"cached"``: done before; ``"to do"``; ``"missing"``: its files have to be fetched first.
+    """
+
+    stage: str
+    what: str
+    state: State
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pipeline ended in."""
+
+    result: SweepResult
+    report: Report
+
+
+def cells_of(pipeline: Pipeline) -> list[Cell]:
+    """The runs of a pipeline."""
+    return [Cell(label, config) for label, config in pipeline.expand()]
+
+
+def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
+    """Everything a pipeline would do, in order, and what of it is done already; nothing is written.
+
+    Raises
+    ------
+    UsageError
+        The configuration of a run, or a set, is not valid.
+    """
+    cells = cells_of(pipeline)
+    plans = [plan_run(cell.config, workspace) for cell in cells]
+    steps = [_conversion(*needed, workspace) for needed in _sets(cells, pipeline.evaluation)]
+    steps += [
+        Step("train", f"{cell.label}: {plan.folder.name}", "cached" if is_trained(plan) else "to do")
+        for cell, plan in zip(cells, plans, strict=True)
+    ]
+    for plan in plans:
+        _check_sets(plan, pipeline.evaluation)
+        for name in pipeline.evaluation.sets:
+            done = is_trained(plan) and is_evaluated(
+                Run(plan.folder),
+                name,
+                workspace,
+                copies=pipeline.evaluation.copies,
+                limit=pipeline.evaluation.limit,
+            )
+            steps.append(Step("eval", f"{plan.folder.name} on {name}", "cached" if done else "to do"))
+    changed = any(step.state != "cached" for step in steps)
+    folder = report_dir(workspace.results, pipeline.name)
+    done = not changed and store.cached(folder, "report", REPORT_VERSION, _report_inputs(pipeline, plans))
+    return [*steps, Step("report", str(folder), "cached" if done else "to do")]
+
+
+def run_pipeline(pipeline: Pipeline, workspace: Workspace) -> Outcome:
+    """Do everything a pipeline asks for; what is cached is not done again.
+
+    Parameters
+    ----------
+    pipeline
+        The experiment.
+    workspace
+        Folders, device and progress.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    UsageError
+        The configuration is not valid.
+    DataError
+        A set has to be fetched first.
+    Interrupted
+        The process was asked to stop; what was done is saved.
+    """
+    cells = cells_of(pipeline)
+    for cell in cells:
+        _check_sets(plan_run(cell.config, workspace), pipeline.evaluation)
+    _prepare(cells, pipeline.evaluation, workspace, f"pipeline '{pipeline.name}'")
+    result = run_cells(cells, pipeline.evaluation, workspace)
+    plans = [plan_run(cell.config, workspace) for cell in cells]
+    folder = report_dir(workspace.results, pipeline.name)
+    inputs = _report_inputs(pipeline, plans)
+    runs = [
+        LabelledRun(cell.label, Run(plan.folder)) for cell, plan in zip(cells, plans, strict=True) if is_trained(plan)
+    ]
+    if store.cached(folder, "report", REPORT_VERSION, inputs):
+        table = summary_table(runs, title=pipeline.title, note=pipeline.note)
+        return Outcome(result, Report(folder / "report.md", folder / "report.html", table))
+    report = make_report(
+        folder, runs, workspace, title=pipeline.title, note=pipeline.note, sets=pipeline.evaluation.sets
+    )
+    if not result.failed:
+        files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+        store.seal(folder, "report", REPORT_VERSION, inputs, files)
+    return Outcome(result, report)
+
+
+def run_sweep(
+    config: RunConfig, routings: Sequence[int], seeds: Sequence[int], evaluation: EvaluationConfig, workspace: Workspace
+) -> Outcome:
+    """Routing iterations × seeds, and a report in ``reports/sweep-MODEL``.
+
+    Parameters
+    ----------
+    config
+        What all cells share.
+    routings, seeds
+        As for `affbench.sweep.sweep_cells`.
+    evaluation
+        What each run is tested on.
+    workspace
+        Folders, device and progress.
+
+    Returns
+    -------
+    Outcome
+        Failed cells are in its result; the others are finished and reported.
+
+    Raises
+    ------
+    UsageError
+        The configuration is not valid.
+    DataError
+        A set has to be fetched first.
+    AffbenchError
+        Every cell failed.
+    Interrupted
+        The process was asked to stop; what was done is saved.
+    """
+    cells = sweep_cells(config, routings, seeds)
+    for cell in cells:
+        _check_sets(plan_run(cell.config, workspace), evaluation)
+    _prepare(cells, evaluation, workspace, f"the sweep of '{config.model.name}'")
+    result = run_cells(cells, evaluation, workspace)
+    runs = [
+        LabelledRun(config.model.name, Run(plan.folder))
+        for plan in (plan_run(cell.config, workspace) for cell in cells)
+        if is_trained(plan)
+    ]
+    if not runs:
+        raise AffbenchError(f"no cell of the sweep finished; the first one failed because {result.failed[0].error}")
+    folder = report_dir(workspace.results, f"sweep-{_file_name(config.model.name)}")
+    title = f"Routing sweep of {config.model.name}"
+    return Outcome(result, make_report(folder, runs, workspace, title=title, note="", sets=evaluation.sets))
+
+
+def report_all(workspace: Workspace) -> Report:
+    """A report over every finished run, in ``reports/all``.
+
+    Raises
+    ------
+    AffbenchError
+        There is no finished run.
+    """
+    runs = [LabelledRun(_label(run), run) for run in list_runs(workspace.results) if run.finished]
+    if not runs:
+        raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
+    sets = sorted({name for run in runs for name in _evaluated_sets(run.run)})
+    return make_report(report_dir(workspace.results, "all"), runs, workspace, title="All runs", note="", sets=sets)
+
+
+def make_report(
+    folder: Path, runs: Sequence[LabelledRun], workspace: Workspace, *, title: str, note: str, sets: Iterable[str]
+) -> Report:
+    """Write a report with a sample sheet of each set and the reconstructions of each model that has a decoder."""
+    with store.writing(folder):
+        if folder.is_dir():
+            shutil.rmtree(folder)  # nothing of an earlier report may stay among the files of this one
+    with workspace.progress.task("report", None):
+        pictures: list[Picture] = sample_pictures(sets, workspace.data, folder / "pictures")
+        seen = set()
+        for entry in runs:
+            if entry.label not in seen and (picture := reconstruction_picture(entry, workspace, folder / "pictures")):
+                pictures.append(picture)
+            seen.add(entry.label)
+        return write_report(folder, runs, title=title, note=note, pictures=pictures)
+
+
+def report_dir(results_dir: Path, name: str) -> Path:
+    """Where the report called `name` lies."""
+    return results_dir / "reports" / name
+
+
+def _label(run: Run) -> str:
+    routings = run.config.model.routings
+    return run.config.model.name + ("" if routings is None else f", routing {routings}")
+
+
+def _evaluated_sets(run: Run) -> list[str]:
+    return [path.stem.removeprefix("eval-") for path in run.path.glob("eval-*.json")]
+
+
+def _sets(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[tuple[catalogue.SetSpec, catalogue.Split, int]]:
+    """Every converted set the runs need, once, with the number of copies."""
+    needed: dict[tuple[str, str, int], tuple[catalogue.SetSpec, catalogue.Split, int]] = {}
+
+    def need(spec: catalogue.SetSpec, split: catalogue.Split, copies: int) -> None:
+        needed.setdefault((spec.name, split, copies), (spec, spec.split or split, copies))
+
+    for cell in cells:
+        data: DataConfig = cell.config.data
+        spec = catalogue.find_set(data.train_set)
+        need(spec if spec.affine else catalogue.find_set(spec.family), "train", data.copies)
+        need(spec, "validation", data.copies)
+    for name in evaluation.sets:
+        need(catalogue.find_set(name), "test", evaluation.copies)
+    return list(needed.values())
+
+
+def _prepare(cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, what: str) -> None:
+    """Convert every set the runs need, before the first of them starts."""
+    needed = _sets(cells, evaluation)
+    missing = [spec for spec, *rest in needed if _conversion(spec, *rest, workspace).state == "missing"]
+    if missing:
+        names = ", ".join(dict.fromkeys(f"'{spec.name}'" for spec in missing))
+        families = " ".join(dict.fromkeys(spec.family for spec in missing))
+        raise DataError(f"{what} needs {names}, not fetched yet: run 'affbench fetch {families}' first.")
+    for spec, split, copies in needed:
+        if not catalogue.is_ready(spec, split, workspace.data, copies):
+            with workspace.progress.task(f"convert {spec.name} ({split})", None):
+                catalogue.ensure_set(spec, split, workspace.data, copies)
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
+
+
+def _conversion(spec: catalogue.SetSpec, split: catalogue.Split, copies: int, workspace: Workspace) -> Step:
+    state: State = "to do"
+    if catalogue.is_ready(spec, split, workspace.data, copies):
+        state = "cached"
+    elif spec.form == "official" or not catalogue.has_digits(spec.family, workspace.data):
+        state = "missing"
+    return Step("convert", f"{spec.name} ({split})", state)
+
+
+def _check_sets(plan: Plan, evaluation: EvaluationConfig) -> None:
+    canvas = catalogue.find_set(plan.config.data.train_set).canvas
+    for name in evaluation.sets:
+        if (spec := catalogue.find_set(name)).canvas != canvas:
+            raise UsageError(
+                f"a model trained on '{plan.config.data.train_set}' ({canvas}×{canvas}) cannot be tested on "
+                f"'{name}' ({spec.canvas}×{spec.canvas})."
+            )
+
+
+def _report_inputs(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, object]:
+    """All that a pipeline's report shows."""
+    records = {}
+    for plan in plans:
+        for path in sorted(plan.folder.glob("eval-*.json")):
+            records[f"{plan.folder.name}/{path.name}"] = store.file_hash(path)
+    return {
+        "pipeline": json.loads(pipeline.model_dump_json()),
+        "runs": [plan.key for plan in plans],
+        "evaluations": records,
+    }

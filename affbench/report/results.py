@@ -1,0 +1,247 @@
+"""What a report is made of: runs read from their folders, grouped by configuration, with what could not be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from affbench.config import RunConfig
+from affbench.errors import AffbenchError
+from affbench.runs import Epoch, EvaluationRecord, Run, read_evaluation
+from affbench.statistics import SeedSummary, seed_summary
+
+_SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "affnist-synthetic", "affnist")
+
+
+@dataclass(frozen=True)
+class LabelledRun:
+    """A run, under the name that tables and figures give its model.
+
+    Attributes
+    ----------
+    label
+        Runs of one configuration with different seeds share it.
+    run
+        The run's folder.
+    evaluated
+        Set name to how many times the run was tested on it, where that is known.
+    """
+
+    label: str
+    run: Run
+    evaluated: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, read.
+
+    Attributes
+    ----------
+    label, name
+        The model's label and the run's own name.
+    config
+        Everything that determined the run.
+    history
+        One entry per epoch, at least one.
+    environment
+        Versions, device, parameter count and the like, as ``environment.json`` has them.
+    evaluations
+        Set name to record.
+    evaluated
+        As for `LabelledRun`.
+    """
+
+    label: str
+    name: str
+    config: RunConfig
+    history: tuple[Epoch, ...]
+    environment: Mapping[str, Any]
+    evaluations: Mapping[str, EvaluationRecord]
+    evaluated: Mapping[str, int]
+
+    @property
+    def selected(self) -> Epoch:
+        """The epoch whose weights were kept: the first with the highest validation accuracy."""
+        return max(self.history, key=lambda row: row.validation_accuracy)
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of trained parameters, where the run says it."""
+        value = self.environment.get("parameters")
+        return value if isinstance(value, int) else None
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Mean over the epochs, training alone."""
+        return sum(row.seconds for row in self.history) / len(self.history)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one configuration, which differ in their seed only.
+
+    Attributes
+    ----------
+    name
+        The label, with whatever tells this configuration from others of the same label.
+    label, config
+        As of every run in it; `config` is that of the first.
+    results
+        At least one.
+    """
+
+    name: str
+    label: str
+    config: RunConfig
+    results: tuple[Result, ...]
+
+    @property
+    def routings(self) -> int | None:
+        """Routing iterations; None for a model without routing."""
+        return self.config.model.routings
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of trained parameters, where a run says it."""
+        return next((result.parameters for result in self.results if result.parameters is not None), None)
+
+    @property
+    def validation(self) -> SeedSummary:
+        """Validation accuracy of the kept checkpoints over seeds, 0 to 1."""
+        return seed_summary([result.selected.validation_accuracy for result in self.results])
+
+    def records(self, name: str) -> list[EvaluationRecord]:
+        """The evaluations on one set, in the order of the runs."""
+        return [result.evaluations[name] for result in self.results if name in result.evaluations]
+
+    def accuracy(self, name: str) -> SeedSummary | None:
+        """Accuracy on one set over seeds, 0 to 1; None where no run was tested on it."""
+        records = self.records(name)
+        return seed_summary([record.accuracy for record in records]) if records else None
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95% interval of `accuracy`: over images for one seed, Student's t over seeds for several.
+
+        For one seed it respects that versions of one digit belong together, where the set has such.
+        """
+        records, summary = self.records(name), self.accuracy(name)
+        if summary is None:
+            return None
+        if summary.low is not None and summary.high is not None:
+            return max(0.0, summary.low), min(1.0, summary.high)
+        return records[0].accuracy_ci95_clustered or records[0].accuracy_ci95
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report shows.
+
+    Attributes
+    ----------
+    results
+        Finished runs, in the order given.
+    problems
+        A sentence for each run or file that is left out.
+    """
+
+    results: tuple[Result, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def groups(self) -> list[Group]:
+        """The results by configuration, in the order of their first run."""
+        return group(self.results)
+
+    @property
+    def sets(self) -> list[str]:
+        """Names of all sets that any run was tested on, originals before affine ones."""
+        names = {name for result in self.results for name in result.evaluations}
+        return sorted(names, key=lambda n: (_SET_ORDER.index(n) if n in _SET_ORDER else len(_SET_ORDER), n))
+
+
+def read_results(runs: Iterable[LabelledRun]) -> Results:
+    """Read the runs of a report; whatever cannot be read is left out and named, never fatal.
+
+    Parameters
+    ----------
+    runs
+        The runs; one that is given twice under the same label counts once.
+
+    Returns
+    -------
+    Results
+        The finished runs, and a sentence for each run or file left out.
+    """
+    results, problems, seen = [], [], set()
+    for labelled in runs:
+        run = labelled.run
+        if (labelled.label, run.path) in seen:
+            continue
+        seen.add((labelled.label, run.path))
+        if not run.finished:
+            problems.append(f"Run {run.name} is left out: its training has not ended.")
+            continue
+        try:
+            config, history, environment = run.config, tuple(run.history), run.environment
+        except AffbenchError as error:
+            problems.append(f"Run {run.name} is left out: {error}")
+            continue
+        if not history:
+            problems.append(f"Run {run.name} is left out: its training history is empty.")
+            continue
+        evaluations = {}
+        for path in sorted(run.path.glob("eval-*.json")):
+            try:
+                record = read_evaluation(path)
+            except AffbenchError as error:
+                problems.append(f"An evaluation of run {run.name} is left out: {error}")
+            else:
+                evaluations[record.set] = record
+        if not evaluations:
+            problems.append(f"Run {run.name} was not tested on any set yet; only its training is shown.")
+        results.append(
+            Result(labelled.label, run.name, config, history, environment, evaluations, dict(labelled.evaluated))
+        )
+    return Results(tuple(results), tuple(problems))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """All keys of a configuration but the seed, dotted, such as ``model.options.routings``."""
+    flat = _flat(config.model_dump(mode="json"))
+    del flat["training.seed"]
+    return flat
+
+
+def group(results: Sequence[Result]) -> list[Group]:
+    """Group results by label and configuration; where a label has several, their names say how they differ."""
+    members: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        key = json.dumps(settings(result.config), sort_keys=True)
+        members.setdefault((result.label, key), []).append(result)
+    groups = []
+    for (label, _), own in members.items():
+        all_settings = [settings(other[0].config) for (name, _), other in members.items() if name == label]
+        groups.append(Group(label + _difference(settings(own[0].config), all_settings), label, own[0].config, (*own,)))
+    return groups
+
+
+def _difference(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    """What tells one configuration from the others, such as ``" (routing 3)"``; "" where it is the only one."""
+    parts = []
+    for key in dict.fromkeys(key for other in others for key in other):
+        if len({json.dumps(other.get(key)) for other in others}) > 1:
+            name = "routing" if key == "model.options.routings" else key.rpartition(".")[2]
+            value = mine.get(key)
+            parts.append(f"{name} {'default' if value is None else value}")
+    return f" ({', '.join(parts)})" if parts else ""

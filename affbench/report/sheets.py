@@ -1,0 +1,228 @@
+"""Pictures of a set: a sheet of samples and the distribution of its transformations.
+
+Digits are shown as dark ink on white paper. Figures are drawn on a canvas of their own, never through pyplot, so that
+they work without a display and leave nothing behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.errors import DataError
+from affbench.store import atomic_path
+
+DPI = 110
+INK = "#1f4e79"
+_UNITS = ("degrees", "pixels per pixel", "factor", "factor", "pixels, down", "pixels, right")
+
+
+def sample_sheet(
+    dataset: Dataset,
+    path: Path | str,
+    originals: npt.NDArray[np.uint8] | None = None,
+    rows: int = 10,
+    columns: int = 12,
+    title: str | None = None,
+) -> Path:
+    """Draw a sheet of samples.
+
+    A plain set: a row for each class. An affine set with its originals: in each row an original at the left and
+    transformed versions of it beside it, each captioned with its transformation.
+
+    Parameters
+    ----------
+    dataset
+        The set.
+    path
+        The PNG file to write.
+    originals
+        uint8 (M, H, W), which ``source_index`` of an affine set counts in.
+    rows
+        Rows: classes, or originals.
+    columns
+        Images in a row, the original included.
+    title
+        Title; name, split and size of the set by default.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    DataError
+        The set is empty, or points beyond the originals.
+    StorageError
+        The file cannot be written.
+    """
+    if not len(dataset):
+        raise DataError(f"{dataset.name} ({dataset.split}) is empty; there is nothing to show.")
+    heading = title if title is not None else f"{dataset.name}, {dataset.split}: {len(dataset):,} images"
+    if originals is not None and dataset.transforms is not None and dataset.source_index is not None:
+        figure = _affine_sheet(dataset, originals, rows, columns, heading)
+    else:
+        figure = _plain_sheet(dataset, rows, columns, heading)
+    return _save(figure, Path(path))
+
+
+def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
+    """Draw the distribution of each of the six factors of an affine set.
+
+    Parameters
+    ----------
+    dataset
+        A set with ``transforms``.
+    path
+        The PNG file to write.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    DataError
+        The set has no transformations.
+    StorageError
+        The file cannot be written.
+    """
+    if dataset.transforms is None or not len(dataset):
+        raise DataError(f"{dataset.name} ({dataset.split}) has no transformations to draw.")
+    figure = Figure(figsize=(9.6, 5.2), dpi=DPI, layout="constrained")
+    figure.suptitle(f"Transformations of {dataset.name}, {dataset.split}: {len(dataset):,} images")
+    for axes, name, unit, values in zip(
+        figure.subplots(2, 3).flat, TRANSFORM_COLUMNS, _UNITS, dataset.transforms.T, strict=True
+    ):
+        low, high = float(values.min()), float(values.max())
+        if low == high:  # a factor that is switched off
+            low, high = low - 0.5, high + 0.5
+        axes.hist(values, bins=40, range=(low, high), color=INK)
+        axes.set_title(name.replace("_", " "), fontsize=10)
+        axes.set_xlabel(f"{unit}; {values.min():.3g} to {values.max():.3g}", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supylabel("images", fontsize=10)
+    return _save(figure, Path(path))
+
+
+def _plain_sheet(dataset: Dataset, rows: int, columns: int, heading: str) -> Figure:
+    classes = np.unique(dataset.labels)[:rows]
+    figure = Figure(figsize=(0.62 * columns + 0.5, 0.62 * len(classes) + 0.6), dpi=DPI)
+    grid = _grid(figure, len(classes), columns, heading, left=0.4)
+    for line, label in zip(grid, classes, strict=True):
+        chosen = np.flatnonzero(dataset.labels == label)[:columns]
+        for axes, index in zip(line, chosen, strict=False):
+            _digit(axes, dataset.images[index])
+        line[0].text(-0.2, 0.5, str(label), transform=line[0].transAxes, ha="right", va="center", fontsize=11)
+    return figure
+
+
+def _affine_sheet(dataset: Dataset, originals: npt.NDArray[np.uint8], rows: int, columns: int, heading: str) -> Figure:
+    assert dataset.source_index is not None  # noqa: S101 - for the type checker
+    assert dataset.transforms is not None  # noqa: S101
+    versions = _versions(dataset, rows, columns - 1)
+    beyond = max(versions, default=0)
+    if beyond >= len(originals):
+        raise DataError(
+            f"{dataset.name} points to original {beyond:,}, but there are {len(originals):,}; give the digits of its "
+            f"own split."
+        )
+    figure = Figure(figsize=(0.84 * columns + 0.2, 1.22 * len(versions) + 1.0), dpi=DPI)
+    grid = _grid(figure, len(versions), columns, heading, between=0.52, bottom=0.95)
+    for line, (source, indices) in zip(grid, versions.items(), strict=True):
+        _digit(line[0], _centred(originals[source], dataset.canvas))
+        line[0].set_title(f"digit {source}", fontsize=7, pad=2)
+        for axes, index in zip(line[1:], indices, strict=False):
+            _digit(axes, dataset.images[index])
+            _caption(axes, dataset.transforms[index])
+    figure.text(
+        0.5,
+        0.12 / figure.get_figheight(),
+        "Left: the original. Below each version: rotation in degrees, shear; vertical × horizontal expansion; "
+        "shift down, right in pixels.",
+        ha="center",
+        fontsize=8,
+    )
+    return figure
+
+
+def _versions(dataset: Dataset, rows: int, most: int) -> dict[int, npt.NDArray[np.intp]]:
+    """Originals to show, of different classes first, and where their versions lie in the set."""
+    assert dataset.source_index is not None  # noqa: S101 - for the type checker
+    sources, first = np.unique(dataset.source_index, return_index=True)
+    labels = dataset.labels[first]
+    # The k-th digit of each class comes before the (k + 1)-th of any.
+    turn = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = labels == label
+        turn[members] = np.arange(members.sum())
+    order = np.lexsort((labels, turn))[:rows]
+    return {int(source): np.flatnonzero(dataset.source_index == source)[:most] for source in sources[order]}
+
+
+def _caption(axes: Axes, transform: npt.NDArray[np.float32]) -> None:
+    rotation, shear, vertical, horizontal, down, right = (float(value) for value in transform)
+    text = f"{rotation:+.0f}°  {shear:+.2f}\n{vertical:.2f} × {horizontal:.2f}\n{down:+.1f}, {right:+.1f}"
+    axes.set_xlabel(text, fontsize=6.5, labelpad=2, linespacing=1.15)
+
+
+def _grid(
+    figure: Figure,
+    rows: int,
+    columns: int,
+    heading: str,
+    *,
+    left: float = 0.1,
+    between: float = 0.06,
+    bottom: float = 0.1,
+) -> npt.NDArray[Any]:
+    """Empty axes (rows, columns); margins in inches, `between` as a share of an image's height."""
+    width, height = figure.get_size_inches()
+    figure.suptitle(heading, fontsize=11, y=1 - 0.1 / height, va="top")
+    grid: npt.NDArray[Any] = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": left / width,
+            "right": 1 - 0.1 / width,
+            "top": 1 - 0.5 / height,
+            "bottom": bottom / height,
+            "wspace": 0.06,
+            "hspace": between,
+        },
+    )
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    return grid
+
+
+def _digit(axes: Axes, image: npt.NDArray[np.uint8]) -> None:
+    axes.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set(color="#bbbbbb", linewidth=0.5)
+
+
+def _centred(image: npt.NDArray[np.uint8], canvas: int) -> npt.NDArray[np.uint8]:
+    """An original in the middle of the canvas, so that it is shown at the scale of its versions."""
+    spare = [max(0, canvas - length) for length in image.shape]
+    return np.pad(image, [(length // 2, length - length // 2) for length in spare])
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with atomic_path(path) as temporary:
+        FigureCanvasAgg(figure)
+        figure.savefig(temporary, format="png")
+    return path

@@ -1,0 +1,525 @@
+"""One training run: data, model and schedule in; checkpoint and history out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from affbench import __version__, store
+from affbench.config import RunConfig, TrainingConfig, override
+from affbench.data import catalogue
+from affbench.data.batches import Augmentation, TrainingBatches, stream_seed
+from affbench.data.canvas import centred
+from affbench.data.dataset import Dataset
+from affbench.device import autocast, device_name, resolve_device, resolve_precision, synchronise
+from affbench.errors import AffbenchError, ArtefactError, UsageError
+from affbench.evaluation import predict
+from affbench.models import build_model, model_options, parameter_count
+from affbench.models.losses import loss_and_scores
+from affbench.models.registry import model_source
+from affbench.progress import Progress
+from affbench.runs import (
+    CONFIG,
+    ENVIRONMENT,
+    HISTORY,
+    RESUME,
+    WEIGHTS,
+    Epoch,
+    Run,
+    history_to_csv,
+    run_name,
+    runs_dir,
+)
+from affbench.workspace import Workspace
+
+VERSION = 1  # of this stage: raised whenever the same configuration would give other weights
+SAVE_SECONDS = 30.0  # between two saves of what a resumed run needs
+REPORT_SECONDS = 0.5  # between two looks at the loss, each of which waits for the device
+
+
+class TrainingError(AffbenchError):
+    """Training that cannot go on."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop; what was done is saved. The message says how to go on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it is run.
+
+    Attributes
+    ----------
+    config
+        Everything resolved.
+    inputs
+        All that determines the weights.
+    key
+        Content key of `inputs`.
+    folder
+        Where the run lies, or would lie.
+    """
+
+    config: RunConfig
+    inputs: dict[str, Any]
+    key: str
+    folder: Path
+
+
+def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
+    """Check a configuration, fill in what it leaves open, and find the run's key and folder.
+
+    Raises
+    ------
+    UsageError
+        The model, one of its options, or the training set does not exist or does not fit.
+    DataError
+        The training set is an official one that has not been fetched.
+    """
+    spec = catalogue.find_set(config.data.train_set)
+    options = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in (model_options(config.model.name) | config.model.options).items()
+        if value is not None
+    }
+    with torch.device("meta"):  # checks every option without the memory
+        build_model(config.model.name, canvas=spec.canvas, **options)
+    shift = config.data.shift
+    if shift is None:
+        shift = centred(spec.canvas, catalogue.FRAME) if spec.form == "translated" else 0
+    elif shift and spec.affine:
+        raise UsageError(f"data.shift = {shift} does not go with '{spec.name}': its images already fill the canvas.")
+    resolved = override(
+        config,
+        model=config.model.model_dump() | {"options": options},
+        data=config.data.model_dump() | {"shift": shift},
+    )
+    if spec.split not in (None, "train"):
+        raise UsageError(f"'{spec.name}' has no training split; 'affnist' or 'affnist-train' does.")
+    digits = spec if spec.affine else catalogue.find_set(spec.family)
+    source = model_source(config.model.name)
+    inputs = {
+        "config": resolved.model_dump(mode="json"),
+        "train": catalogue.set_key(digits, "train", workspace.data),
+        "validation": catalogue.set_key(spec, "validation", workspace.data),
+        "model_source": store.file_hash(source) if source else None,
+    }
+    key = store.content_key("train", VERSION, inputs)
+    return Plan(resolved, inputs, key, runs_dir(workspace.results) / run_name(resolved, key))
+
+
+def is_trained(plan: Plan) -> bool:
+    """Whether the run is finished (its files are verified when it is used)."""
+    try:
+        manifest = store.read_manifest(plan.folder)
+    except ArtefactError:
+        return False
+    return manifest is not None and manifest.key == plan.key
+
+
+def train(config: RunConfig, workspace: Workspace, *, tensorboard: bool = False, force: bool = False) -> Run:
+    """Train a model, or return the finished run of the same configuration.
+
+    The weights kept are those of the first epoch with the highest accuracy on the validation split; no test set is
+    ever looked at. An unfinished run of the same configuration is gone on with, and ends with the weights it would
+    have had without the interruption (bit for bit on the CPU).
+
+    Parameters
+    ----------
+    config
+        What to train, on what, how.
+    workspace
+        Folders, device and progress.
+    tensorboard
+        Write logs for TensorBoard into the run's folder as well.
+    force
+        Train again, even if the run is finished.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    Interrupted
+        The process was asked to stop; what was done is saved.
+    UsageError, DataError
+        The configuration or the data do not allow it.
+    ArtefactError
+        The finished run is damaged.
+    TrainingError
+        The loss is no longer finite.
+    """
+    plan = plan_run(config, workspace)
+    with store.lock(plan.folder):
+        if force and plan.folder.is_dir():
+            with store.writing(plan.folder):
+                shutil.rmtree(plan.folder)
+        if is_trained(plan):
+            manifest = store.read_manifest(plan.folder)
+            assert manifest is not None  # noqa: S101 - is_trained has read it
+            try:
+                store.verify(plan.folder, manifest)
+            except ArtefactError as error:
+                raise ArtefactError(f"{error} Train the run again with --force.") from None
+            return Run(plan.folder)
+        _Training(plan, workspace, tensorboard=tensorboard).run()
+    return Run(plan.folder)
+
+
+def learning_rate(config: TrainingConfig, step: int, epoch: int) -> float:
+    """Learning rate of one optimiser step.
+
+    Parameters
+    ----------
+    config
+        Names the schedule: ``"paper"`` × 0.96 every 2,000 steps, continuously, at least 1e-6 (the released code of
+        Sabour et al. 2017); ``"keras"`` × 0.9 after each epoch (CapsNet-Keras); ``"constant"``.
+    step, epoch
+        Steps and epochs done before.
+    """
+    if config.schedule == "paper":
+        return float(max(config.learning_rate * 0.96 ** (step / 2000), min(1e-6, config.learning_rate)))
+    if config.schedule == "keras":
+        return config.learning_rate * float(0.9**epoch)
+    return config.learning_rate
+
+
+def load_training_digits(config: RunConfig, data_dir: Path) -> tuple[Dataset, Augmentation]:
+    """The training digits in their frames, and how they reach the canvas.
+
+    Parameters
+    ----------
+    config
+        A resolved configuration (`plan_run`).
+    data_dir
+        Folder of the data.
+
+    Returns
+    -------
+    tuple
+        For original, padded and translated sets the 28×28 digits; for affine sets their images as they are.
+    """
+    spec = catalogue.find_set(config.data.train_set)
+    digits = catalogue.load_dataset(
+        spec.name if spec.affine else spec.family, "train", data_dir, copies=config.data.copies, limit=config.data.limit
+    )
+    return digits, Augmentation(spec.canvas, config.data.shift or 0, config.data.flip)
+
+
+class _Training:
+    """The state of one run while it is trained."""
+
+    def __init__(self, plan: Plan, workspace: Workspace, *, tensorboard: bool) -> None:
+        self.plan, self.config, self.settings = plan, plan.config, plan.config.training
+        self.progress: Progress = workspace.progress
+        self.device = resolve_device(workspace.device)
+        self.precision = resolve_precision(self.settings.precision, self.device)
+        digits, augmentation = load_training_digits(self.config, workspace.data)
+        self.validation = catalogue.load_dataset(self.config.data.train_set, "validation", workspace.data)
+        self.batches = TrainingBatches(digits, augmentation, self.settings.batch_size, self.settings.seed, self.device)
+        torch.manual_seed(self.settings.seed)
+        model = build_model(self.config.model.name, canvas=augmentation.canvas, **self.config.model.options)
+        self.model: nn.Module = model.to(self.device)
+        self.parameters = parameter_count(self.model)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(),
+            lr=self.settings.learning_rate,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.history: list[Epoch] = []
+        self.selected: dict[str, Tensor] = {}
+        self.batch = 0  # of the epoch under way
+        self.totals = self._zeros()
+        self.seconds = 0.0  # of the epoch under way
+        self.saved_at = time.monotonic()
+        self.writer = _tensorboard(plan.folder) if tensorboard else None
+
+    def run(self) -> None:
+        """Train to the end, or until interrupted."""
+        with store.writing(self.plan.folder):
+            self.plan.folder.mkdir(parents=True, exist_ok=True)
+        store.write_text(self.plan.folder / CONFIG, self.config.to_toml())
+        self._load()
+        self.progress.note(
+            f"{self.plan.folder.name}: {self.parameters:,} parameters, {self.batches.images:,} training digits of "
+            f"{self.config.data.train_set}, {self.device} in {self.precision}"
+        )
+        with _Stop() as stop:
+            while len(self.history) < self.settings.epochs:
+                self._epoch(stop)
+            self._finish()
+
+    def _epoch(self, stop: _Stop) -> None:
+        number = len(self.history)
+        if self.batch == 0:
+            torch.manual_seed(stream_seed(self.settings.seed, number))  # dropout: the same however the run got here
+            self.totals, self.seconds = self._zeros(), 0.0
+        self.model.train()
+        title = f"epoch {number + 1}/{self.settings.epochs}"
+        total = self.batches.images
+        with self.progress.task(title, total, "images") as task:
+            task.advance(min(self.batch * self.settings.batch_size, total))
+            before, started, reported = self.seconds, time.perf_counter(), time.perf_counter()
+            pending = 0
+            for images, labels in self.batches.epoch(number, self.batch):
+                self._step(images, labels)
+                self.batch += 1
+                pending += len(labels)
+                now = time.perf_counter()
+                if now - reported > REPORT_SECONDS:
+                    task.advance(pending, self._remark(self._left(number)))
+                    pending, reported = 0, now
+                    self.seconds = before + now - started
+                if stop.asked:
+                    raise self._interrupted()
+            synchronise(self.device)
+            self.seconds = before + time.perf_counter() - started
+        try:
+            with stop.at_once():
+                predictions, _ = predict(self.model, self.validation, precision=self.precision, progress=self.progress)
+        except KeyboardInterrupt:
+            raise self._interrupted() from None
+        self._close_epoch(number, float((predictions == self.validation.labels).mean()))
+
+    def _interrupted(self) -> Interrupted:
+        self._save()
+        return Interrupted(
+            f"stopped in epoch {len(self.history) + 1} of {self.plan.folder.name}; what was done is saved: the same "
+            "command goes on, or 'affbench train --resume'."
+        )
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        rate = learning_rate(self.settings, len(self.history) * len(self.batches) + self.batch, len(self.history))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(self.device, self.precision):
+            loss, scores = loss_and_scores(self.model, images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.totals[0] += loss.detach() * len(labels)
+        if scores is not None:
+            self.totals[1] += (scores.detach().argmax(-1) == labels).sum()
+            self.totals[2] += len(labels)
+
+    def _close_epoch(self, number: int, validation_accuracy: float) -> None:
+        loss, correct, scored = self.totals.tolist()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the training loss of {self.plan.folder.name} is {loss} in epoch {number + 1}: try a smaller "
+                "--learning-rate, or --precision float32."
+            )
+        row = Epoch(
+            epoch=number + 1,
+            step=(number + 1) * len(self.batches),
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            train_loss=loss / self.batches.images,
+            train_accuracy=correct / scored if scored else None,
+            validation_accuracy=validation_accuracy,
+            seconds=round(self.seconds, 4),
+            images_per_second=round(self.batches.images / max(self.seconds, 1e-9), 2),
+        )
+        best = max((earlier.validation_accuracy for earlier in self.history), default=-1.0)
+        if row.validation_accuracy > best:
+            self.selected = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        self.history.append(row)
+        self.batch = 0
+        store.write_text(self.plan.folder / HISTORY, history_to_csv(self.history))
+        if time.monotonic() - self.saved_at > SAVE_SECONDS and len(self.history) < self.settings.epochs:
+            self._save()
+        self._report(row)
+
+    def _report(self, row: Epoch) -> None:
+        seen = "" if row.train_accuracy is None else f", accuracy {row.train_accuracy:.2%}"
+        left = self._left(row.epoch)
+        self.progress.note(
+            f"  epoch {row.epoch}/{self.settings.epochs}: loss {row.train_loss:.4f}{seen}, validation accuracy "
+            f"{row.validation_accuracy:.2%}, {row.images_per_second:,.0f} images/s" + (f", {left} left" if left else "")
+        )
+        if self.writer is not None:
+            for name, value in asdict(row).items():
+                if name not in ("epoch", "step") and value is not None:
+                    self.writer.add_scalar(name, value, row.epoch)
+            self.writer.flush()
+
+    def _remark(self, left: str) -> str:
+        loss = float(self.totals[0]) / max(self.batch * self.settings.batch_size, 1)
+        return f"loss {loss:.4f}" + (f", run ends in {left}" if left else "")
+
+    def _left(self, epochs: int) -> str:
+        """Time left to the end of the run, judged by the epochs that are done."""
+        if not self.history or epochs >= self.settings.epochs:
+            return ""
+        mean = sum(row.seconds for row in self.history) / len(self.history)
+        minutes, seconds = divmod(round(mean * (self.settings.epochs - epochs)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+    def _zeros(self) -> Tensor:
+        """Sums over the epoch under way, on the device: loss, correct images, images with scores."""
+        return torch.zeros(3, device=self.device)
+
+    def _save(self) -> None:
+        """Write all that going on needs."""
+        state = {
+            "key": self.plan.key,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "selected": self.selected,
+            "history": [asdict(row) for row in self.history],
+            "batch": self.batch,
+            "totals": self.totals,
+            "seconds": self.seconds,
+            "random": torch.get_rng_state(),
+            "random_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        with store.atomic_path(self.plan.folder / RESUME) as path:
+            torch.save(state, path)
+        self.saved_at = time.monotonic()
+
+    def _load(self) -> None:
+        """Go on from what an earlier process saved, if it is whole and of this run."""
+        path = self.plan.folder / RESUME
+        if not path.is_file():
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if state["key"] != self.plan.key:
+                return
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.selected = state["selected"]
+            self.history = [Epoch(**row) for row in state["history"]]
+            self.batch, self.seconds = state["batch"], state["seconds"]
+            self.totals = state["totals"].to(self.device)
+            torch.set_rng_state(state["random"])
+            if state["random_device"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random_device"], self.device)
+        except Exception as error:  # torch.load raises all kinds on damaged files
+            raise ArtefactError(
+                f"{path} is damaged ({type(error).__name__}); delete it, or use --force, to train from the beginning."
+            ) from error
+        self.progress.note(f"{self.plan.folder.name}: going on after epoch {len(self.history)}, batch {self.batch}")
+
+    def _finish(self) -> None:
+        folder = self.plan.folder
+        # safetensors stores no tensor twice; models that share weights are stored with copies of them
+        tensors = {name: value.contiguous().clone() for name, value in self.selected.items()}
+        with store.atomic_path(folder / WEIGHTS) as path:
+            save_file(tensors, path, metadata={"model": self.config.model.name, "affbench": __version__})
+        best = max(self.history, key=lambda row: row.validation_accuracy)
+        environment = {
+            "run": folder.name,
+            "parameters": self.parameters,
+            "seed": self.settings.seed,
+            "selected_epoch": best.epoch,
+            "selected_by": f"validation accuracy on {self.validation.name}, n = {len(self.validation):,}",
+            "train_images": self.batches.images,
+            "train_seconds": round(sum(row.seconds for row in self.history), 3),
+            "peak_memory_bytes": _peak_memory(self.device),
+            "device": str(self.device),
+            "device_name": device_name(self.device),
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "affbench": __version__,
+            "git_commit": _commit(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "cuda": torch.version.cuda if self.device.type == "cuda" else None,
+            "platform": platform.platform(),
+        }
+        store.write_json(folder / ENVIRONMENT, environment)
+        if self.writer is not None:
+            self.writer.close()
+        store.seal(folder, "train", VERSION, self.plan.inputs, [CONFIG, HISTORY, WEIGHTS, ENVIRONMENT])
+        (folder / RESUME).unlink(missing_ok=True)
+
+
+class _Stop:
+    """Turns SIGINT and SIGTERM into a question that the training loop asks; a second signal stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._at_once = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.asked and error is None:  # too late to stop the training, which is finished, but not what follows
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let the first signal, too, stop at once."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        stop = self.asked or self._at_once
+        self.asked = True
+        if stop:
+            raise KeyboardInterrupt
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError("--tensorboard needs the package tensorboard: pip install 'affbench[tensorboard]'.") from None
+    with store.writing(folder):
+        return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that affbench runs from, with "+" for uncommitted changes; None when it is installed."""
+    git = shutil.which("git")
+    here = Path(__file__).resolve().parent
+    if git is None or not (here.parent / ".git").exists():
+        return None
+    try:
+        head = subprocess.run([git, "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)  # noqa: S603
+        dirty = subprocess.run([git, "-C", str(here), "status", "--porcelain", "."], capture_output=True, timeout=10)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None

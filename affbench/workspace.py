@@ -1,0 +1,28 @@
+"""Where a stage reads and writes, what it computes on, and whom it tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from affbench.progress import Progress
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What every stage is given beside its configuration; none of it changes a result's key.
+
+    Attributes
+    ----------
+    data, results
+        Folders of the data and of the results.
+    device
+        As given to ``--device``: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    progress
+        Receives progress and notes.
+    """
+
+    data: Path
+    results: Path
+    device: str = "auto"
+    progress: Progress = field(default_factory=Progress)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from affbench.data.sources import ALTERNATIVES, SOURCES, RemoteFile, Source, sources_of
+from affbench.errors import UsageError
+
+NAMES = (*SOURCES, *ALTERNATIVES)
+
+
+def all_files(source: Source) -> Iterator[RemoteFile]:
+    for file in source.files:
+        yield file
+        if file.plain:
+            yield file.plain
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_source_is_sound(name: str) -> None:
+    for source in sources_of(name):
+        assert source.license
+        assert source.homepage.startswith("https://")
+        assert source.citation
+        names = [file.name for file in all_files(source)]
+        assert len(set(names)) == len(names)
+        for file in all_files(source):
+            assert all(url.startswith("https://") for url in file.urls)
+            assert all(url.endswith(f"/{file.name}") for url in file.urls)
+            assert file.md5 is None or re.fullmatch("[0-9a-f]{32}", file.md5)
+            assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
+            assert (file.size or 1) <= file.max_bytes
+            assert not any(alias.startswith("/") or ".." in alias for alias in file.aliases)
+
+
+def test_alternatives_keep_their_files_apart() -> None:
+    for sources in ALTERNATIVES.values():
+        names = [file.name for source in sources for file in source.files]
+        assert len(set(names)) == len(names)
+
+
+def test_official_checksums() -> None:
+    for name in ("mnist", "fashion-mnist"):
+        assert len(SOURCES[name].files) == 4
+        assert all(file.md5 and len(file.urls) == 2 for file in SOURCES[name].files)
+
+
+def test_affnist_is_tried_at_its_home_first_and_numpy_last() -> None:
+    for split, name in (("test", "affnist"), ("validation", "affnist-validation"), ("training", "affnist-train")):
+        sources = sources_of(name)
+        assert sources[0].files[0].urls[0].startswith("https://www.cs.toronto.edu/~tijmen/affNIST/32x/transformed/")
+        assert all(split in file.name for source in sources for file in source.files)
+        assert sources[-1].layout == "affnist-npz"
+        assert all(file.sha256 and file.size for file in sources[-1].files)
+
+
+def test_an_unknown_set_is_told_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'affnist'"):
+        sources_of("afnist")

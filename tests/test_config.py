@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from affbench.config import RunConfig, TrainingConfig, override, read_pipeline, read_run_config
+from affbench.errors import UsageError
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+MINIMAL = 'title = "t"\n[[runs]]\nmodel = "capsnet"\n'
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "file.toml"
+    path.write_text(text)
+    return path
+
+
+def test_run_survives_the_way_through_toml(tmp_path: Path) -> None:
+    config = RunConfig.model_validate(
+        {
+            "model": {"name": "cnn", "options": {"filters": [8, 4], "dropout": 0.25}},
+            "data": {"limit": 10, "flip": True},
+            "training": {"seed": 3, "schedule": "keras"},
+        }
+    )
+    assert read_run_config(written(tmp_path, config.to_toml())) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[training]\nepoch = 3", r"unknown key 'training.epoch' in .*file.toml: did you mean 'epochs'\?"),
+        ("[training]\nepochs = 0", r"training.epochs = 0 in .* is not valid: input should be greater than"),
+        ('[training]\nschedule = "papr"', r"training.schedule = 'papr' in .* is unknown: did you mean 'paper'\?"),
+        ("[modell]", r"unknown key 'modell' in .*: did you mean 'model'\?"),
+        ("[training", r"is not valid TOML"),
+    ],
+)
+def test_mistake_in_a_run_file_is_one_clear_sentence(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        read_run_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (MINIMAL + "routing = 3", r"unknown key 'runs.0.routing' in .*: did you mean 'routings'\?"),
+        (MINIMAL + "routings = [1, 0]", r"routings.* = 0 in .* is not valid: input should be greater than or equal"),
+        (MINIMAL + "seeds = []", r"seeds = \(?\[?.* is not valid"),
+        ('title = "t"', r"lacks the key 'runs'"),
+        ("[[runs]]\nmodel = 'cnn'", r"lacks the key 'title'"),
+        (MINIMAL + "[evaluation]\nset = 'mnist'", r"did you mean 'sets'\?"),
+    ],
+)
+def test_mistake_in_a_pipeline_is_one_clear_sentence(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        read_pipeline(written(tmp_path, text)).expand()
+
+
+def test_mistake_in_what_a_run_changes_is_found_on_expansion(tmp_path: Path) -> None:
+    pipeline = read_pipeline(written(tmp_path, MINIMAL + "training = { epoch = 3 }"))
+    with pytest.raises(UsageError, match=r"unknown key 'epoch' in training of \[\[runs\]\] number 1"):
+        pipeline.expand()
+
+
+def test_missing_pipeline_suggests_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PIPELINES.parent)
+    with pytest.raises(UsageError, match=r"there is no file .*: did you mean 'pipelines/quickstart.toml'\?"):
+        read_pipeline(Path("pipelines/quickstrat.toml"))
+
+
+def test_pipeline_expands_to_routings_times_seeds_with_seeds_innermost(tmp_path: Path) -> None:
+    text = 'title = "t"\nseeds = [4, 5]\n[training]\nepochs = 7\n[[runs]]\nmodel = "capsnet"\nroutings = [1, 3]\n'
+    text += 'training = { batch_size = 8 }\n[[runs]]\nmodel = "cnn"\nseeds = 9\n'
+    cells = [config for _, config in read_pipeline(written(tmp_path, text)).expand()]
+    assert [(c.model.routings, c.training.seed) for c in cells] == [(1, 4), (1, 5), (3, 4), (3, 5), (None, 9)]
+    assert {c.training.epochs for c in cells} == {7}
+    assert [c.training.batch_size for c in cells] == [8, 8, 8, 8, 128]
+
+
+@pytest.mark.parametrize("path", sorted(PIPELINES.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_pipelines_are_valid(path: Path) -> None:
+    assert read_pipeline(path).expand()
+
+
+def test_shipped_sweep_and_ablation_are_the_ones_announced() -> None:
+    sweep = [config for _, config in read_pipeline(PIPELINES / "routing-sweep.toml").expand()]
+    expected = [(routings, seed) for routings in (1, 2, 3, 5, 7, 10) for seed in (0, 1, 2)]
+    assert [(c.model.routings, c.training.seed) for c in sweep] == expected
+    ablation = [config for _, config in read_pipeline(PIPELINES / "ablation.toml").expand()]
+    rows = {(c.model.routings, c.model.options["reconstruction"]) for c in ablation}
+    assert rows == {(1, 0), (3, 0), (1, 0.0005), (3, 0.0005)}
+    assert len(ablation) == 12
+
+
+def test_override_changes_only_what_is_given() -> None:
+    base = TrainingConfig(epochs=4)
+    assert override(base, seed=2, epochs=None) == TrainingConfig(epochs=4, seed=2)
+    with pytest.raises(UsageError, match="learning_rate = 2 in the command line is not valid"):
+        override(base, learning_rate=2)
