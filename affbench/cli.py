@@ -131,8 +131,8 @@ def train(
     run = run_training(resolved, session.workspace, tensorboard=tensorboard, force=force)
     best = run.selected
     session.show(
-        f"{run.name}: {'trained before' if cached else 'trained'}, {run.environment['parameters']:,} parameters, "
-        f"best validation accuracy {best.validation_accuracy:.2%} (epoch {best.epoch} of {len(run.history)}), {run.path}"
+        f"{run.name}: {'trained before' if cached else 'trained'}, {run.environment['parameters']:,} parameters, best "
+        f"validation accuracy {best.validation_accuracy:.2%} (epoch {best.epoch} of {len(run.history)}), {run.path}"
     )
     session.document(
         {
@@ -380,9 +380,9 @@ def verify(
         raise typer.Exit(1)
 
 
-_RUN_OPTIONS = frozenset(
-    "model routings option seed epochs batch_size learning_rate schedule limit train_set shift flip precision "
-    "config".split()
+_RUN_OPTIONS = (
+    *("model", "routings", "option", "seed", "epochs", "batch_size", "learning_rate", "schedule", "limit"),
+    *("train_set", "shift", "flip", "precision", "config"),
 )
 
 

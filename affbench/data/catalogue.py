@@ -29,7 +29,7 @@ from affbench.data import canvas as placement
 from affbench.data import hdf5, idx
 from affbench.data.dataset import Dataset
 from affbench.data.sources import SOURCES, Source
-from affbench.data.synthesis import CANVAS, AffineRange, write_synthetic
+from affbench.data.synthesis import CANVAS, AffineRange, synthesize, write_synthetic
 from affbench.data.synthesis import COPIES as COPIES
 from affbench.errors import ArtefactError, DataError, UsageError, nearest
 
@@ -327,6 +327,21 @@ def load_dataset(
         copies = min(copies, math.ceil(limit / _SIZES[spec.family][part]))
     path = ensure_set(spec, part, folder, copies)
     return hdf5.read_set(path, key=set_key(spec, part, folder), stop=limit)
+
+
+def sample_of(spec: SetSpec, split: Split, data_dir: Path, digits: int, copies: int) -> Dataset:
+    """The versions 0 to copies − 1 of the first digits of a synthetic affine set, without the rest of it."""
+    images, labels = _digits(spec.family, split, data_dir)
+    return synthesize(
+        images[:digits],
+        labels[:digits],
+        copies,
+        _seed(split),
+        ranges=_ranges(spec),
+        canvas=spec.canvas,
+        name=spec.name,
+        split=split,
+    )
 
 
 def originals_of(name: str, split: str, data_dir: Path) -> Dataset | None:

@@ -163,6 +163,8 @@ def fetch_alternatives(
     UsageError, DownloadError, DataError, StorageError
         As for `fetch_file`.
     """
+    if len(sources) == 1:
+        return sources[0], fetch_source(sources[0], folder, **options)  # where its files may come from different places
     fetcher = _Fetcher(folder, homepage=sources[0].homepage, **options)
     if not fetcher.force:
         for source in sources:
@@ -236,7 +238,7 @@ class _Fetcher:
 
     def get(self, file: RemoteFile) -> Fetched:
         """One file, from wherever it can be had."""
-        if not self.force and (there := self.find(file)):
+        if there := self._there(file):
             return there
         failures: list[str] = []
         for way in (self.mirrored, self.downloaded):
@@ -245,6 +247,9 @@ class _Fetcher:
             except _UnavailableError as unavailable:
                 failures += unavailable.reasons
         raise self.failed(file.name, failures)
+
+    def _there(self, file: RemoteFile) -> Fetched | None:
+        return None if self.force else self.find(file)
 
     def mirrored(self, files: Sequence[RemoteFile]) -> list[Fetched]:
         """All of the files from the mirror, or `_UnavailableError`."""
@@ -283,19 +288,19 @@ class _Fetcher:
     # The mirror as a folder
 
     def _from_folder(self, folder: Path, files: Sequence[RemoteFile]) -> list[Fetched]:
-        located = [list(_candidates(folder, file)) for file in files]
-        missing = [file.name for file, candidates in zip(files, located, strict=True) if not candidates]
-        if missing:
-            self._missing.append(missing[0])
-            raise _UnavailableError([])
-        return [self._first_good(candidates, file) for candidates, file in zip(located, files, strict=True)]
+        located = {file: list(_candidates(folder, file)) for file in files}
+        there = {file: self._there(file) for file in files}
+        for file in files:
+            if not (located[file] or there[file]):
+                self._missing.append(file.name)
+                raise _UnavailableError([])
+        return [there[file] or self._first_good(located[file], file) for file in files]
 
     def _first_good(self, candidates: list[tuple[RemoteFile, Path, str]], file: RemoteFile) -> Fetched:
         reasons = []
         for form, path, origin in candidates:
             with self._staging(form) as staged:
-                there = None if self.force else self.find(file)
-                if there:
+                if there := self._there(file):
                     return there
                 try:
                     self._copy(form, path, staged)
@@ -332,8 +337,7 @@ class _Fetcher:
             raise _UnavailableError([f"{shown(urls[0])} was not asked (--offline)"])
         reasons = []
         with self._staging(file) as staged:
-            there = None if self.force else self.find(file)
-            if there:  # another process has fetched it meanwhile
+            if there := self._there(file):  # another process has fetched it meanwhile
                 return there
             self._asked = True
             deadline = time.monotonic() + self._patience.total

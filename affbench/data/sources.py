@@ -214,7 +214,11 @@ def _affnist_sources(
         Limit of an official file, whose size is not published.
     """
     official = [
-        _affnist(f"official {name}", "affnist-mat", RemoteFile(name, (_AFFNIST_FILES + name,), max_bytes=max_bytes))
+        _affnist(
+            f"official {name}",
+            "affnist-mat",
+            RemoteFile(name, (_AFFNIST_FILES + name,), max_bytes=max_bytes, aliases=(f"32x/transformed/{name}",)),
+        )
         for name in archives
     ]
     unpacked = _affnist(

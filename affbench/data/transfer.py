@@ -235,7 +235,11 @@ class Transfer:
         """The position of the answer's first byte in the file, and the file's size where it is told."""
         if response.status_code == 200:
             length = response.headers.get("Content-Length", "")
-            return 0, int(length) if length.isdecimal() else None
+            if length.isdecimal():
+                return 0, int(length)
+            if not (self._file.published or "chunked" in response.headers.get("Transfer-Encoding", "")):
+                raise Refused("announces no length, and no checksum would tell a broken transfer")
+            return 0, None
         told = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
         if not told or int(told[1]) != start:
             self.discard()

@@ -172,7 +172,10 @@ class CapsNet(nn.Module):
         tuple of Tensor
             Margin loss plus the weighted sum of squared pixel errors, a scalar; and scores (B, K).
         """
-        capsules = self.capsules(images)
+        return self.loss_of_capsules(self.capsules(images), images, labels)
+
+    def loss_of_capsules(self, capsules: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The second half of :meth:`loss_and_scores`, from the class capsules (B, K, D) on."""
         scores = _lengths(capsules)
         loss = margin_loss(scores, labels)
         if self.decoder is not None:
@@ -201,11 +204,14 @@ class PrimaryCapsules(nn.Module):
         self.dim = dim
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 1, H, W) -> (B, N, D) with N = H'·W'·T, type by type."""
-        channels = self.network(images).unflatten(1, (-1, self.dim))  # (B, T, D, H', W')
+        """(B, 1, H, W) -> (B, N, D) with N = T·H'·W', type by type."""
+        return self.group(self.network(images))
+
+    def group(self, channels: Tensor) -> Tensor:
+        """Channels (B, T·D, H', W') -> squashed capsules (B, N, D), float32 at least."""
+        grouped = channels.unflatten(1, (-1, self.dim)).transpose(1, 2)  # (B, D, T, H', W')
         # Stored with the capsules' axis last, as the fast routing wants it.
-        stored = channels.transpose(1, 2).reshape(len(images), self.dim, -1)
-        return squash(stored.transpose(1, 2))
+        return squash(grouped.reshape(len(channels), self.dim, -1).transpose(1, 2))
 
 
 def _lengths(capsules: Tensor) -> Tensor:

@@ -88,9 +88,38 @@ def dynamic_routing(capsules: Tensor, weight: Tensor, iterations: int, gradient:
     """
     _check(capsules, weight, iterations, gradient)
     with torch.autocast(capsules.device.type, enabled=False):
-        dtype = torch.promote_types(torch.promote_types(capsules.dtype, weight.dtype), torch.float32)
+        dtype = _precision(capsules, weight)
         routed: Tensor = FastRouting.apply(capsules.to(dtype), weight.to(dtype), iterations, gradient)
     return routed
+
+
+def coupling_coefficients(capsules: Tensor, weight: Tensor, iterations: int) -> Tensor:
+    """How the routing divides each input capsule among the output capsules, for analysis: without gradient.
+
+    Parameters
+    ----------
+    capsules, weight, iterations
+        As for :func:`dynamic_routing`.
+
+    Returns
+    -------
+    Tensor
+        c of the last iteration, (B, N, J), each row a distribution over the output capsules; all 1/J with one
+        iteration.
+
+    Raises
+    ------
+    UsageError
+        If a shape or the number of iterations is not acceptable.
+
+    References
+    ----------
+    Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, equation 3.
+    """
+    _check(capsules, weight, iterations, "last")
+    with torch.no_grad(), torch.autocast(capsules.device.type, enabled=False):
+        dtype = _precision(capsules, weight)
+        return routing_fast.coupling_coefficients(capsules.to(dtype), weight.to(dtype), iterations)
 
 
 class CapsuleLayer(nn.Module):
@@ -135,6 +164,10 @@ class CapsuleLayer(nn.Module):
     def forward(self, capsules: Tensor) -> Tensor:
         """(B, N, D_in) -> (B, J, D_out)."""
         return dynamic_routing(capsules, self.matrices, self.iterations, self.gradient)
+
+
+def _precision(capsules: Tensor, weight: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(capsules.dtype, weight.dtype), torch.float32)
 
 
 def _check(capsules: Tensor, weight: Tensor, iterations: int, gradient: str) -> None:

@@ -14,7 +14,7 @@ output capsules (J, B, O), with I = D_in and O = D_out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 # Elements of a block (J, B, I, n). On a CPU it has to stay in the cache, but pay for the calls made on it; on a GPU it
 # only bounds memory.
-_BLOCK_CPU = 1 << 20
+_BLOCK_CPU = 1 << 21
 _BLOCK_GPU = 1 << 26
 _IMAGES = 64  # images at a time: more would leave too few capsules in a block
 _SHORTEST = 32  # capsules in a block at least
@@ -56,7 +56,7 @@ class Squash(torch.autograd.Function):
         return vectors * squash_scale(torch.linalg.vector_norm(vectors, dim=dim, keepdim=True))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         """The gradient of the vectors."""
         (vectors,) = ctx.saved_tensors
@@ -279,7 +279,7 @@ class FastRouting(torch.autograd.Function):
         return v
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Gradients of the capsules and the weight, in the layout the weight is stored in."""
         u, weight, couplings, *sums = ctx.saved_tensors
@@ -314,6 +314,3 @@ def coupling_coefficients(capsules: Tensor, weight: Tensor, iterations: int) -> 
     for part in _parts(len(u), u.device):
         _route(u[part], w, iterations, couplings[:, part])
     return couplings.permute(1, 2, 0)
-
-
-Router = Callable[[Tensor, Tensor, int, str], Tensor]

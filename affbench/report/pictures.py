@@ -20,7 +20,8 @@ from affbench.report.sheets import factor_histograms, sample_sheet
 from affbench.workspace import Workspace
 
 DIGITS_A_CLASS = 2
-SHEET_IMAGES = 2_000  # enough of a set to find every class, and for the histograms of its factors
+SHEET_IMAGES = 2_000  # enough of a set to find every class
+SHEET_DIGITS, SHEET_COPIES = 200, 12  # of an affine set, enough for the histograms of its factors
 
 
 def sample_pictures(sets: Iterable[str], data_dir: Path, folder: Path, split: str = "test") -> list[Picture]:
@@ -39,20 +40,26 @@ def sample_pictures(sets: Iterable[str], data_dir: Path, folder: Path, split: st
     """
     pictures = []
     for name in sets:
-        dataset = catalogue.load_dataset(name, split, data_dir, limit=SHEET_IMAGES)
-        sheet = folder / f"sample-{name}.png"
-        affine = dataset.transforms is not None
-        originals = catalogue.originals_of(name, split, data_dir) if affine else None
-        sample_sheet(dataset, sheet, originals=originals)
-        caption = f"Images of the {dataset.split} split of {name}"
-        if affine:
-            caption += ", each with its transformation; the original digit at the left"
-        pictures.append(Picture(f"Sample of {name}", f"{caption}.", sheet))
-        if affine:
-            histograms = folder / f"factors-{name}.png"
-            factor_histograms(dataset, histograms)
-            caption = f"The six factors of the transformations of {name}, first {len(dataset):,} images."
-            pictures.append(Picture(f"Factors of {name}", caption, histograms))
+        spec = catalogue.find_set(name)
+        part = catalogue.check_split(spec, split)
+        if spec.form == "affine":
+            dataset = catalogue.sample_of(spec, part, data_dir, SHEET_DIGITS, SHEET_COPIES)
+        else:
+            dataset = catalogue.load_dataset(name, part, data_dir, limit=None if spec.affine else SHEET_IMAGES)
+        size = catalogue.set_size(spec, part, 1) or len(dataset)
+        title = f"{name}, {part} split"
+        sheet, histograms = folder / f"sample-{name}.png", folder / f"factors-{name}.png"
+        if dataset.transforms is None:
+            sample_sheet(dataset, sheet, title=title)
+            pictures.append(Picture(f"Sample of {name}", f"Some of the {size:,} images of {title}.", sheet))
+            continue
+        originals = catalogue.originals_of(name, part, data_dir)
+        sample_sheet(dataset, sheet, originals=None if originals is None else originals.images, title=title)
+        caption = f"Original digits at the left, transformed versions of each beside it ({title})."
+        pictures.append(Picture(f"Sample of {name}", caption, sheet))
+        factor_histograms(dataset, histograms)
+        caption = f"The six factors of the transformations of {title}: {len(dataset):,} of its images."
+        pictures.append(Picture(f"Factors of {name}", caption, histograms))
     return pictures
 
 

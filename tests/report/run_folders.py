@@ -152,7 +152,10 @@ def study(folder: Path, seeds: int = 3) -> list[LabelledRun]:
             options = {"routings": routings, "reconstruction": 0.0005, "filters": 64}
             curve = np.sort(0.97 - 0.3 * np.exp(-np.arange(8) / 1.5) + 0.004 * rng.normal(size=8))
             runs.append(make_run(folder, options=options, seed=seed, accuracy=values, validation=list(curve)))
-        for label, model, base, size in (("CNN", "cnn", 0.644, 1_670_000), ("CNN, global pooling", "cnn-gap", 0.80, 180_000)):
+        for label, model, base, size in (
+            ("CNN", "cnn", 0.644, 1_670_000),
+            ("CNN, global pooling", "cnn-gap", 0.80, 180_000),
+        ):
             values = {
                 "mnist-translated": 0.965 + 0.004 * rng.normal(),
                 "affnist-synthetic": base + 0.01 * rng.normal(),

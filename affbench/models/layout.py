@@ -1,0 +1,33 @@
+"""How a model is laid out in memory for the device it runs on; never changes what it computes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def prepare(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a model to a device, in the memory layout that is fastest there.
+
+    On CUDA the convolutions become channels-last, the layout of the tensor cores. On the CPU oneDNN picks its own
+    layout whatever it is given, and the fused optimiser is twice as fast on plainly contiguous parameters: nothing
+    changes there.
+
+    Parameters
+    ----------
+    model
+        Any model; changed in place.
+    device
+        Where it will run.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same model.
+    """
+    model.to(device)
+    if device.type == "cuda":
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+    return model

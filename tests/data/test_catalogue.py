@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from affbench import store
+from affbench.data import catalogue
+from affbench.errors import DataError, UsageError
+
+
+def test_sample_is_balanced_and_its_splits_are_disjoint(data_dir: Path) -> None:
+    train, validation, test = (catalogue.load_dataset("mnist-sample", split, data_dir) for split in catalogue.SPLITS)
+    assert (len(train), len(validation), len(test)) == (5000, 1000, 1000)
+    assert np.bincount(test.labels).tolist() == [100] * 10
+    assert (np.bincount(train.labels) + np.bincount(validation.labels)).tolist() == [600] * 10
+    seen = {image.tobytes() for image in train.images}
+    assert not any(image.tobytes() in seen for image in (*validation.images, *test.images))
+
+
+@pytest.mark.parametrize("name", ["mnist-padded-sample", "mnist-translated-sample"])
+def test_sets_on_the_canvas_hold_the_same_ink_as_the_originals(data_dir: Path, name: str) -> None:
+    dataset = catalogue.load_dataset(name, data_dir=data_dir)
+    originals = catalogue.load_dataset("mnist-sample", data_dir=data_dir)
+    assert dataset.images.shape == (1000, 40, 40)
+    assert (dataset.images.sum((1, 2)) == originals.images.sum((1, 2))).all()
+    assert (dataset.labels == originals.labels).all()
+    assert dataset.transforms is None
+
+
+def test_translated_placements_are_fixed(data_dir: Path, tmp_path: Path) -> None:
+    first = catalogue.load_dataset("mnist-translated-sample", "validation", data_dir)
+    again = catalogue.load_dataset("mnist-translated-sample", "validation", tmp_path)
+    assert (first.images == again.images).all()
+    assert first.key == again.key
+
+
+def test_copies_are_the_beginning_of_more_copies(data_dir: Path) -> None:
+    two = catalogue.load_dataset("affnist-synthetic-sample", data_dir=data_dir, copies=2)
+    one = catalogue.load_dataset("affnist-synthetic-sample", data_dir=data_dir, copies=1)
+    assert len(two) == 2 * len(one) == 2000
+    assert (two.images[:1000] == one.images).all()
+    assert two.key == one.key
+    limited = catalogue.load_dataset("affnist-synthetic-sample", data_dir=data_dir, copies=32, limit=70)
+    assert (limited.images == one.images[:70]).all()
+
+
+def test_varied_set_has_its_own_ranges_key_and_canonical_name(data_dir: Path) -> None:
+    spec = catalogue.find_set("affnist-synthetic-sample@translation=0,rotation=45.0")
+    assert spec.name == "affnist-synthetic-sample@rotation=45,translation=0"
+    varied = catalogue.load_dataset(spec.name, data_dir=data_dir, copies=1)
+    assert varied.transforms is not None
+    assert 40 < np.abs(varied.transforms[:, 0]).max() <= 45
+    assert not varied.transforms[:, 4:].any()
+    assert varied.key != catalogue.load_dataset("affnist-synthetic-sample", data_dir=data_dir, copies=1).key
+
+
+def test_one_factor_set_leaves_the_others_neutral(data_dir: Path) -> None:
+    name = "affnist-synthetic-sample@only=rotation,rotation=60"
+    transforms = catalogue.load_dataset(name, data_dir=data_dir, copies=1).transforms
+    assert transforms is not None
+    assert np.ptp(transforms[:, 0]) > 100
+    assert np.unique(transforms[:, 1:], axis=0).tolist() == [[0, 1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("afnist", r"unknown set 'afnist': did you mean 'affnist'\?"),
+        ("mnist@rotation=3", "cannot be varied"),
+        ("affnist@rotation=3", "cannot be varied"),
+        ("affnist-synthetic@rotatoin=3", r"unknown variation 'rotatoin' .* did you mean 'rotation'\?"),
+        ("affnist-synthetic@rotation=much", "is not a number"),
+        ("affnist-synthetic@only=colour", "there is no factor 'colour'"),
+    ],
+)
+def test_unknown_set_is_one_clear_sentence(name: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        catalogue.find_set(name)
+
+
+def test_missing_digits_name_the_command_that_fetches_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz is missing; 'affbench fetch mnist'"):
+        catalogue.load_dataset("mnist-translated", "train", tmp_path)
+
+
+def test_missing_official_set_names_both_ways_on(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'affbench fetch affnist' .* '--set affnist-synthetic'"):
+        catalogue.load_dataset("affnist", data_dir=tmp_path)
+
+
+def test_other_digits_under_the_official_name_are_refused(tmp_path: Path) -> None:
+    raw = catalogue.raw_dir(tmp_path, "mnist")
+    raw.mkdir(parents=True)
+    for path in (Path(catalogue.__file__).parent / "sample").glob("*.gz"):
+        shutil.copy(path, raw)
+    with pytest.raises(DataError, match="is damaged: its MD5 is not the published one"):
+        catalogue.load_dataset("mnist", data_dir=tmp_path)
+    assert not list(catalogue.sets_dir(tmp_path).glob("*.h5"))
+
+
+def test_damaged_converted_set_is_made_again(tmp_path: Path) -> None:
+    path = catalogue.ensure_set(catalogue.find_set("mnist-sample"), "test", tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    assert catalogue.load_dataset("mnist-sample", data_dir=tmp_path).labels.shape == (1000,)
+    manifest = store.read_manifest(path)
+    assert manifest is not None
+    store.verify(path, manifest)
+
+
+def test_keys_tell_every_set_and_split_apart() -> None:
+    keys = set()
+    names = [name for name in catalogue.set_names() if catalogue.find_set(name).form != "official"]
+    for name in names:
+        for split in catalogue.SPLITS:
+            keys.add(catalogue.set_key(catalogue.find_set(name), split, Path("nowhere")))
+    assert len(keys) == 3 * len(names)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.data.hdf5 import SetWriter, read_set, write_set
+from affbench.errors import ArtefactError
+
+ATTRIBUTES = {"name": "some-set", "split": "test", "source": "here", "sha256": "00", "license": "free"}
+
+
+def affine_set(n: int = 700) -> Dataset:
+    rng = np.random.default_rng(0)
+    return Dataset(
+        "some-set",
+        "test",
+        rng.integers(0, 256, (n, 40, 40), dtype=np.uint8),
+        rng.integers(0, 10, n, dtype=np.uint8),
+        rng.random((n, 6), np.float32),
+        rng.integers(0, 50, n, dtype=np.int32),
+    )
+
+
+def test_affine_set_is_read_as_it_was_written(tmp_path: Path) -> None:
+    dataset = affine_set()
+    write_set(tmp_path / "set.h5", dataset, ATTRIBUTES)
+    read = read_set(tmp_path / "set.h5", key="k")
+    for name in ("images", "labels", "transforms", "source_index"):
+        expected, found = getattr(dataset, name), getattr(read, name)
+        assert found.dtype == expected.dtype
+        assert (found == expected).all()
+    assert (read.name, read.split, read.key, read.attributes["license"]) == ("some-set", "test", "k", "free")
+
+
+def test_layout_is_the_documented_one(tmp_path: Path) -> None:
+    write_set(tmp_path / "set.h5", affine_set(10), ATTRIBUTES)
+    with h5py.File(tmp_path / "set.h5") as file:
+        assert file["images"].dtype == np.uint8
+        assert file["images"].shape == (10, 40, 40)
+        assert file["labels"].dtype == np.uint8
+        assert file["transforms"].dtype == np.float32
+        assert file["source_index"].dtype == np.int32
+        assert tuple(file["transforms"].attrs["columns"]) == TRANSFORM_COLUMNS
+        assert {"name", "source", "sha256", "license", "affbench_version"} <= set(file.attrs)
+
+
+def test_slice_is_read_without_the_rest(tmp_path: Path) -> None:
+    dataset = affine_set()
+    write_set(tmp_path / "set.h5", dataset, ATTRIBUTES)
+    part = read_set(tmp_path / "set.h5", start=300, stop=310)
+    assert (part.images == dataset.images[300:310]).all()
+    assert part.transforms is not None
+    assert (part.transforms == dataset.transforms[300:310]).all()
+
+
+def test_set_of_another_length_than_announced_is_refused(tmp_path: Path) -> None:
+    dataset = affine_set(5)
+    with (
+        pytest.raises(ArtefactError, match="a set of 6 images was announced, but 5 were written"),
+        SetWriter(tmp_path / "set.h5", 6, 40, ATTRIBUTES, affine=False) as writer,
+    ):
+        writer.append(dataset.images, dataset.labels)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other file", "other layout"])
+def test_damaged_set_is_one_clear_error(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "set.h5"
+    write_set(path, affine_set(10), ATTRIBUTES)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "other file":
+        path.write_bytes(b"not HDF5")
+    else:
+        with h5py.File(path, "w") as file:
+            file["pixels"] = np.zeros(3)
+    with pytest.raises(ArtefactError, match="set.h5 is not a converted affbench set, or is damaged"):
+        read_set(path)

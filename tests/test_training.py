@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLE, TINY_CAPSNET, tiny_config
+from safetensors.torch import load_file
+
+from affbench import store, training
+from affbench.config import RunConfig, TrainingConfig, override
+from affbench.errors import ArtefactError, UsageError
+from affbench.progress import Progress, Task
+from affbench.runs import RESUME, WEIGHTS, Run, list_runs
+from affbench.training import Interrupted, TrainingError, learning_rate, plan_run, train
+from affbench.workspace import Workspace
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    # cloned, because the tensors of load_file are the file itself
+    return {name: tensor.clone() for name, tensor in load_file(run.path / WEIGHTS).items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_run_folder_holds_what_is_documented(workspace: Workspace) -> None:
+    run = train(tiny_config(), workspace)
+    assert {path.name for path in run.path.iterdir()} == {
+        *("config.toml", "history.csv", "model.safetensors", "environment.json", "manifest.json")
+    }
+    assert run.name.startswith("capsnet-r3-seed0-")
+    assert run.config.model.options["primary_dim"] == 8
+    assert run.config.data.shift == 6
+    assert [row.epoch for row in run.history] == [1, 2]
+    assert [row.step for row in run.history] == [3, 6]
+    assert run.environment["parameters"] == sum(tensor.numel() for tensor in weights(run).values())
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(workspace: Workspace, tmp_path: Path) -> None:
+    first = train(tiny_config(), workspace)
+    again = train(tiny_config(), Workspace(workspace.data, tmp_path / "again", "cpu"))
+    other = train(tiny_config(seed=1), workspace)
+    assert first.name == again.name != other.name
+    assert same(weights(first), weights(again))
+    assert [row.train_loss for row in first.history] == [row.train_loss for row in again.history]
+    assert not same(weights(first), weights(other))
+
+
+def test_training_lowers_the_loss_and_learns(workspace: Workspace) -> None:
+    config = tiny_config(epochs=6)
+    config = override(config, data={"train_set": "mnist-padded-sample", "limit": 640})
+    history = train(config, workspace).history
+    assert history[-1].train_loss < 0.8 * history[0].train_loss
+    assert max(row.validation_accuracy for row in history) > 0.25
+
+
+def test_checkpoint_is_that_of_the_first_best_epoch(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[dict[str, torch.Tensor]] = []
+    shares = iter([0.2, 0.6, 0.6, 0.1])
+
+    def predict(model: torch.nn.Module, dataset: Any, **_: Any) -> tuple[Any, None]:
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        right = np.arange(len(dataset)) < round(next(shares) * len(dataset))
+        return np.where(right, dataset.labels, (dataset.labels + 1) % 10), None
+
+    monkeypatch.setattr(training, "predict", predict)
+    run = train(tiny_config(epochs=4), workspace)
+    assert [row.validation_accuracy for row in run.history] == [0.2, 0.6, 0.6, 0.1]
+    assert run.selected.epoch == 2
+    assert same(weights(run), states[1])
+    assert not same(weights(run), states[2])
+
+
+def test_finished_run_is_not_trained_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(tiny_config(), workspace)
+    monkeypatch.setattr(training, "_Training", None)
+    assert train(tiny_config(), workspace).path == run.path
+
+
+def test_key_follows_what_matters_and_nothing_else(workspace: Workspace) -> None:
+    base = plan_run(tiny_config(), workspace)
+    device = Workspace(workspace.data, workspace.results, "cuda", Progress())
+    assert plan_run(tiny_config(), device).key == base.key
+    explicit = {"name": "capsnet", "options": TINY_CAPSNET | {"routings": 3, "primary_dim": 8}}
+    assert plan_run(override(tiny_config(), model=explicit), workspace).key == base.key
+    changes: list[dict[str, Any]] = [
+        {"training": {"epochs": 3, "batch_size": 32, "precision": "float32"}},
+        {"training": {"epochs": 2, "batch_size": 32, "precision": "bfloat16"}},
+        {"data": {"train_set": SAMPLE, "limit": 97}},
+        {"data": {"train_set": SAMPLE, "limit": 96, "shift": 2}},
+        {"data": {"train_set": "mnist-padded-sample", "limit": 96}},
+        {"model": {"name": "capsnet", "options": TINY_CAPSNET | {"routings": 1}}},
+    ]
+    keys = {plan_run(override(tiny_config(), **change), workspace).key for change in changes}
+    assert len(keys | {base.key}) == len(changes) + 1
+
+
+def test_changed_source_of_a_model_of_ones_own_makes_another_run(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "own_model_of_a_test.py"
+    source.write_text(
+        "from affbench.models.cnn import CNN\ndef make(canvas): return CNN(canvas=canvas, filters=(2, 2))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = override(tiny_config(), model={"name": "own_model_of_a_test:make"})
+    first = plan_run(config, workspace)
+    source.write_text(source.read_text() + "# changed\n")
+    assert plan_run(config, workspace).key != first.key
+    assert first.folder.name.startswith("own_model_of_a_test-make-seed0-")
+
+
+class StopsAt(Progress, Task):
+    """Sends this process a signal once so many images have been trained on."""
+
+    def __init__(self, images: int, number: int) -> None:
+        self.left, self.number = float(images), number
+
+    def task(self, title: str, total: float | None, unit: str = "") -> Any:
+        outer = super().task(title, total, unit)
+        if not title.startswith("epoch"):
+            return outer
+        return _Context(self)
+
+    def advance(self, amount: float, text: str = "") -> None:
+        self.left -= amount
+        if self.left <= 0 and self.number:
+            number, self.number = self.number, 0
+            os.kill(os.getpid(), number)
+
+
+class _Context:
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __enter__(self) -> Task:
+        return self._task
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("images", "number"), [(40, signal.SIGINT), (100, signal.SIGTERM), (170, signal.SIGINT)])
+def test_interrupted_run_goes_on_to_the_same_weights(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, number: int
+) -> None:
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
+    config = override(tiny_config(), model={"name": "cnn", "options": {"filters": [4, 4], "hidden": 8}})  # has dropout
+    whole = train(config, Workspace(workspace.data, tmp_path / "whole", "cpu"))
+    with pytest.raises(Interrupted, match=r"stopped in epoch \d of .*; what was done is saved"):
+        train(config, Workspace(workspace.data, workspace.results, "cpu", StopsAt(images, number)))
+    (unfinished,) = list_runs(workspace.results)
+    assert not unfinished.finished
+    assert (unfinished.path / RESUME).is_file()
+    resumed = train(config, workspace)
+    assert same(weights(resumed), weights(whole))
+    assert [row.train_loss for row in resumed.history] == [row.train_loss for row in whole.history]
+    assert not (resumed.path / RESUME).exists()
+
+
+def test_saved_epochs_survive_a_kill(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(tiny_config(epochs=3), Workspace(workspace.data, tmp_path / "whole", "cpu"))
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    steps = training._Training._step
+    count = iter(range(100))
+
+    def dies(self: Any, *batch: Any) -> None:
+        if next(count) == 7:
+            raise SystemExit("as if killed")
+        steps(self, *batch)
+
+    monkeypatch.setattr(training._Training, "_step", dies)
+    with pytest.raises(SystemExit):
+        train(tiny_config(epochs=3), workspace)
+    monkeypatch.setattr(training._Training, "_step", steps)
+    notes: list[str] = []
+    listener = Progress()
+    monkeypatch.setattr(listener, "note", notes.append)
+    run = train(tiny_config(epochs=3), Workspace(workspace.data, workspace.results, "cpu", listener))
+    assert same(weights(run), weights(whole))
+    assert any("going on after epoch 2" in note for note in notes)
+
+
+def test_damaged_resume_file_is_said(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_run(tiny_config(), workspace)
+    plan.folder.mkdir(parents=True)
+    (plan.folder / RESUME).write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(ArtefactError, match=r"resume.pt is damaged .*; delete it, or use --force"):
+        train(tiny_config(), workspace)
+    assert train(tiny_config(), workspace, force=True).finished
+
+
+def test_damaged_finished_run_is_said_and_force_trains_it_again(workspace: Workspace) -> None:
+    run = train(tiny_config(), workspace)
+    before = weights(run)
+    content = (run.path / WEIGHTS).read_bytes()
+    (run.path / WEIGHTS).write_bytes(content[:-10])
+    with pytest.raises(ArtefactError, match=r"model.safetensors is damaged.*--force"):
+        train(tiny_config(), workspace)
+    assert same(weights(train(tiny_config(), workspace, force=True)), before)
+
+
+def test_diverging_training_is_one_clear_error(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exploding(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Any:
+        scores = model(images)
+        return scores.sum() * float("nan"), scores
+
+    monkeypatch.setattr(training, "loss_and_scores", exploding)
+    with pytest.raises(TrainingError, match=r"the training loss of capsnet-.* is nan in epoch 1: try a smaller"):
+        train(tiny_config(), workspace)
+    assert not [run for run in list_runs(workspace.results) if run.finished]
+
+
+def test_two_threads_train_a_run_once(workspace: Workspace) -> None:
+    made: list[float] = []
+
+    def go() -> None:
+        run = train(tiny_config(), workspace)
+        made.append((run.path / WEIGHTS).stat().st_mtime_ns)
+
+    threads = [threading.Thread(target=go) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert len(made) == 2
+    assert made[0] == made[1]
+
+
+def test_tensorboard_logs_are_written_on_request(workspace: Workspace) -> None:
+    run = train(tiny_config(), workspace, tensorboard=True)
+    assert list((run.path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "epoch", "expected"),
+    [
+        ("paper", 0, 0, 1e-3),
+        ("paper", 2000, 4, 0.96e-3),
+        ("paper", 1000, 2, 1e-3 * 0.96**0.5),
+        ("paper", 10**6, 999, 1e-6),
+        ("keras", 999, 0, 1e-3),
+        ("keras", 5, 3, 1e-3 * 0.9**3),
+        ("constant", 9999, 99, 1e-3),
+    ],
+)
+def test_schedules_are_the_published_ones(schedule: Any, step: int, epoch: int, expected: float) -> None:
+    assert learning_rate(TrainingConfig(schedule=schedule), step, epoch) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"model": {"name": "capsnat"}}, r"unknown model 'capsnat': did you mean 'capsnet'\?"),
+        ({"model": {"name": "capsnet", "options": {"filter": 3}}}, r"has no option 'filter': did you mean 'filters'\?"),
+        ({"model": {"name": "capsnet", "options": {"routings": 0}}}, "routings must be a whole number of at least 1"),
+        ({"data": {"train_set": "mnist-translatd"}}, r"did you mean 'mnist-translated'\?"),
+        ({"data": {"train_set": "homnist"}}, "has no training split"),
+        ({"data": {"train_set": "affnist-synthetic-sample", "shift": 2}}, "does not go with"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(
+    workspace: Workspace, change: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        train(override(tiny_config(), **change), workspace)
+    assert not workspace.results.exists()
+
+
+def test_affine_sets_can_be_trained_on_as_an_upper_bound(workspace: Workspace) -> None:
+    config = override(tiny_config(), data={"train_set": "affnist-synthetic-sample", "limit": 64})
+    run = train(config, workspace)
+    assert run.config.data.shift == 0
+    assert run.finished
+
+
+def test_original_size_is_trained_on_28_pixels(workspace: Workspace) -> None:
+    config = RunConfig.model_validate(tiny_config().model_dump() | {"data": {"train_set": "mnist-sample", "limit": 64}})
+    run = train(override(config, data={"train_set": "mnist-sample", "limit": 64, "shift": 2}), workspace)
+    assert weights(run)["digits.weight"].numel() == 6 * 6 * 2 * 10 * 16 * 8
+
+
+def test_manifest_names_the_inputs(workspace: Workspace) -> None:
+    manifest = store.read_manifest(train(tiny_config(), workspace).path)
+    assert manifest is not None
+    assert manifest.inputs["config"]["training"]["batch_size"] == 32
+    assert len(manifest.inputs["train"]) == len(manifest.inputs["validation"]) == 64
