@@ -31,9 +31,14 @@ def test_key_depends_on_stage_version_and_inputs_but_not_on_their_order() -> Non
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "file"
     store.write_text(target, "old")
-    with pytest.raises(RuntimeError), store.atomic_path(target) as path:
-        path.write_text("half of the n")
-        raise RuntimeError("power cut")
+
+    def cut_off() -> None:
+        with store.atomic_path(target) as path:
+            path.write_text("half of the n")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        cut_off()
     assert target.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
@@ -96,9 +101,13 @@ def test_manifest_without_checksums_is_refused(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_said_and_nothing_stays(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"cannot write .*file: the disk is full; free some space"):
+
+    def fill() -> None:
         with store.atomic_path(tmp_path / "file"), Path("/dev/full").open("w") as file:
             file.write("x" * 10_000)
+
+    with pytest.raises(StorageError, match=r"cannot write .*file: the disk is full; free some space"):
+        fill()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -368,7 +368,8 @@ def has_digits(family: str, data_dir: Path) -> bool:
     if family == SAMPLE:
         return True
     folder = raw_dir(data_dir, family)
-    return all((folder / file.name).is_file() for file in _source(family).files)
+    names = [(file.name, file.plain.name if file.plain else file.name) for file in _source(family).files]
+    return all(any((folder / name).is_file() for name in pair) for pair in names)
 
 
 def convertible(family: str) -> Iterable[tuple[SetSpec, Split]]:
@@ -407,21 +408,25 @@ def _digits(family: str, split: Split, data_dir: Path) -> tuple[npt.NDArray[np.u
         with as_file(files("affbench.data") / "sample") as folder:
             images, labels = idx.read_pair(folder / image_name, folder / label_name)
     else:
-        folder = raw_dir(data_dir, family)
-        for file in _source(family).files:
-            if file.name not in (image_name, label_name):
-                continue
-            path = folder / file.name
-            if not path.is_file():
-                raise DataError(f"{path} is missing; 'affbench fetch {family}' downloads it (or --mirror FOLDER).")
-            if file.md5 and store.file_hash(path, "md5") != file.md5:
-                raise DataError(f"{path} is damaged: its MD5 is not the published one; run 'affbench fetch {family}'.")
-        images, labels = idx.read_pair(folder / image_name, folder / label_name)
+        images, labels = idx.read_pair(*(_raw_file(family, name, data_dir) for name in (image_name, label_name)))
     if split == "test":
         return images, labels
     held_out = _VALIDATION[family]
     part = slice(held_out) if split == "validation" else slice(held_out, None)
     return images[part], labels[part]
+
+
+def _raw_file(family: str, name: str, data_dir: Path) -> Path:
+    """A downloaded file, its published checksum verified."""
+    from affbench.data.download import find_file  # imports what downloads need, and few commands need that
+
+    (file,) = (file for file in _source(family).files if file.name == name)
+    found = find_file(file, raw_dir(data_dir, family))
+    if found is None:
+        path = raw_dir(data_dir, family) / name
+        state = "damaged: its checksum is not the published one" if path.is_file() else "missing"
+        raise DataError(f"{path} is {state}; 'affbench fetch {family}' downloads it (or --mirror FOLDER).")
+    return found.path
 
 
 @cache

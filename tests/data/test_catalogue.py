@@ -96,7 +96,7 @@ def test_other_digits_under_the_official_name_are_refused(tmp_path: Path) -> Non
     raw.mkdir(parents=True)
     for path in (Path(catalogue.__file__).parent / "sample").glob("*.gz"):
         shutil.copy(path, raw)
-    with pytest.raises(DataError, match="is damaged: its MD5 is not the published one"):
+    with pytest.raises(DataError, match="is damaged: its checksum is not the published one"):
         catalogue.load_dataset("mnist", data_dir=tmp_path)
     assert not list(catalogue.sets_dir(tmp_path).glob("*.h5"))
 

@@ -104,7 +104,14 @@ def test_exact_gradient_passes_gradcheck(iterations):
 @pytest.mark.parametrize("iterations", [1, 3, 10])
 @pytest.mark.parametrize(
     "sizes",
-    [(1, 1, 1, 1, 1), (70, 33, 3, 5, 3), (2, 1, 10, 16, 8), (1, 257, 7, 3, 1), (130, 61, 2, 4, 8), (16, 2500, 10, 16, 8)],
+    [
+        (1, 1, 1, 1, 1),
+        (70, 33, 3, 5, 3),
+        (2, 1, 10, 16, 8),
+        (1, 257, 7, 3, 1),
+        (130, 61, 2, 4, 8),
+        (16, 2500, 10, 16, 8),
+    ],
 )
 def test_fast_float32_agrees_with_float64_reference_at_odd_sizes(sizes, iterations, gradient):
     batch, inputs, outputs, out_dim, in_dim = sizes
@@ -183,7 +190,9 @@ def test_results_do_not_depend_on_the_batch_they_come_in():
 
 
 def test_same_input_same_bits():
-    u, weight = (torch.tensor(array, dtype=torch.float32) for array in problem(batch=8, inputs=900, out_dim=16, in_dim=8))
+    u, weight = (
+        torch.tensor(array, dtype=torch.float32) for array in problem(batch=8, inputs=900, out_dim=16, in_dim=8)
+    )
     layer = CapsuleLayer(900, 8, 3, 16, iterations=4)
     with torch.no_grad():
         layer.matrices.copy_(weight)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLE, tiny_config
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from affbench import store
+from affbench.config import override
+from affbench.data.catalogue import load_dataset
+from affbench.data.dataset import Dataset
+from affbench.errors import ArtefactError, DataError, UsageError
+from affbench.evaluation import assess, evaluate, evaluate_run, is_evaluated, load_model, record_path
+from affbench.runs import WEIGHTS, Run, read_evaluation
+from affbench.statistics import wilson_interval
+from affbench.training import train
+from affbench.workspace import Workspace
+
+AFFINE = "affnist-synthetic-sample"
+
+
+class Oracle(nn.Module):
+    """Knows the class of an image from its upper left pixel."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.one_hot((images[:, 0, 0, 0] * 255).round().long(), 10).float()
+
+
+def marked(labels: list[int], says: list[int]) -> Dataset:
+    images = np.zeros((len(labels), 4, 4), np.uint8)
+    images[:, 0, 0] = says
+    return Dataset("marked", "test", images, np.array(labels, np.uint8))
+
+
+def test_accuracy_and_confusion_are_counted_right() -> None:
+    dataset = marked(labels=[0, 0, 1, 1, 1, 7], says=[0, 1, 1, 1, 2, 7])
+    result = evaluate(Oracle(), dataset, batch_size=4)
+    assert result.predictions.tolist() == [0, 1, 1, 1, 2, 7]
+    assert (result.n, result.correct, result.accuracy) == (6, 4, pytest.approx(4 / 6))
+    assert result.ci95 == pytest.approx(wilson_interval(4, 6))
+    assert {(row.label, row.n, row.correct) for row in result.per_class} == {(0, 2, 1), (1, 3, 2), (7, 1, 1)}
+    assert result.confusion[1].tolist() == [0, 2, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert result.confusion.sum() == 6
+    assert result.by_transformation is None
+    assert result.ci95_clustered is None
+
+
+def test_batch_size_and_mode_do_not_matter() -> None:
+    dataset = load_dataset(SAMPLE, limit=70)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(1600, 10))
+    model.train()
+    one, other = evaluate(model, dataset, batch_size=7), evaluate(model, dataset, batch_size=70)
+    assert (one.predictions == other.predictions).all()
+    assert model.training
+
+
+def test_clustered_interval_is_wider_when_versions_of_a_digit_fail_together() -> None:
+    rng = np.random.default_rng(0)
+    source = np.tile(np.arange(100, dtype=np.int32), 32)
+    right = rng.random(100)[source] < 0.7
+    dataset = marked([1] * 3200, np.where(right, 1, 2).tolist())
+    dataset = dataclasses.replace(dataset, source_index=source)
+    result = evaluate(Oracle(), dataset)
+    assert result.n_originals == 100
+    assert result.ci95_clustered is not None
+    width, clustered = result.ci95[1] - result.ci95[0], result.ci95_clustered[1] - result.ci95_clustered[0]
+    assert clustered > 4 * width
+
+
+def test_transformation_bins_hold_every_image_once() -> None:
+    transforms = np.random.default_rng(0).uniform(-20, 20, (400, 6)).astype(np.float32)
+    right = transforms[:, 0] > 0
+    dataset = dataclasses.replace(marked([1] * 400, np.where(right, 1, 2).tolist()), transforms=transforms)
+    bins = evaluate(Oracle(), dataset).by_transformation
+    assert bins is not None
+    assert next(iter(bins)) == "rotation"
+    for rows in bins.values():
+        assert sum(row.n for row in rows) == 400
+        assert len(rows) == 8
+    assert bins["rotation"][0].accuracy == 0
+    assert bins["rotation"][-1].accuracy == 1
+    for row in bins["rotation"]:
+        inside = (transforms[:, 0] >= row.low) & (transforms[:, 0] < row.high)
+        assert abs(int(inside.sum()) - row.n) <= 1
+
+
+def test_constant_factor_is_one_bin() -> None:
+    dataset = dataclasses.replace(marked([1, 2], [1, 2]), transforms=np.zeros((2, 6), np.float32))
+    bins = assess(dataset, np.array([1, 2], np.uint8), np.ones(2, np.float32)).by_transformation
+    assert bins is not None
+    assert [(row.low, row.high, row.n) for row in bins["shear"]] == [(0, 0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        (nn.Flatten(), r"must return class scores \(6, 10\), not \(6, 16\)"),
+        (nn.Linear(3, 10), "cannot take the 4×4 images of 'marked'"),
+    ],
+)
+def test_model_that_does_not_fit_is_one_clear_sentence(model: nn.Module, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        evaluate(model, marked([0] * 6, [0] * 6))
+
+
+@pytest.fixture
+def run(workspace: Workspace) -> Run:
+    return train(tiny_config(epochs=1), workspace)
+
+
+def test_record_and_predictions_agree_with_the_model(run: Run, workspace: Workspace) -> None:
+    record = evaluate_run(run, AFFINE, workspace, copies=2)
+    dataset = load_dataset(AFFINE, data_dir=workspace.data, copies=2)
+    direct = evaluate(load_model(run), dataset)
+    assert record == read_evaluation(record_path(run, AFFINE))
+    assert record.n == 2000
+    assert record.n_originals == 1000
+    assert record.accuracy == direct.accuracy
+    assert record.accuracy_ci95_clustered is not None
+    assert record.checkpoint_sha256 == store.file_hash(run.path / WEIGHTS)
+    with h5py.File(run.path / f"predictions-{AFFINE}.h5") as file:
+        assert (file["predictions"][:] == direct.predictions).all()
+        assert (file["labels"][:] == dataset.labels).all()
+    keys = {"set", "run", "model", "routings", "seed", "n", "accuracy", "accuracy_ci95", "per_class"}
+    assert keys | {"checkpoint_sha256"} <= json.loads(record_path(run, AFFINE).read_text()).keys()
+
+
+def test_second_evaluation_is_answered_from_disk(
+    run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_evaluated(run, SAMPLE, workspace)
+    record = evaluate_run(run, SAMPLE, workspace)
+    monkeypatch.setattr("affbench.evaluation.load_model", None)
+    assert evaluate_run(run, SAMPLE, workspace) == record
+    assert is_evaluated(run, SAMPLE, workspace)
+
+
+def test_limited_evaluation_never_replaces_a_longer_one(run: Run, workspace: Workspace) -> None:
+    short = evaluate_run(run, SAMPLE, workspace, limit=100)
+    assert (short.n, short.limit) == (100, 100)
+    whole = evaluate_run(run, SAMPLE, workspace)
+    assert whole.n == 1000
+    again = evaluate_run(run, SAMPLE, workspace, limit=100)
+    assert (again.n, again.correct, again.confusion) == (100, short.correct, short.confusion)
+    assert read_evaluation(record_path(run, SAMPLE)) == whole
+
+
+def test_fewer_copies_are_answered_from_more(run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = evaluate_run(run, AFFINE, workspace, copies=1)
+    evaluate_run(run, AFFINE, workspace, copies=2)
+    monkeypatch.setattr("affbench.evaluation.load_model", None)
+    again = evaluate_run(run, AFFINE, workspace, copies=1)
+    assert (again.n, again.copies, again.correct) == (1000, 1, one.correct)
+
+
+@pytest.mark.parametrize("damage", ["record", "predictions"])
+def test_damaged_evaluation_is_made_again(run: Run, workspace: Workspace, damage: str) -> None:
+    record = evaluate_run(run, SAMPLE, workspace)
+    path = record_path(run, SAMPLE) if damage == "record" else run.path / f"predictions-{SAMPLE}.h5"
+    path.write_bytes(path.read_bytes()[:-20])
+    again = evaluate_run(run, SAMPLE, workspace)
+    assert again.correct == record.correct
+    assert read_evaluation(record_path(run, SAMPLE)).predictions_sha256 == again.predictions_sha256
+
+
+def test_truncated_checkpoint_is_one_clear_error(run: Run, workspace: Workspace) -> None:
+    path = run.path / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ArtefactError, match=r"model.safetensors is damaged: it has .* bytes"):
+        evaluate_run(run, SAMPLE, workspace)
+    assert not record_path(run, SAMPLE).exists()
+
+
+@pytest.mark.parametrize("content", ["other architecture", "no safetensors"])
+def test_foreign_checkpoint_is_one_clear_error(run: Run, workspace: Workspace, content: str) -> None:
+    path = run.path / WEIGHTS
+    if content == "other architecture":
+        tensors = {name: torch.zeros(3, *tensor.shape) for name, tensor in load_file(path).items()}
+        save_file(tensors, path)
+    else:
+        path.write_bytes(b"\xff" * 1000)
+    manifest = store.read_manifest(run.path)
+    assert manifest is not None
+    store.seal(run.path, "train", 1, manifest.inputs, list(manifest.files))
+    with pytest.raises(ArtefactError, match=r"holds another architecture than capsnet|is not a readable checkpoint"):
+        evaluate_run(run, SAMPLE, workspace)
+
+
+def test_set_of_another_size_is_refused(run: Run, workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match=r"takes 40×40 images, but set 'mnist-sample' has 28×28 ones"):
+        evaluate_run(run, "mnist-sample", workspace)
+
+
+def test_missing_official_set_is_never_replaced(run: Run, workspace: Workspace) -> None:
+    with pytest.raises(DataError, match=r"'affbench fetch affnist' .*affnist-synthetic"):
+        evaluate_run(run, "affnist", workspace)
+    assert not list(run.path.glob("eval-*"))
+
+
+def test_unfinished_run_is_not_evaluated(run: Run, workspace: Workspace) -> None:
+    store.manifest_path(run.path).unlink()
+    with pytest.raises(ArtefactError, match="is not finished; 'affbench train --resume'"):
+        evaluate_run(run, SAMPLE, workspace)
+
+
+def test_evaluation_follows_the_checkpoint(run: Run, workspace: Workspace, tmp_path: Path) -> None:
+    other = train(override(tiny_config(epochs=1, seed=5)), workspace)
+    assert evaluate_run(run, SAMPLE, workspace).key != evaluate_run(other, SAMPLE, workspace).key
