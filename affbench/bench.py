@@ -26,7 +26,7 @@ from affbench.data.batches import Augmentation, TrainingBatches
 from affbench.data.dataset import Dataset
 from affbench.device import Computed, autocast, device_name, synchronise
 from affbench.errors import UsageError
-from affbench.models import build_model, parameter_count
+from affbench.models import build_model, model_options, parameter_count
 from affbench.models.capsnet import CapsNet
 from affbench.models.layout import prepare
 from affbench.models.losses import loss_and_scores
@@ -66,7 +66,7 @@ class Speed:
     ----------
     model, options, parameters, canvas, batch_size
         What was measured.
-    device, device_name, precision, threads, torch_version, rounds
+    device, device_name, precision, threads, torch_version, repeats
         Where and how.
     train_images_per_second, eval_images_per_second
         Throughput from the median times.
@@ -103,7 +103,7 @@ class Speed:
     precision: str
     threads: int
     torch_version: str
-    rounds: int
+    repeats: int
     train_images_per_second: float
     eval_images_per_second: float
     step: Spread
@@ -126,16 +126,21 @@ class Speed:
         """The measurement as a JSON document."""
         return asdict(self)
 
+    def to_rich(self) -> Table:
+        """The measurement as a table for the terminal."""
+        return speed_table(self)
+
 
 def benchmark_speed(
+    model: str = "capsnet",
+    *,
     device: torch.device,
     precision: Computed,
-    *,
-    model: str = "capsnet",
     options: Mapping[str, Any] | None = None,
+    routings: int | None = None,
     batch_size: int = 32,
     canvas: int = 40,
-    rounds: int = 5,
+    repeats: int = 5,
     textbook: Path | None = None,
     progress: Progress | None = None,
 ) -> Speed:
@@ -143,16 +148,18 @@ def benchmark_speed(
 
     Parameters
     ----------
+    model, options
+        As for `build_model`.
     device, precision
         Where and in what to compute.
-    model, options
-        As for `build_model`; ``options={"routings": 3}`` and the like.
+    routings
+        Routing iterations, for a model that has such an option; by default what it does.
     batch_size
         Images a step.
     canvas
         Side of the images in pixels, at least 28.
-    rounds
-        Times each candidate is measured, after one round to warm up.
+    repeats
+        Rounds, after one to warm up; each measures every candidate once.
     textbook
         A Python file with a ``TextbookCapsNet`` to compare a CapsNet with; by default ``benchmarks/textbook.py``
         where that exists, else there is no such comparison.
@@ -169,7 +176,9 @@ def benchmark_speed(
         An option is not acceptable, or the textbook file cannot be used.
     """
     options, progress = dict(options or {}), progress or Progress()
-    batch_size, rounds = whole("batch_size", batch_size), whole("rounds", rounds)
+    if routings is not None and "routings" in model_options(model):
+        options["routings"] = routings
+    batch_size, repeats = whole("batch_size", batch_size), whole("repeats", repeats)
     if whole("canvas", canvas) < _FRAME:
         raise UsageError(f"canvas must be at least {_FRAME} pixels, not {canvas}.")
     torch.manual_seed(0)
@@ -188,7 +197,7 @@ def benchmark_speed(
         reference = _textbook(textbook, options, canvas)
         if reference is not None:
             actions["textbook"] = _Candidate(reference, images, labels, precision).step
-    times = _in_turns(actions, rounds, device, progress)
+    times = _in_turns(actions, repeats, device, progress)
     spreads = {name: Spread.of(values) for name, values in times.items()}
     progress.note("measuring peak memory and the rates of the device")
     matrix_flops, copy_bytes = _device_rates(device, precision)
@@ -205,7 +214,7 @@ def benchmark_speed(
         precision=precision,
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
-        rounds=rounds,
+        repeats=repeats,
         train_images_per_second=batch_size / step,
         eval_images_per_second=batch_size / spreads["evaluation"].median,
         step=spreads["step"],
@@ -236,15 +245,15 @@ class CostPoint:
 
 
 def cost_curves(
+    model: str = "capsnet",
+    *,
     device: torch.device,
     precision: Computed,
-    *,
-    model: str = "capsnet",
     options: Mapping[str, Any] | None = None,
     routings: Sequence[int] = (1, 2, 3, 5, 7, 10),
     batch_sizes: Sequence[int] = (16, 32, 64),
     canvases: Sequence[int] = (28, 40, 56),
-    rounds: int = 3,
+    repeats: int = 3,
     progress: Progress | None = None,
 ) -> list[CostPoint]:
     """Training throughput against routing iterations, batch size and canvas, one varied at a time.
@@ -261,7 +270,7 @@ def cost_curves(
         images = torch.rand(batch_size, 1, canvas, canvas, device=device)
         labels = torch.randint(10, (batch_size,), device=device)
         candidate = _Candidate(build_model(model, canvas=canvas, **chosen), images, labels, precision)
-        seconds = _in_turns({"step": candidate.step}, rounds, device, progress)["step"]
+        seconds = _in_turns({"step": candidate.step}, repeats, device, progress)["step"]
         points.append(CostPoint(varied, value, Spread.of([batch_size / second for second in seconds])))
         progress.note(f"{varied} {value}: {points[-1].images_per_second.median:,.0f} images/s")
     return points
@@ -377,7 +386,7 @@ def _parts(candidate: _Candidate, canvas: int) -> dict[str, Action]:
         leaf = v.detach().requires_grad_()
         with autocast(candidate.device, candidate.precision):
             loss, _ = model.loss_of_capsules(leaf, images, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if model.decoder is not None:
             model.decoder.zero_grad(set_to_none=True)
 
@@ -512,7 +521,7 @@ def speed_table(speed: Speed) -> Table:
     from rich.table import Table
 
     caption = (
-        f"{speed.device_name}, {speed.threads} threads, torch {speed.torch_version}; medians of {speed.rounds} "
+        f"{speed.device_name}, {speed.threads} threads, torch {speed.torch_version}; medians of {speed.repeats} "
         "interleaved rounds, quartiles in brackets"
     )
     title = f"{speed.model}, batch {speed.batch_size}, {speed.canvas}×{speed.canvas}, {speed.precision}"

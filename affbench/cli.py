@@ -285,30 +285,33 @@ def status(session: Session) -> None:
 def bench(
     session: Session,
     model: Model = "capsnet",
-    routings: Annotated[int, typer.Option(min=1, help="Routing iterations.")] = 3,
+    routings: Annotated[int | None, typer.Option(min=1, help="Routing iterations (CapsNet: 3).")] = None,
     option: ModelOptions = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are shown.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are shown.")] = 5,
+    textbook: Annotated[
+        Path | None, typer.Option(help="Textbook formulation to compare with; benchmarks/textbook.py where it is.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Throughput of training and evaluation against the floor, measured in one run."""
-    from affbench.bench import benchmark_speed
+    from affbench.bench import benchmark_speed, speed_table
     from affbench.device import resolve_device, resolve_precision
 
     target = resolve_device(device)
-    asked = _run_config(precision=precision).training.precision
+    config = _run_config(model=model, routings=routings, option=option, precision=precision)
     result = benchmark_speed(
-        model or "capsnet",
-        options=_model_options(option),
-        routings=routings,
+        target,
+        resolve_precision(config.training.precision, target),
+        model=config.model.name,
+        options=config.model.options,
         batch_size=batch_size,
-        device=target,
-        precision=resolve_precision(asked, target),
-        repeats=repeats,
+        rounds=rounds,
+        textbook=textbook,
         progress=session.workspace.progress,
     )
-    session.show(result.to_rich())
+    session.show(speed_table(result))
     session.document(result.to_dict())
 
 

@@ -68,7 +68,9 @@ def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
     """
     cells = cells_of(pipeline)
     plans = [plan_run(cell.config, workspace) for cell in cells]
-    steps = [_conversion(*needed, workspace) for needed in _sets(cells, pipeline.evaluation)]
+    steps = [
+        _conversion(spec, split, copies, workspace) for spec, split, copies in _sets(cells, pipeline.evaluation)
+    ]
     steps += [
         Step("train", f"{cell.label}: {plan.folder.name}", "cached" if is_trained(plan) else "to do")
         for cell, plan in zip(cells, plans, strict=True)
@@ -251,7 +253,9 @@ def _sets(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[tuple[cat
 def _prepare(cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, what: str) -> None:
     """Convert every set the runs need, before the first of them starts."""
     needed = _sets(cells, evaluation)
-    missing = [spec for spec, *rest in needed if _conversion(spec, *rest, workspace).state == "missing"]
+    missing = [
+        spec for spec, split, copies in needed if _conversion(spec, split, copies, workspace).state == "missing"
+    ]
     if missing:
         names = ", ".join(dict.fromkeys(f"'{spec.name}'" for spec in missing))
         families = " ".join(dict.fromkeys(spec.family for spec in missing))

@@ -140,8 +140,8 @@ def status_tables(state: Status) -> list[RichTable]:
     for run in state.runs:
         tested = ", ".join(f"{name} {100 * accuracy:.2f}" for name, accuracy in run.accuracy.items())
         accuracy = "" if run.validation_accuracy is None else f"{100 * run.validation_accuracy:.2f}"
-        texts = (run.name, run.state, f"{run.epochs}/{run.of_epochs}", accuracy, tested or "–")
-        runs.add_row(*map(Text, texts), _megabytes(run.bytes))
+        states = (run.name, run.state, f"{run.epochs}/{run.of_epochs}", accuracy, tested or "–")
+        runs.add_row(*map(Text, states), _megabytes(run.bytes))
     return [raw, sets, runs]
 
 

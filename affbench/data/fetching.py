@@ -134,6 +134,29 @@ def fetch_set(
     return FetchedSet(name, source.name, tuple(files), tuple(converted))
 
 
+def fetch_for(name: str, split: str, data_dir: Path, progress: Progress | None = None) -> None:
+    """Fetch whatever a set of the catalogue is made from: its own files, or its digits; nothing for the sample.
+
+    Parameters
+    ----------
+    name, split
+        As for `affbench.load_dataset`.
+    data_dir, progress
+        As for `fetch_sets`.
+
+    Raises
+    ------
+    UsageError, DownloadError, DataError, StorageError
+        As for `fetch_sets`.
+    """
+    spec = catalogue.find_set(name)
+    part = catalogue.check_split(spec, split)
+    if spec.family == "affnist" and part != "test":
+        fetch_set(f"affnist-{part}", data_dir, progress=progress)
+    elif spec.family != catalogue.SAMPLE:
+        fetch_set(spec.family, data_dir, progress=progress)
+
+
 def _convert_official(spec: catalogue.SetSpec, source: Source, files: Sequence[Fetched], data_dir: Path) -> Path:
     """Convert official files; the key of the set is that of their content."""
     split = catalogue.check_split(spec, "test")

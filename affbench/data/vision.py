@@ -77,11 +77,12 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
         target_type: str | Sequence[str] = "label",
     ) -> None:
         # Imported here because the catalogue knows every set, and this module only one way to look at them.
-        from affbench.data.catalogue import fetch_set, load_dataset
+        from affbench.data.catalogue import load_dataset
+        from affbench.data.fetching import fetch_for
 
         _check_targets(target_type)
         if download:
-            fetch_set(name, Path(root))
+            fetch_for(name, split, Path(root))
         self._fill(load_dataset(name, split=split, data_dir=Path(root)), root, transform, target_transform, target_type)
 
     @classmethod

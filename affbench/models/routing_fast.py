@@ -14,7 +14,9 @@ output capsules (J, B, O), with I = D_in and O = D_out.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +29,7 @@ _BLOCK_CPU = 1 << 21
 _BLOCK_GPU = 1 << 26
 _IMAGES = 64  # images at a time: more would leave too few capsules in a block
 _SHORTEST = 32  # capsules in a block at least
+_KERNEL_TOLERANCE = 1e-3  # relative; what a device's compiler gets wrong is far beyond it
 
 
 def squash_scale(norm: Tensor) -> Tensor:
@@ -255,6 +258,25 @@ def _parts(batch: int, device: torch.device) -> Iterator[slice]:
         yield slice(first, min(first + size, batch))
 
 
+@functools.cache
+def _triton(device: torch.device) -> ModuleType | None:
+    """The Triton kernels, if they compile on this device and compute what they should."""
+    try:
+        from affbench.models import routing_triton
+
+        return routing_triton if routing_triton.self_test(device) < _KERNEL_TOLERANCE else None
+    except Exception:  # no Triton, no compiler, or a device it does not serve: this module does the same without
+        return None
+
+
+def _kernels(u: Tensor, w: Tensor) -> ModuleType | None:
+    """The Triton kernels where they can serve capsules (B, I, N) and weight (J, O, I, N)."""
+    if not u.is_cuda or not len(u):
+        return None
+    kernels = _triton(u.device)
+    return kernels if kernels is not None and kernels.fits(u.shape[1], w.shape[1], u.dtype) else None
+
+
 class FastRouting(torch.autograd.Function):
     """Dynamic routing with a backward pass written by hand."""
 
@@ -264,6 +286,13 @@ class FastRouting(torch.autograd.Function):
         u, w = _inner(capsules, weight)
         batch, outputs, out_dim = len(u), w.shape[0], w.shape[1]
         train = any(ctx.needs_input_grad)
+        ctx.gradient, ctx.iterations, ctx.kernels = gradient, iterations, None
+        if iterations > 1 and (gradient == "last" or not train) and (kernels := _kernels(u, w)):
+            v: Tensor
+            v, s, total = kernels.route(u, w, _squash(_uniform_sum(u, w)), iterations)
+            ctx.kernels = kernels
+            ctx.save_for_backward(u, weight, total, s)
+            return v.transpose(0, 1).contiguous()
         last = train and gradient == "last" and iterations > 1
         couplings = u.new_empty(outputs, batch, u.shape[2]) if last else None
         v = u.new_empty(batch, outputs, out_dim)
@@ -275,16 +304,18 @@ class FastRouting(torch.autograd.Function):
                 kept[:, part] = s
         if train:
             ctx.save_for_backward(u, weight, couplings, *sums)
-            ctx.iterations, ctx.gradient = iterations, gradient
         return v
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Gradients of the capsules and the weight, in the layout the weight is stored in."""
-        u, weight, couplings, *sums = ctx.saved_tensors
+        u, weight, kept, *sums = ctx.saved_tensors
         w = weight.permute(1, 2, 3, 0).contiguous()
         grad_v = grad.transpose(0, 1).contiguous()
+        if ctx.kernels is not None:
+            grad_u, grad_w = ctx.kernels.backward(u, w, kept, squash_backward(sums[0], grad_v, -1))
+            return grad_u.transpose(1, 2), grad_w.permute(3, 0, 1, 2), None, None
         grad_u = torch.empty_like(u) if ctx.needs_input_grad[0] else None
         grad_w = torch.empty_like(w) if ctx.needs_input_grad[1] else None
         for part in _parts(len(u), u.device):
@@ -295,10 +326,10 @@ class FastRouting(torch.autograd.Function):
                 _backward_all(u[part], w, own, grad_v[:, part].contiguous(), into, grad_w, fresh)
                 continue
             grad_s = squash_backward(own[-1], grad_v[:, part].contiguous(), -1)
-            if couplings is None:
+            if kept is None:
                 _backward_uniform(u[part], w, grad_s, into, grad_w, (0, 0 if fresh else 1))
             else:
-                _backward_last(u[part], w, couplings[:, part], grad_s, into, grad_w, fresh)
+                _backward_last(u[part], w, kept[:, part], grad_s, into, grad_w, fresh)
         return (
             None if grad_u is None else grad_u.transpose(1, 2),
             None if grad_w is None else grad_w.permute(3, 0, 1, 2),

@@ -244,3 +244,56 @@ def test_squash_passes_gradcheck_and_has_no_nan_at_zero_or_infinity_of_the_norm(
     assert squashed.isfinite().all()
     assert extreme.grad.isfinite().all()
     assert not extreme.grad[0].any()
+
+
+KERNELS = """
+import json, sys, torch
+from affbench.models import routing_fast, routing_triton
+from affbench.models.routing import dynamic_routing, dynamic_routing_reference
+
+worst = {"self_test": routing_triton.self_test(torch.device("cpu"))}
+routing_fast._kernels = lambda u, w: routing_triton
+for name, (batch, inputs, outputs, out_dim, in_dim, iterations) in json.loads(sys.argv[1]).items():
+    torch.manual_seed(0)
+    u, weight = torch.randn(batch, inputs, in_dim), torch.randn(inputs, outputs, out_dim, in_dim) * 0.2
+    u[0] = 0
+    grad, results = torch.randn(batch, outputs, out_dim), []
+    for route, dtype in ((dynamic_routing, torch.float32), (dynamic_routing_reference, torch.float64)):
+        leaves = [tensor.clone().to(dtype).requires_grad_() for tensor in (u, weight)]
+        v = route(*leaves, iterations)
+        v.backward(grad.to(dtype))
+        results.append([v.detach(), *(leaf.grad for leaf in leaves)])
+    worst[name] = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*results))
+print(json.dumps(worst))
+"""
+
+
+def test_triton_kernels_agree_with_the_reference_in_the_interpreter():
+    pytest.importorskip("triton")
+    cases = {
+        "odd": (3, 19, 3, 16, 8, 3),
+        "several blocks": (33, 21, 2, 16, 4, 2),
+        "many iterations": (2, 5, 2, 32, 2, 6),
+    }
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KERNELS, json.dumps(cases)],
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    worst = json.loads(done.stdout)
+    assert worst.keys() == {"self_test", *cases}
+    assert max(worst.values()) < 2e-5, worst
+
+
+def test_a_gpu_without_usable_triton_gets_the_pytorch_path(monkeypatch):
+    from affbench.models import routing_fast
+
+    monkeypatch.setitem(sys.modules, "affbench.models.routing_triton", None)  # as if triton could not be imported
+    monkeypatch.delattr("affbench.models.routing_triton", raising=False)
+    routing_fast._triton.cache_clear()
+    assert routing_fast._triton(torch.device("cpu")) is None
+    routing_fast._triton.cache_clear()

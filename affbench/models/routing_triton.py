@@ -1,0 +1,255 @@
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+"""Dynamic routing iterations as Triton kernels for CUDA.
+
+One kernel runs an iteration in one pass over capsules and weight: for a block of images and a block of input capsules
+it computes the agreement with the output capsules so far, the softmax over output capsules, and the coupling-weighted
+sum; neither votes nor coupling ever reach memory. A second kernel adds the partial sums up, squashes, and adds the
+result to the sum of the output capsules that the next iteration's agreement is taken with. The backward pass for
+``gradient="last"`` is one kernel that recomputes the coupling the same way.
+
+Layouts as in :mod:`affbench.models.routing_fast`: capsules (B, D_in, N), weight (J, D_out, D_in, N), output capsules
+(J, B, D_out). The kernels need D_in and D_out to be powers of two, and D_out at least 16 for the matrix units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_IMAGES = 32  # in a block
+_CAPSULES = 16  # in a block
+_PROGRAMS = 512  # that one iteration is spread over, about
+
+
+def fits(in_dim: int, out_dim: int, dtype: torch.dtype) -> bool:
+    """Whether the kernels can take these sizes and this type."""
+    return dtype == torch.float32 and all(d & (d - 1) == 0 for d in (in_dim, out_dim)) and 16 <= out_dim <= 64
+
+
+@triton.jit
+def _load_capsules(u, images, inputs, batch, count, D_IN: tl.constexpr):
+    """u of a block: (b, n·D_IN), capsule after capsule."""
+    n = inputs // D_IN
+    d = inputs % D_IN
+    offsets = images[:, None] * (D_IN * count) + d[None, :] * count + n[None, :]
+    return tl.load(u + offsets, mask=(images[:, None] < batch) & (n[None, :] < count), other=0.0)
+
+
+@triton.jit
+def _load_weight(w, j, inputs, count, D_IN: tl.constexpr, D_OUT: tl.constexpr):
+    """W of one output capsule and a block of input capsules: (D_OUT, n·D_IN)."""
+    n = inputs // D_IN
+    d = inputs % D_IN
+    rows = tl.arange(0, D_OUT)
+    offsets = ((j * D_OUT + rows[:, None]) * D_IN + d[None, :]) * count + n[None, :]
+    return tl.load(w + offsets, mask=n[None, :] < count, other=0.0)
+
+
+@triton.jit
+def _load_outputs(v, j, images, batch, D_OUT: tl.constexpr):
+    """One output capsule of a block of images: (b, D_OUT)."""
+    offsets = (j * batch + images[:, None]) * D_OUT + tl.arange(0, D_OUT)[None, :]
+    return tl.load(v + offsets, mask=images[:, None] < batch, other=0.0)
+
+
+@triton.jit
+def _agreement(v, w, u, D_IN: tl.constexpr):
+    """u · (Wᵀ v): (b, D_OUT), (D_OUT, n·D_IN), (b, n·D_IN) -> (b, n)."""
+    product = tl.dot(v, w, input_precision="ieee") * u
+    return tl.sum(tl.reshape(product, (u.shape[0], u.shape[1] // D_IN, D_IN)), 2)
+
+
+@triton.jit
+def _softmax_terms(total, w, u, images, inputs, batch, count, J: tl.constexpr, D_IN: tl.constexpr, D_OUT: tl.constexpr):
+    """Maximum of the logits over output capsules and the sum of their exponentials, each (b, n), in one pass."""
+    highest = tl.full((u.shape[0], u.shape[1] // D_IN), float("-inf"), tl.float32)
+    exponentials = tl.zeros((u.shape[0], u.shape[1] // D_IN), tl.float32)
+    for j in range(J):
+        b = _agreement(
+            _load_outputs(total, j, images, batch, D_OUT), _load_weight(w, j, inputs, count, D_IN, D_OUT), u, D_IN
+        )
+        higher = tl.maximum(highest, b)
+        exponentials = exponentials * tl.exp(highest - higher) + tl.exp(b - higher)
+        highest = higher
+    return highest, exponentials
+
+
+@triton.jit
+def _scaled(c, u, D_IN: tl.constexpr):
+    """c u: (b, n), (b, n·D_IN) -> (b, n·D_IN)."""
+    shape: tl.constexpr = (u.shape[0], u.shape[1] // D_IN, D_IN)
+    return tl.reshape(tl.reshape(u, shape) * c[:, :, None], (u.shape[0], u.shape[1]))
+
+
+@triton.jit
+def _iterate(
+    u, w, total, partial, batch, count, blocks,
+    J: tl.constexpr, D_IN: tl.constexpr, D_OUT: tl.constexpr, IMAGES: tl.constexpr, CAPSULES: tl.constexpr,
+):  # fmt: skip
+    """Weighted sums over `blocks` blocks of input capsules: partial (P, J, B, D_OUT), P programs along the capsules."""
+    program = tl.program_id(0)
+    images = tl.program_id(1) * IMAGES + tl.arange(0, IMAGES)
+    for block in range(blocks):
+        first = (program * blocks + block) * CAPSULES * D_IN
+        inputs = first + tl.arange(0, CAPSULES * D_IN)
+        capsules = _load_capsules(u, images, inputs, batch, count, D_IN)
+        highest, exponentials = _softmax_terms(total, w, capsules, images, inputs, batch, count, J, D_IN, D_OUT)
+        for j in range(J):
+            matrices = _load_weight(w, j, inputs, count, D_IN, D_OUT)
+            b = _agreement(_load_outputs(total, j, images, batch, D_OUT), matrices, capsules, D_IN)
+            c = tl.exp(b - highest) / exponentials
+            s = tl.dot(_scaled(c, capsules, D_IN), tl.trans(matrices), input_precision="ieee")
+            # This program alone owns its part of the partial sums, so their order never changes.
+            offsets = ((program * J + j) * batch + images[:, None]) * D_OUT + tl.arange(0, D_OUT)[None, :]
+            mask = images[:, None] < batch
+            s += tl.load(partial + offsets, mask=mask & (block > 0), other=0.0)
+            tl.store(partial + offsets, s, mask=mask)
+
+
+@triton.jit
+def _add_and_squash(partial, total, v, s, rows, parts, D_OUT: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr):
+    """Sum partial (P, J·B, D_OUT) over P, squash to v, add v to the total, and keep s where the backward pass needs it."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    offsets = row[:, None] * D_OUT + tl.arange(0, D_OUT)[None, :]
+    mask = row[:, None] < rows
+    weighted = tl.zeros((ROWS, D_OUT), tl.float32)
+    for part in range(parts):
+        weighted += tl.load(partial + part * rows * D_OUT + offsets, mask=mask, other=0.0)
+    norm = tl.sqrt(tl.sum(weighted * weighted, 1))
+    scale = 1 / (norm + 1 / tl.maximum(norm, 1e-38))
+    squashed = weighted * scale[:, None]
+    tl.store(v + offsets, squashed, mask=mask)
+    tl.store(total + offsets, tl.load(total + offsets, mask=mask, other=0.0) + squashed, mask=mask)
+    if KEEP:
+        tl.store(s + offsets, weighted, mask=mask)
+
+
+@triton.jit
+def _backward(
+    u, w, total, grad_s, grad_u, grad_w, batch, count,
+    J: tl.constexpr, D_IN: tl.constexpr, D_OUT: tl.constexpr, IMAGES: tl.constexpr, CAPSULES: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one block of input capsules, over all images; the coupling is a constant."""
+    inputs = tl.program_id(0) * CAPSULES * D_IN + tl.arange(0, CAPSULES * D_IN)
+    n = inputs // D_IN
+    d = inputs % D_IN
+    for start in range(0, batch, IMAGES):
+        images = start + tl.arange(0, IMAGES)
+        capsules = _load_capsules(u, images, inputs, batch, count, D_IN)
+        highest, exponentials = _softmax_terms(total, w, capsules, images, inputs, batch, count, J, D_IN, D_OUT)
+        into_u = tl.zeros((IMAGES, CAPSULES * D_IN), tl.float32)
+        for j in range(J):
+            matrices = _load_weight(w, j, inputs, count, D_IN, D_OUT)
+            b = _agreement(_load_outputs(total, j, images, batch, D_OUT), matrices, capsules, D_IN)
+            c = tl.exp(b - highest) / exponentials
+            grad = _load_outputs(grad_s, j, images, batch, D_OUT)
+            into_u += _scaled(c, tl.dot(grad, matrices, input_precision="ieee"), D_IN)
+            into_w = tl.dot(tl.trans(grad), _scaled(c, capsules, D_IN), input_precision="ieee")
+            offsets = ((j * D_OUT + tl.arange(0, D_OUT)[:, None]) * D_IN + d[None, :]) * count + n[None, :]
+            mask = n[None, :] < count
+            into_w += tl.load(grad_w + offsets, mask=mask & (start > 0), other=0.0)
+            tl.store(grad_w + offsets, into_w, mask=mask)
+        offsets = images[:, None] * (D_IN * count) + d[None, :] * count + n[None, :]
+        tl.store(grad_u + offsets, into_u, mask=(images[:, None] < batch) & (n[None, :] < count))
+
+
+def _programs(batch: int, count: int) -> tuple[int, int]:
+    """Programs along the input capsules, and blocks that each of them works through."""
+    needed = triton.cdiv(count, _CAPSULES)
+    blocks = max(1, needed * triton.cdiv(batch, _IMAGES) // _PROGRAMS)
+    return triton.cdiv(needed, blocks), blocks
+
+
+def route(u: Tensor, w: Tensor, first: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Iterations 2 and later.
+
+    Parameters
+    ----------
+    u, w
+        Contiguous float32 (B, D_IN, N) and (J, D_OUT, D_IN, N).
+    first
+        Output capsules of iteration 1, (J, B, D_OUT).
+    iterations
+        At least 2.
+
+    Returns
+    -------
+    tuple of Tensor
+        v and s of the last iteration, and the sum of the output capsules of all iterations before it: (J, B, D_OUT) each.
+    """
+    outputs, out_dim, in_dim, count = w.shape
+    batch = len(u)
+    programs, blocks = _programs(batch, count)
+    partial = u.new_empty(programs, outputs, batch, out_dim)
+    total, before = first.clone(), first
+    v, s = torch.empty_like(first), torch.empty_like(first)
+    rows = outputs * batch
+    for iteration in range(1, iterations):
+        last = iteration == iterations - 1
+        if last:
+            before = total.clone()
+        _iterate[programs, triton.cdiv(batch, _IMAGES)](
+            u, w, total, partial, batch, count, blocks, outputs, in_dim, out_dim, _IMAGES, _CAPSULES
+        )
+        _add_and_squash[(triton.cdiv(rows, 16),)](partial, total, v, s, rows, programs, out_dim, 16, last)
+    return v, s, before
+
+
+def backward(u: Tensor, w: Tensor, total: Tensor, grad_s: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of capsules and weight with the coupling held constant.
+
+    Parameters
+    ----------
+    u, w
+        As for `route`.
+    total, grad_s
+        Sum of the output capsules before the last iteration, and gradient of its weighted sum: contiguous (J, B, D_OUT).
+
+    Returns
+    -------
+    tuple of Tensor
+        (B, D_IN, N) and (J, D_OUT, D_IN, N).
+    """
+    outputs, out_dim, in_dim, count = w.shape
+    grad_u, grad_w = torch.empty_like(u), torch.empty_like(w)
+    _backward[(triton.cdiv(count, _CAPSULES),)](
+        u, w, total, grad_s, grad_u, grad_w, len(u), count, outputs, in_dim, out_dim, _IMAGES, _CAPSULES
+    )
+    return grad_u, grad_w
+
+
+def self_test(device: torch.device) -> float:
+    """Largest relative difference of values and gradients between the kernels and the votes written out, on one case.
+
+    A few milliseconds once the kernels are compiled; whatever the compiler raises is passed on.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sizes: dict[str, Any] = {"generator": generator}
+    u = torch.randn(40, 8, 37, **sizes).to(device)
+    w = torch.randn(10, 16, 8, 37, **sizes).to(device).mul_(0.3)
+    votes = torch.einsum("join,bin->jbno", w.double(), u.double())
+    total = torch.zeros(10, 40, 16, dtype=torch.float64, device=device)
+    for iteration in range(3):
+        before = total.clone()
+        c = torch.einsum("jbno,jbo->jbn", votes, total).softmax(0)
+        s = torch.einsum("jbn,jbno->jbo", c, votes)
+        norm = s.norm(dim=-1, keepdim=True)
+        v = s * norm / (1 + norm**2)
+        total = total + v
+        if iteration == 0:
+            first = v.float()
+    grad_s = torch.randn(10, 40, 16, **sizes).to(device)
+    expected = (
+        v,
+        s,
+        before,
+        torch.einsum("jbn,jbo,join->bin", c, grad_s.double(), w.double()),
+        torch.einsum("jbn,jbo,bin->join", c, grad_s.double(), u.double()),
+    )
+    routed = route(u, w, first, 3)
+    found = (*routed, *backward(u, w, routed[2], grad_s))
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))

@@ -1,0 +1,127 @@
+"""The speed measurement on models small enough to take a moment: what it holds, not how fast this machine is."""
+
+import importlib.util
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from affbench.bench import Speed, benchmark_speed, cost_curves
+from affbench.errors import UsageError
+from affbench.models import build_model
+
+CPU = torch.device("cpu")
+SMALL = {"filters": 4, "primary_types": 2, "decoder": [8]}
+TEXTBOOK = Path(__file__).parents[1] / "benchmarks" / "textbook.py"
+
+
+@pytest.fixture(scope="module")
+def speed() -> Speed:
+    return benchmark_speed(
+        options=SMALL, routings=2, device=CPU, precision="float32", batch_size=4, repeats=2, textbook=TEXTBOOK
+    )
+
+
+def test_every_measurement_of_a_capsnet_is_there_and_consistent(speed):
+    assert speed.options["routings"] == 2
+    assert speed.train_images_per_second == pytest.approx(4 / speed.step.median)
+    assert speed.eval_images_per_second > speed.train_images_per_second
+    assert {"convolutions", "capsule layer", "decoder and loss", "optimiser", "data", "other"} == set(speed.split)
+    assert all(seconds >= 0 for seconds in speed.split.values())
+    for ratio in (speed.step_over_floor, speed.textbook_over_step, speed.routing_10_over_1):
+        assert ratio.low <= ratio.median <= ratio.high
+    assert speed.step_over_floor.median > 1
+    assert speed.matrix_flops > 1e9
+    assert speed.copy_bytes > 1e8
+    assert 0 < speed.matrix_fraction < 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory on the CPU is read from /proc")
+def test_peak_memory_is_that_of_training_not_of_the_process(speed):
+    parameters_and_adam = 4 * 4 * speed.parameters
+    assert parameters_and_adam / 2 < speed.peak_memory_bytes < 400 * 2**20
+
+
+def test_the_measurement_is_one_json_document_and_one_table(speed):
+    assert json.loads(json.dumps(speed.to_dict(), allow_nan=False))["step"]["median"] == speed.step.median
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(speed.to_rich())
+    text = console.export_text()
+    for words in ("images/s", "step / convolutions alone", "textbook step / step", "10 routing iterations / 1"):
+        assert words in text
+
+
+def test_a_cnn_has_a_floor_but_no_routing_and_no_textbook():
+    options = {"filters": [4, 4], "hidden": 8}
+    speed = benchmark_speed(
+        "cnn", options=options, routings=3, device=CPU, precision="float32", batch_size=2, repeats=1
+    )
+    assert "routings" not in speed.options
+    assert speed.floor is not None
+    assert speed.textbook_over_step is None
+    assert speed.routing_10_over_1 is None
+    assert speed.copy_fraction is None
+
+
+def test_bfloat16_is_measured_in_bfloat16():
+    speed = benchmark_speed(options=SMALL, device=CPU, precision="bfloat16", batch_size=2, repeats=1)
+    assert speed.precision == "bfloat16"
+
+
+def test_the_textbook_computes_the_loss_that_capsnet_computes():
+    spec = importlib.util.spec_from_file_location("textbook_of_this_test", TEXTBOOK)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    ours = build_model("capsnet", canvas=28, **SMALL)
+    theirs = module.TextbookCapsNet(canvas=28, **SMALL)
+    first, _, second = ours.primary.network
+    theirs.conv.load_state_dict(first.state_dict())
+    theirs.decoder.load_state_dict(ours.decoder.state_dict())
+    # The textbook cuts the channels-first memory into capsules as it lies: eight neighbouring pixels of one channel.
+    # With the second convolution constant over positions and channels, both groupings give the same capsules.
+    with torch.no_grad():
+        for convolution in (second, theirs.primary):
+            convolution.weight.zero_()
+            convolution.bias.fill_(0.3)
+        theirs.weight.copy_(ours.digits.matrices.transpose(0, 1))
+    images, labels = torch.rand(3, 1, 28, 28), torch.tensor([3, 0, 9])
+    torch.testing.assert_close(theirs.loss(images, labels), ours.loss(images, labels))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"repeats": 0}, "repeats"),
+        ({"canvas": 20}, "28"),
+        ({"routings": 0}, "routings"),
+        ({"textbook": Path("nowhere.py")}, "nowhere.py"),
+    ],
+)
+def test_bad_arguments_are_named(change, words):
+    arguments = {"options": SMALL, "device": CPU, "precision": "float32", "batch_size": 2, "repeats": 1} | change
+    with pytest.raises(UsageError, match=words):
+        benchmark_speed(**arguments)
+
+
+def test_a_textbook_file_that_fails_is_named(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise RuntimeError('no')")
+    with pytest.raises(UsageError, match=r"broken\.py fails: RuntimeError: no"):
+        benchmark_speed(options=SMALL, device=CPU, precision="float32", batch_size=2, repeats=1, textbook=broken)
+
+
+def test_cost_curves_vary_one_thing_at_a_time():
+    points = cost_curves(
+        options=SMALL, device=CPU, precision="float32", routings=(1, 2), batch_sizes=(2,), canvases=(28,), repeats=1
+    )
+    assert [(point.varied, point.value) for point in points] == [
+        ("routings", 1),
+        ("routings", 2),
+        ("batch_size", 2),
+        ("canvas", 28),
+    ]
+    assert all(point.images_per_second.median > 0 for point in points)
