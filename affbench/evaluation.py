@@ -325,8 +325,11 @@ def evaluate_run(
         )
     key = _key(run, spec, part, workspace.data)
     wanted = _wanted(spec, part, workspace.data, copies, limit)
+    saved = _saved(run, spec.name, key)
+    if saved is not None and saved.n == wanted:
+        return saved
     with store.lock(record_path(run, spec.name)):
-        saved = _saved(run, spec.name, key)
+        saved = _saved(run, spec.name, key)  # another process may have tested it meanwhile
         if saved is not None and saved.n == wanted:
             return saved
         dataset = catalogue.load_dataset(spec.name, part, workspace.data, copies, wanted)

@@ -126,16 +126,17 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace) -> Outcome:
     runs = [
         LabelledRun(cell.label, Run(plan.folder)) for cell, plan in zip(cells, plans, strict=True) if is_trained(plan)
     ]
+    table = summary_table(runs, title=pipeline.title, note=pipeline.note)
+    outcome = Outcome(result, Report(folder / "report.md", folder / "report.html", table))
     if store.cached(folder, "report", REPORT_VERSION, inputs):
-        table = summary_table(runs, title=pipeline.title, note=pipeline.note)
-        return Outcome(result, Report(folder / "report.md", folder / "report.html", table))
-    report = make_report(
+        return outcome
+    make_report(
         folder, runs, workspace, title=pipeline.title, note=pipeline.note, sets=pipeline.evaluation.sets
     )
     if not result.failed:
         files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
         store.seal(folder, "report", REPORT_VERSION, inputs, files)
-    return Outcome(result, report)
+    return outcome
 
 
 def run_sweep(

@@ -8,7 +8,7 @@ result to the sum of the output capsules that the next iteration's agreement is 
 ``gradient="last"`` is one kernel that recomputes the coupling the same way.
 
 Layouts as in :mod:`affbench.models.routing_fast`: capsules (B, D_in, N), weight (J, D_out, D_in, N), output capsules
-(J, B, D_out). The kernels need D_in and D_out to be powers of two, and D_out at least 16 for the matrix units.
+(J, B, D_out). The kernels need D_in and D_out to be powers of two, 1 to 16 and 16 to 64.
 """
 
 from __future__ import annotations
@@ -27,51 +27,58 @@ _PROGRAMS = 512  # that one iteration is spread over, about
 
 def fits(in_dim: int, out_dim: int, dtype: torch.dtype) -> bool:
     """Whether the kernels can take these sizes and this type."""
-    return dtype == torch.float32 and all(d & (d - 1) == 0 for d in (in_dim, out_dim)) and 16 <= out_dim <= 64
+    return dtype == torch.float32 and all(d & (d - 1) == 0 for d in (in_dim, out_dim)) and in_dim <= 16 <= out_dim <= 64
 
 
 @triton.jit
-def _load_capsules(u, images, inputs, batch, count, D_IN: tl.constexpr):
-    """u of a block: (b, n·D_IN), capsule after capsule."""
-    n = inputs // D_IN
-    d = inputs % D_IN
-    offsets = images[:, None] * (D_IN * count) + d[None, :] * count + n[None, :]
-    return tl.load(u + offsets, mask=(images[:, None] < batch) & (n[None, :] < count), other=0.0)
+def _where(first, count, D_IN: tl.constexpr, CAPSULES: tl.constexpr):
+    """Offsets and mask (k,) of a block in memory that ends in (D_in, N), k = D_in·n: neighbours lie side by side."""
+    k = tl.arange(0, D_IN * CAPSULES)
+    n = first + k % CAPSULES
+    return (k // CAPSULES) * count + n, n < count
 
 
 @triton.jit
-def _load_weight(w, j, inputs, count, D_IN: tl.constexpr, D_OUT: tl.constexpr):
-    """W of one output capsule and a block of input capsules: (D_OUT, n·D_IN)."""
-    n = inputs // D_IN
-    d = inputs % D_IN
-    rows = tl.arange(0, D_OUT)
-    offsets = ((j * D_OUT + rows[:, None]) * D_IN + d[None, :]) * count + n[None, :]
-    return tl.load(w + offsets, mask=n[None, :] < count, other=0.0)
+def _load_capsules(u, images, first, batch, count, D_IN: tl.constexpr, CAPSULES: tl.constexpr):
+    """u of a block: (b, k)."""
+    offsets, inside = _where(first, count, D_IN, CAPSULES)
+    pointers = u + images[:, None] * (D_IN * count) + offsets[None, :]
+    return tl.load(pointers, mask=(images[:, None] < batch) & inside[None, :], other=0.0)
+
+
+@triton.jit
+def _load_weight(w, j, first, count, D_IN: tl.constexpr, D_OUT: tl.constexpr, CAPSULES: tl.constexpr):
+    """W of one output capsule and a block of input capsules: (D_out, k)."""
+    offsets, inside = _where(first, count, D_IN, CAPSULES)
+    rows = j * D_OUT + tl.arange(0, D_OUT)
+    return tl.load(w + rows[:, None] * (D_IN * count) + offsets[None, :], mask=inside[None, :], other=0.0)
 
 
 @triton.jit
 def _load_outputs(v, j, images, batch, D_OUT: tl.constexpr):
-    """One output capsule of a block of images: (b, D_OUT)."""
+    """One output capsule of a block of images: (b, D_out)."""
     offsets = (j * batch + images[:, None]) * D_OUT + tl.arange(0, D_OUT)[None, :]
     return tl.load(v + offsets, mask=images[:, None] < batch, other=0.0)
 
 
 @triton.jit
-def _agreement(v, w, u, D_IN: tl.constexpr):
-    """u · (Wᵀ v): (b, D_OUT), (D_OUT, n·D_IN), (b, n·D_IN) -> (b, n)."""
+def _agreement(v, w, u, CAPSULES: tl.constexpr):
+    """u · (Wᵀ v): (b, D_out), (D_out, k), (b, k) -> (b, n)."""
     product = tl.dot(v, w, input_precision="ieee") * u
-    return tl.sum(tl.reshape(product, (u.shape[0], u.shape[1] // D_IN, D_IN)), 2)
+    return tl.sum(tl.reshape(product, (u.shape[0], u.shape[1] // CAPSULES, CAPSULES)), 1)
 
 
 @triton.jit
-def _softmax_terms(total, w, u, images, inputs, batch, count, J: tl.constexpr, D_IN: tl.constexpr, D_OUT: tl.constexpr):
+def _softmax_terms(
+    total, w, u, images, first, batch, count,
+    J: tl.constexpr, D_IN: tl.constexpr, D_OUT: tl.constexpr, CAPSULES: tl.constexpr,
+):  # fmt: skip
     """Maximum of the logits over output capsules and the sum of their exponentials, each (b, n), in one pass."""
-    highest = tl.full((u.shape[0], u.shape[1] // D_IN), float("-inf"), tl.float32)
-    exponentials = tl.zeros((u.shape[0], u.shape[1] // D_IN), tl.float32)
+    highest = tl.full((u.shape[0], CAPSULES), float("-inf"), tl.float32)
+    exponentials = tl.zeros((u.shape[0], CAPSULES), tl.float32)
     for j in range(J):
-        b = _agreement(
-            _load_outputs(total, j, images, batch, D_OUT), _load_weight(w, j, inputs, count, D_IN, D_OUT), u, D_IN
-        )
+        matrices = _load_weight(w, j, first, count, D_IN, D_OUT, CAPSULES)
+        b = _agreement(_load_outputs(total, j, images, batch, D_OUT), matrices, u, CAPSULES)
         higher = tl.maximum(highest, b)
         exponentials = exponentials * tl.exp(highest - higher) + tl.exp(b - higher)
         highest = higher
@@ -79,10 +86,10 @@ def _softmax_terms(total, w, u, images, inputs, batch, count, J: tl.constexpr, D
 
 
 @triton.jit
-def _scaled(c, u, D_IN: tl.constexpr):
-    """c u: (b, n), (b, n·D_IN) -> (b, n·D_IN)."""
-    shape: tl.constexpr = (u.shape[0], u.shape[1] // D_IN, D_IN)
-    return tl.reshape(tl.reshape(u, shape) * c[:, :, None], (u.shape[0], u.shape[1]))
+def _scaled(c, u, CAPSULES: tl.constexpr):
+    """c u: (b, n), (b, k) -> (b, k)."""
+    apart = tl.reshape(u, (u.shape[0], u.shape[1] // CAPSULES, CAPSULES))
+    return tl.reshape(apart * c[:, None, :], (u.shape[0], u.shape[1]))
 
 
 @triton.jit
@@ -90,19 +97,20 @@ def _iterate(
     u, w, total, partial, batch, count, blocks,
     J: tl.constexpr, D_IN: tl.constexpr, D_OUT: tl.constexpr, IMAGES: tl.constexpr, CAPSULES: tl.constexpr,
 ):  # fmt: skip
-    """Weighted sums over `blocks` blocks of input capsules: partial (P, J, B, D_OUT), P programs along the capsules."""
+    """Weighted sums over `blocks` blocks of input capsules: partial (P, J, B, D_out), P programs along them."""
     program = tl.program_id(0)
     images = tl.program_id(1) * IMAGES + tl.arange(0, IMAGES)
     for block in range(blocks):
-        first = (program * blocks + block) * CAPSULES * D_IN
-        inputs = first + tl.arange(0, CAPSULES * D_IN)
-        capsules = _load_capsules(u, images, inputs, batch, count, D_IN)
-        highest, exponentials = _softmax_terms(total, w, capsules, images, inputs, batch, count, J, D_IN, D_OUT)
+        first = (program * blocks + block) * CAPSULES
+        capsules = _load_capsules(u, images, first, batch, count, D_IN, CAPSULES)
+        highest, exponentials = _softmax_terms(
+            total, w, capsules, images, first, batch, count, J, D_IN, D_OUT, CAPSULES
+        )
         for j in range(J):
-            matrices = _load_weight(w, j, inputs, count, D_IN, D_OUT)
-            b = _agreement(_load_outputs(total, j, images, batch, D_OUT), matrices, capsules, D_IN)
+            matrices = _load_weight(w, j, first, count, D_IN, D_OUT, CAPSULES)
+            b = _agreement(_load_outputs(total, j, images, batch, D_OUT), matrices, capsules, CAPSULES)
             c = tl.exp(b - highest) / exponentials
-            s = tl.dot(_scaled(c, capsules, D_IN), tl.trans(matrices), input_precision="ieee")
+            s = tl.dot(_scaled(c, capsules, CAPSULES), tl.trans(matrices), input_precision="ieee")
             # This program alone owns its part of the partial sums, so their order never changes.
             offsets = ((program * J + j) * batch + images[:, None]) * D_OUT + tl.arange(0, D_OUT)[None, :]
             mask = images[:, None] < batch
@@ -112,7 +120,7 @@ def _iterate(
 
 @triton.jit
 def _add_and_squash(partial, total, v, s, rows, parts, D_OUT: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr):
-    """Sum partial (P, J·B, D_OUT) over P, squash to v, add v to the total, and keep s where the backward pass needs it."""
+    """Sum partial (P, J·B, D_out) over P to s, squash it to v, add that to the total; s is written with KEEP alone."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     offsets = row[:, None] * D_OUT + tl.arange(0, D_OUT)[None, :]
     mask = row[:, None] < rows
@@ -134,27 +142,28 @@ def _backward(
     J: tl.constexpr, D_IN: tl.constexpr, D_OUT: tl.constexpr, IMAGES: tl.constexpr, CAPSULES: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one block of input capsules, over all images; the coupling is a constant."""
-    inputs = tl.program_id(0) * CAPSULES * D_IN + tl.arange(0, CAPSULES * D_IN)
-    n = inputs // D_IN
-    d = inputs % D_IN
+    first = tl.program_id(0) * CAPSULES
+    where, inside = _where(first, count, D_IN, CAPSULES)
     for start in range(0, batch, IMAGES):
         images = start + tl.arange(0, IMAGES)
-        capsules = _load_capsules(u, images, inputs, batch, count, D_IN)
-        highest, exponentials = _softmax_terms(total, w, capsules, images, inputs, batch, count, J, D_IN, D_OUT)
+        capsules = _load_capsules(u, images, first, batch, count, D_IN, CAPSULES)
+        highest, exponentials = _softmax_terms(
+            total, w, capsules, images, first, batch, count, J, D_IN, D_OUT, CAPSULES
+        )
         into_u = tl.zeros((IMAGES, CAPSULES * D_IN), tl.float32)
         for j in range(J):
-            matrices = _load_weight(w, j, inputs, count, D_IN, D_OUT)
-            b = _agreement(_load_outputs(total, j, images, batch, D_OUT), matrices, capsules, D_IN)
+            matrices = _load_weight(w, j, first, count, D_IN, D_OUT, CAPSULES)
+            b = _agreement(_load_outputs(total, j, images, batch, D_OUT), matrices, capsules, CAPSULES)
             c = tl.exp(b - highest) / exponentials
             grad = _load_outputs(grad_s, j, images, batch, D_OUT)
-            into_u += _scaled(c, tl.dot(grad, matrices, input_precision="ieee"), D_IN)
-            into_w = tl.dot(tl.trans(grad), _scaled(c, capsules, D_IN), input_precision="ieee")
-            offsets = ((j * D_OUT + tl.arange(0, D_OUT)[:, None]) * D_IN + d[None, :]) * count + n[None, :]
-            mask = n[None, :] < count
-            into_w += tl.load(grad_w + offsets, mask=mask & (start > 0), other=0.0)
-            tl.store(grad_w + offsets, into_w, mask=mask)
-        offsets = images[:, None] * (D_IN * count) + d[None, :] * count + n[None, :]
-        tl.store(grad_u + offsets, into_u, mask=(images[:, None] < batch) & (n[None, :] < count))
+            into_u += _scaled(c, tl.dot(grad, matrices, input_precision="ieee"), CAPSULES)
+            into_w = tl.dot(tl.trans(grad), _scaled(c, capsules, CAPSULES), input_precision="ieee")
+            rows = j * D_OUT + tl.arange(0, D_OUT)
+            pointers = grad_w + rows[:, None] * (D_IN * count) + where[None, :]
+            into_w += tl.load(pointers, mask=inside[None, :] & (start > 0), other=0.0)
+            tl.store(pointers, into_w, mask=inside[None, :])
+        pointers = grad_u + images[:, None] * (D_IN * count) + where[None, :]
+        tl.store(pointers, into_u, mask=(images[:, None] < batch) & inside[None, :])
 
 
 def _programs(batch: int, count: int) -> tuple[int, int]:
@@ -170,16 +179,16 @@ def route(u: Tensor, w: Tensor, first: Tensor, iterations: int) -> tuple[Tensor,
     Parameters
     ----------
     u, w
-        Contiguous float32 (B, D_IN, N) and (J, D_OUT, D_IN, N).
+        Contiguous float32 (B, D_in, N) and (J, D_out, D_in, N).
     first
-        Output capsules of iteration 1, (J, B, D_OUT).
+        Output capsules of iteration 1, (J, B, D_out).
     iterations
         At least 2.
 
     Returns
     -------
     tuple of Tensor
-        v and s of the last iteration, and the sum of the output capsules of all iterations before it: (J, B, D_OUT) each.
+        v and s of the last iteration, and the sum of the output capsules of all before it: (J, B, D_out) each.
     """
     outputs, out_dim, in_dim, count = w.shape
     batch = len(u)
@@ -207,12 +216,13 @@ def backward(u: Tensor, w: Tensor, total: Tensor, grad_s: Tensor) -> tuple[Tenso
     u, w
         As for `route`.
     total, grad_s
-        Sum of the output capsules before the last iteration, and gradient of its weighted sum: contiguous (J, B, D_OUT).
+        Sum of the output capsules before the last iteration, and gradient of its weighted sum, both contiguous
+        (J, B, D_out).
 
     Returns
     -------
     tuple of Tensor
-        (B, D_IN, N) and (J, D_OUT, D_IN, N).
+        (B, D_in, N) and (J, D_out, D_in, N).
     """
     outputs, out_dim, in_dim, count = w.shape
     grad_u, grad_w = torch.empty_like(u), torch.empty_like(w)

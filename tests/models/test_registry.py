@@ -1,0 +1,139 @@
+"""Models by name: built in, from an installed package, from any module; and what is said when that fails."""
+
+import importlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from affbench.errors import UsageError
+from affbench.models import build_model, model_names, model_options, parameter_count
+from affbench.models.registry import model_source
+
+MODULE = """
+from torch import nn
+
+class Linear(nn.Module):
+    def __init__(self, canvas, bias=True):
+        super().__init__()
+        self.layer = nn.Linear(canvas * canvas, 10, bias=bias)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+
+class Factories:
+    @staticmethod
+    def nested(width):
+        return nn.Linear(width, 10)
+
+def anything(**options):
+    return Linear(options["canvas"], options.get("bias", True))
+
+def number(): return 7
+def broken(): raise RuntimeError("out of luck")
+constant = 3
+"""
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """A module of somebody else on the path, with an installed entry point 'their-model'."""
+    (tmp_path / "their_models.py").write_text(textwrap.dedent(MODULE))
+    (tmp_path / "their_failure.py").write_text("raise ImportError('no such library')")
+    info = tmp_path / "their_models-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-models\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[affbench.models]\ntheir-model = their_models:Linear\ncnn = their_models:Linear\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    yield tmp_path
+    sys.modules.pop("their_models", None)
+
+
+def test_built_in_models_are_listed_with_their_options():
+    assert model_names()[:3] == ("capsnet", "cnn", "cnn-sabour")
+    options = model_options("capsnet")
+    assert options["routings"] == 3
+    assert options["routing_gradient"] == "last"
+    assert "canvas" not in options
+
+
+@pytest.mark.parametrize(("name", "suggestion"), [("capsnett", "capsnet"), ("cnn-sabur", "cnn-sabour"), ("Cnn", "cnn")])
+def test_unknown_model_suggests_the_nearest(name, suggestion):
+    with pytest.raises(UsageError, match=f"unknown model '{name}': did you mean '{suggestion}'"):
+        build_model(name)
+
+
+def test_unknown_model_that_is_near_nothing_lists_all():
+    with pytest.raises(UsageError, match="capsnet, cnn, cnn-sabour"):
+        build_model("transformer")
+
+
+def test_unknown_option_suggests_the_nearest():
+    with pytest.raises(UsageError, match="no option 'routing': did you mean 'routings'"):
+        build_model("capsnet", routing=3)
+    with pytest.raises(UsageError, match="no option 'routings'"):
+        build_model("cnn", routings=3)
+
+
+def test_a_model_of_an_installed_package_is_built_by_its_name(outside):
+    assert "their-model" in model_names()
+    model = build_model("their-model", canvas=5, bias=False)
+    assert parameter_count(model) == 250
+    assert model(torch.rand(2, 1, 5, 5)).shape == (2, 10)
+
+
+def test_a_package_cannot_replace_a_built_in_model(outside):
+    assert type(build_model("cnn", canvas=16, filters=[1, 1], hidden=1)).__module__ == "affbench.models.cnn"
+    assert model_names().count("cnn") == 1
+
+
+def test_a_model_is_built_from_module_and_factory(outside):
+    assert build_model("their_models:Linear", canvas=4)(torch.rand(1, 1, 4, 4)).shape == (1, 10)
+    assert build_model("their_models:Factories.nested", width=3).in_features == 3
+    assert build_model("their_models:anything", canvas=4, bias=False).layer.bias is None
+
+
+def test_the_source_of_a_model_from_outside_is_found(outside):
+    assert model_source("their_models:Linear") == outside / "their_models.py"
+    assert model_source("capsnet") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("their_models:missing", "cannot be imported"),
+        ("nowhere.at.all:Model", "cannot be imported"),
+        ("their_failure:Model", "no such library"),
+        ("their_models:constant", "not callable"),
+        ("their_models:number", "must return a torch.nn.Module, not int"),
+        ("their_models:broken", "out of luck"),
+        ("their_models:Factories.nested", "needs a value for its option 'width'"),
+    ],
+)
+def test_a_factory_that_cannot_be_used_is_named_with_the_reason(outside, name, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        build_model(name)
+    assert name in str(caught.value)
+
+
+def test_an_option_a_factory_does_not_have_is_refused(outside):
+    with pytest.raises(UsageError, match="'Bias': did you mean 'bias'"):
+        build_model("their-model", canvas=4, Bias=True)
+    with pytest.raises(UsageError, match="it has none"):
+        build_model("their_models:number", width=2)
+
+
+def test_trainable_parameters_alone_are_counted():
+    model = torch.nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    assert parameter_count(model) == 6
+
+
+def test_names_are_listed_without_importing_torch():
+    code = "import sys; from affbench.models import model_names; model_names(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

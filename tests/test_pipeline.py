@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SAMPLE, TINY_CAPSNET, TINY_CNN, tiny_config
+
+from affbench import pipeline as stages
+from affbench.config import EvaluationConfig, Pipeline
+from affbench.data import catalogue
+from affbench.errors import AffbenchError, DataError, UsageError
+from affbench.pipeline import plan_pipeline, report_all, report_dir, run_pipeline, run_sweep
+from affbench.runs import list_runs
+from affbench.training import train
+from affbench.workspace import Workspace
+
+AFFINE = "affnist-synthetic-sample"
+
+
+def tiny_pipeline(**changes: Any) -> Pipeline:
+    return Pipeline.model_validate(
+        {
+            "name": "tiny",
+            "title": "A tiny pipeline",
+            "note": "Far too small to mean anything.",
+            "data": {"train_set": SAMPLE, "limit": 64},
+            "training": {"epochs": 1, "batch_size": 32, "precision": "float32"},
+            "evaluation": {"sets": [SAMPLE, AFFINE], "copies": 1},
+            "runs": [
+                {"model": "capsnet", "label": "CapsNet", "routings": 2, "options": TINY_CAPSNET},
+                {"model": "cnn", "label": "CNN", "options": TINY_CNN},
+            ],
+        }
+        | changes
+    )
+
+
+def states(pipeline: Pipeline, workspace: Workspace) -> set[tuple[str, str]]:
+    return {(step.stage, step.state) for step in plan_pipeline(pipeline, workspace)}
+
+
+def written(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pipeline_does_everything_once(workspace: Workspace) -> None:
+    assert {state for stage, state in states(tiny_pipeline(), workspace) if stage != "convert"} == {"to do"}
+    assert not workspace.results.exists()
+    first = run_pipeline(tiny_pipeline(), workspace)
+    assert {state for _, state in states(tiny_pipeline(), workspace)} == {"cached"}
+    before = written(workspace.results)
+    second = run_pipeline(tiny_pipeline(), workspace)
+    assert written(workspace.results) == before
+    assert [cell.run for cell in second.result.cells] == [cell.run for cell in first.result.cells]
+    assert second.report.table == first.report.table
+
+
+def test_report_names_models_sets_and_the_note(workspace: Workspace) -> None:
+    outcome = run_pipeline(tiny_pipeline(), workspace)
+    for page in (outcome.report.markdown, outcome.report.html):
+        text = page.read_text()
+        assert "Far too small to mean anything" in text
+        for word in ("CapsNet", "CNN", SAMPLE, AFFINE):
+            assert word in text
+    pictures = {path.name for path in (report_dir(workspace.results, "tiny") / "pictures").iterdir()}
+    assert {f"sample-{SAMPLE}.png", f"sample-{AFFINE}.png", f"factors-{AFFINE}.png"} <= pictures
+    assert len([name for name in pictures if name.startswith("reconstructions-capsnet")]) == 1
+
+
+def test_only_what_changed_is_done_again(workspace: Workspace) -> None:
+    run_pipeline(tiny_pipeline(), workspace)
+    more = tiny_pipeline(seeds=[0, 1])
+    steps = plan_pipeline(more, workspace)
+    assert [step.state for step in steps if step.stage == "train"] == ["cached", "to do", "cached", "to do"]
+    assert [step.state for step in steps if step.stage == "report"] == ["to do"]
+    run_pipeline(more, workspace)
+    assert len(list_runs(workspace.results)) == 4
+
+
+def test_damaged_report_is_written_again(workspace: Workspace) -> None:
+    outcome = run_pipeline(tiny_pipeline(), workspace)
+    outcome.report.html.write_text("half")
+    assert ("report", "to do") in states(tiny_pipeline(), workspace)
+    run_pipeline(tiny_pipeline(), workspace)
+    assert "</html>" in outcome.report.html.read_text()
+
+
+def test_missing_digits_are_said_before_anything_starts(tmp_path: Path) -> None:
+    empty = Workspace(tmp_path / "data", tmp_path / "results", "cpu")
+    pipeline = tiny_pipeline(data={"train_set": "mnist-translated"}, evaluation={"sets": ["affnist"]})
+    missing = [step.what for step in plan_pipeline(pipeline, empty) if step.state == "missing"]
+    assert missing == ["mnist (train)", "mnist-translated (validation)", "affnist (test)"]
+    with pytest.raises(DataError, match=r"pipeline 'tiny' needs 'mnist', .*: run 'affbench fetch mnist affnist' first"):
+        run_pipeline(pipeline, empty)
+    assert not list_runs(empty.results)
+    assert not catalogue.sets_dir(empty.data).exists()
+
+
+def test_sets_that_do_not_fit_the_model_are_refused(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match=r"trained on 'mnist-translated-sample' \(40×40\) cannot be tested on 'mnist-"):
+        plan_pipeline(tiny_pipeline(evaluation={"sets": ["mnist-sample"]}), workspace)
+
+
+def test_failed_run_is_reported_with_the_others_and_its_report_is_not_final(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_for_cnn(config: Any, workspace: Workspace) -> Any:
+        if config.model.name == "cnn":
+            raise AffbenchError("no luck")
+        return train(config, workspace)
+
+    monkeypatch.setattr("affbench.sweep.train", fails_for_cnn)
+    outcome = run_pipeline(tiny_pipeline(), workspace)
+    assert [cell.error for cell in outcome.result.cells] == [None, "no luck"]
+    assert len(outcome.report.table.rows) == 1
+    assert ("report", "to do") in states(tiny_pipeline(), workspace)
+
+
+def test_sweep_report_has_the_figure_of_accuracy_against_routing(workspace: Workspace) -> None:
+    evaluation = EvaluationConfig(sets=(SAMPLE,), limit=100)
+    outcome = run_sweep(tiny_config(epochs=1), [1, 3], [0], evaluation, workspace)
+    folder = report_dir(workspace.results, "sweep-capsnet")
+    assert outcome.report.html.parent == folder
+    assert [path.name for path in (folder / "figures").glob("*routing*.png")]
+
+
+def test_sweep_in_which_nothing_finished_is_an_error(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise AffbenchError("no luck")
+
+    monkeypatch.setattr("affbench.sweep.train", fails)
+    with pytest.raises(AffbenchError, match="no cell of the sweep finished; the first one failed because no luck"):
+        run_sweep(tiny_config(), [1], [0], EvaluationConfig(sets=(SAMPLE,)), workspace)
+
+
+def test_report_over_all_runs(workspace: Workspace) -> None:
+    with pytest.raises(AffbenchError, match="no finished run"):
+        report_all(workspace)
+    run_pipeline(tiny_pipeline(), workspace)
+    report = report_all(workspace)
+    assert report.html == workspace.results / "reports" / "all" / "report.html"
+    assert len(report.table.rows) == 2
+
+
+def test_report_version_is_part_of_its_key(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_pipeline(tiny_pipeline(), workspace)
+    monkeypatch.setattr(stages, "REPORT_VERSION", 10**6)
+    assert ("report", "to do") in states(tiny_pipeline(), workspace)
