@@ -365,8 +365,10 @@ class _Training:
             self.writer.flush()
 
     def _remark(self, left: str) -> str:
-        loss = float(self.totals[0]) / max(self.batch * self.settings.batch_size, 1)
-        return f"loss {loss:.4f}" + (f", run ends in {left}" if left else "")
+        loss, correct, scored = self.totals.tolist()
+        seen = f", accuracy {correct / scored:.2%}" if scored else ""
+        mean = loss / max(self.batch * self.settings.batch_size, 1)
+        return f"loss {mean:.4f}{seen}" + (f", run ends in {left}" if left else "")
 
     def _left(self, epochs: int) -> str:
         """Time left to the end of the run, judged by the epochs that are done."""

@@ -77,5 +77,5 @@ def test_damaged_set_is_one_clear_error(tmp_path: Path, damage: str) -> None:
     else:
         with h5py.File(path, "w") as file:
             file["pixels"] = np.zeros(3)
-    with pytest.raises(ArtefactError, match="set.h5 is not a converted affbench set, or is damaged"):
+    with pytest.raises(ArtefactError, match=r"set\.h5 is not a converted affbench set, or is damaged"):
         read_set(path)

@@ -1,0 +1,56 @@
+"""What the README tells people to type works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from affbench.cli import app
+from affbench.data.catalogue import find_set, set_names
+from affbench.models import model_names
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+CODE = "\n".join(re.findall(r"```\n(.*?)```", README, re.DOTALL) + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README))
+COMMANDS = sorted({line.split("#")[0].strip() for line in re.findall(r"affbench (?=[a-z]).*", CODE)})
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_in_the_readme_is_accepted(line: str) -> None:
+    name, *arguments = shlex.split(line)[1:]
+    group = typer.main.get_command(app)
+    command = group.commands[name]  # type: ignore[attr-defined]
+    command.make_context(name, arguments)  # raises on unknown options and bad values
+
+
+def test_every_command_has_its_line_in_the_readme() -> None:
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {line.split()[1] for line in COMMANDS} == set(known)
+
+
+def test_sets_models_and_pipelines_are_named() -> None:
+    for name in (*set_names(), *model_names()):
+        assert f"`{name.removesuffix('-sample')}`" in README
+        assert name in model_names() or find_set(name)
+    for path in (REPOSITORY / "pipelines").glob("*.toml"):
+        assert f"`{path.stem}`" in README
+
+
+def test_python_in_the_readme_runs(
+    capsys: pytest.CaptureFixture[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFFBENCH_DATA_DIR", str(data_dir))
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(code, {})  # noqa: S102 - our own README
+    assert capsys.readouterr().out.endswith(" 200\n")
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
+    assert targets
+    for target in targets:
+        assert (REPOSITORY / target).exists()
