@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -221,11 +222,15 @@ def _by_transformation(
 
 
 def _bins(values: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Iterator[BinShare]:
-    """Shares over equal bins from the lowest to the highest value; bins without images are left out."""
+    """Shares over equal bins of the range of the values, rounded outwards; bins without images are left out."""
     low, high = float(values.min()), float(values.max())
     if low == high:
         yield BinShare(low=low, high=high, **_share(right).model_dump())
         return
+    digits = 1 - math.floor(math.log10(high - low))  # two significant digits of the range
+    slack = 1e-4  # of the last digit: 0.2 in float32 is a little more than 0.2
+    low = math.floor(low * 10**digits + slack) / 10**digits
+    high = math.ceil(high * 10**digits - slack) / 10**digits
     edges = np.linspace(low, high, BINS + 1)
     member = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, BINS - 1)
     for number in range(BINS):

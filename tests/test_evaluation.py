@@ -88,7 +88,8 @@ def test_transformation_bins_hold_every_image_once() -> None:
     assert bins["rotation"][-1].accuracy == 1
     for row in bins["rotation"]:
         inside = (transforms[:, 0] >= row.low) & (transforms[:, 0] < row.high)
-        assert abs(int(inside.sum()) - row.n) <= 1
+        assert int(inside.sum()) == row.n
+    assert [row.low for row in bins["rotation"]] == [-20, -15, -10, -5, 0, 5, 10, 15]
 
 
 def test_constant_factor_is_one_bin() -> None:
