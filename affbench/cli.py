@@ -34,6 +34,8 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs to train.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a step.")]
 LearningRate = Annotated[float | None, typer.Option(help="Adam's learning rate.")]
 Schedule = Annotated[str | None, typer.Option(help="Learning-rate schedule: paper, keras or constant.")]
+StopAt = Annotated[float | None, typer.Option(help="End at the first validation accuracy (0 to 1) that reaches this.")]
+Validations = Annotated[int | None, typer.Option(min=1, help="Validations per epoch (1).")]
 TrainSet = Annotated[str | None, typer.Option(help="Set to train on.")]
 Shift = Annotated[int | None, typer.Option(min=0, help="Random shift in pixels; by default what the set stands for.")]
 Flip = Annotated[bool | None, typer.Option("--flip", help="Mirror half of the training images.")]
@@ -110,6 +112,8 @@ def train(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     schedule: Schedule = None,
+    stop_at: StopAt = None,
+    validations: Validations = None,
     limit: TrainLimit = None,
     train_set: TrainSet = None,
     shift: Shift = None,
@@ -132,7 +136,8 @@ def train(
     best = run.selected
     session.show(
         f"{run.name}: {'trained before' if cached else 'trained'}, {run.environment['parameters']:,} parameters, best "
-        f"validation accuracy {best.validation_accuracy:.2%} (epoch {best.epoch} of {len(run.history)}), {run.path}"
+        f"validation accuracy {best.validation_accuracy:.2%} (epoch {best.epoch:g} of {run.history[-1].epoch:g}), "
+        f"{run.path}"
     )
     session.document(
         {
@@ -141,7 +146,7 @@ def train(
             "cached": cached,
             "validation_accuracy": best.validation_accuracy,
             "selected_epoch": best.epoch,
-            "epochs": len(run.history),
+            "epochs": run.history[-1].epoch,
             "parameters": run.environment["parameters"],
         }
     )
@@ -191,6 +196,8 @@ def sweep(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     schedule: Schedule = None,
+    stop_at: StopAt = None,
+    validations: Validations = None,
     limit: TrainLimit = None,
     train_set: TrainSet = None,
     shift: Shift = None,
@@ -384,7 +391,8 @@ def verify(
 
 
 _RUN_OPTIONS = (
-    *("model", "routings", "option", "seed", "epochs", "batch_size", "learning_rate", "schedule", "limit"),
+    *("model", "routings", "option", "seed", "epochs", "batch_size", "learning_rate", "schedule"),
+    *("stop_at", "validations", "limit"),
     *("train_set", "shift", "flip", "precision", "config"),
 )
 

@@ -84,6 +84,10 @@ class TrainingConfig(_Frozen):
     schedule
         ``"paper"``: × 0.96 every 2,000 steps, continuously, at least 1e-6 (the authors' released code);
         ``"keras"``: × 0.9 after each epoch (CapsNet-Keras); ``"constant"``.
+    stop_at
+        End training at the first validation accuracy (0 to 1) that reaches this; None trains all epochs.
+    validations
+        Validations per epoch, evenly spaced; each is a row of ``history.csv`` and a candidate for the checkpoint.
     precision
         ``"bfloat16"`` computes convolutions and fully connected layers under autocast, ``"float32"`` nothing;
         ``"auto"`` takes bfloat16 where the device computes in it.
@@ -94,6 +98,8 @@ class TrainingConfig(_Frozen):
     batch_size: int = Field(default=128, ge=1)
     learning_rate: float = Field(default=0.001, gt=0, le=1)
     schedule: Schedule = "paper"
+    stop_at: float | None = Field(default=None, gt=0, le=1)
+    validations: int = Field(default=1, ge=1, le=1000)
     precision: Precision = "auto"
 
 

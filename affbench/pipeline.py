@@ -68,9 +68,7 @@ def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
     """
     cells = cells_of(pipeline)
     plans = [plan_run(cell.config, workspace) for cell in cells]
-    steps = [
-        _conversion(spec, split, copies, workspace) for spec, split, copies in _sets(cells, pipeline.evaluation)
-    ]
+    steps = [_conversion(spec, split, copies, workspace) for spec, split, copies in _sets(cells, pipeline.evaluation)]
     steps += [
         Step("train", f"{cell.label}: {plan.folder.name}", "cached" if is_trained(plan) else "to do")
         for cell, plan in zip(cells, plans, strict=True)
@@ -130,9 +128,7 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace) -> Outcome:
     outcome = Outcome(result, Report(folder / "report.md", folder / "report.html", table))
     if store.cached(folder, "report", REPORT_VERSION, inputs):
         return outcome
-    make_report(
-        folder, runs, workspace, title=pipeline.title, note=pipeline.note, sets=pipeline.evaluation.sets
-    )
+    make_report(folder, runs, workspace, title=pipeline.title, note=pipeline.note, sets=pipeline.evaluation.sets)
     if not result.failed:
         files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
         store.seal(folder, "report", REPORT_VERSION, inputs, files)
@@ -254,9 +250,7 @@ def _sets(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[tuple[cat
 def _prepare(cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, what: str) -> None:
     """Convert every set the runs need, before the first of them starts."""
     needed = _sets(cells, evaluation)
-    missing = [
-        spec for spec, split, copies in needed if _conversion(spec, split, copies, workspace).state == "missing"
-    ]
+    missing = [spec for spec, split, copies in needed if _conversion(spec, split, copies, workspace).state == "missing"]
     if missing:
         names = ", ".join(dict.fromkeys(f"'{spec.name}'" for spec in missing))
         families = " ".join(dict.fromkeys(spec.family for spec in missing))

@@ -33,18 +33,19 @@ class Epoch:
     Attributes
     ----------
     epoch, step
-        Epochs and optimiser steps done.
+        Epochs and optimiser steps done; with several validations an epoch, a row for each and fractions of epochs.
     learning_rate
         At the last step of the epoch.
     train_loss, train_accuracy
-        Means over the epoch, while the weights changed; the accuracy is None for a model whose loss hides its scores.
+        Means since the last row, while the weights changed; the accuracy is None for a model whose loss hides its
+        scores.
     validation_accuracy
-        On the whole validation split, after the epoch.
+        On the whole validation split.
     seconds, images_per_second
-        Training alone, without validation.
+        Training alone, without validation, since the last row.
     """
 
-    epoch: int
+    epoch: float
     step: int
     learning_rate: float
     train_loss: float
@@ -73,11 +74,10 @@ def history_from_csv(path: Path) -> list[Epoch]:
     ArtefactError
         The file is missing or damaged.
     """
-    whole = {"epoch", "step"}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [
-                Epoch(**{k: int(v) if k in whole else float(v) if v else None for k, v in row.items()})  # type: ignore[arg-type]
+                Epoch(**{k: int(v) if k == "step" else float(v) if v else None for k, v in row.items()})  # type: ignore[arg-type]
                 for row in csv.DictReader(file)
             ]
     except (OSError, ValueError, TypeError) as error:

@@ -46,7 +46,7 @@ class RunState:
 
     name: str
     state: str
-    epochs: int
+    epochs: float
     of_epochs: int
     validation_accuracy: float | None
     accuracy: dict[str, float]
@@ -107,7 +107,7 @@ def _run(run: Run) -> RunState:
         return RunState(
             name=run.name,
             state="finished" if run.finished else "unfinished",
-            epochs=len(history),
+            epochs=history[-1].epoch if history else 0,
             of_epochs=run.config.training.epochs,
             validation_accuracy=run.selected.validation_accuracy if history else None,
             accuracy={name: record.accuracy for name, record in run.evaluations.items()},
@@ -140,7 +140,7 @@ def status_tables(state: Status) -> list[RichTable]:
     for run in state.runs:
         tested = ", ".join(f"{name} {100 * accuracy:.2f}" for name, accuracy in run.accuracy.items())
         accuracy = "" if run.validation_accuracy is None else f"{100 * run.validation_accuracy:.2f}"
-        states = (run.name, run.state, f"{run.epochs}/{run.of_epochs}", accuracy, tested or "–")
+        states = (run.name, run.state, f"{run.epochs:g}/{run.of_epochs}", accuracy, tested or "–")
         runs.add_row(*map(Text, states), _megabytes(run.bytes))
     return [raw, sets, runs]
 

@@ -59,7 +59,7 @@ class CellResult:
     run: str = ""
     accuracy: dict[str, float] = field(default_factory=dict)
     validation_accuracy: float | None = None
-    epochs: int | None = None
+    epochs: float | None = None
     seconds_per_epoch: float | None = None
     error: str | None = None
 
@@ -202,8 +202,8 @@ def _trained(run: Run) -> dict[str, Any]:
         "run": run.name,
         "routings": run.config.model.routings,
         "validation_accuracy": run.selected.validation_accuracy,
-        "epochs": len(run.history),
-        "seconds_per_epoch": sum(row.seconds for row in run.history) / len(run.history),
+        "epochs": run.history[-1].epoch,
+        "seconds_per_epoch": sum(row.seconds for row in run.history) / run.history[-1].epoch,
     }
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import platform
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +27,7 @@ from affbench.data.dataset import Dataset
 from affbench.device import autocast, device_name, resolve_device, resolve_precision, synchronise
 from affbench.errors import AffbenchError, ArtefactError, UsageError
 from affbench.evaluation import predict
+from affbench.interrupt import Interrupted, Stop
 from affbench.models import build_model, model_options, parameter_count
 from affbench.models.losses import loss_and_scores
 from affbench.models.registry import model_source
@@ -57,10 +53,6 @@ REPORT_SECONDS = 0.5  # between two looks at the loss, each of which waits for t
 
 class TrainingError(AffbenchError):
     """Training that cannot go on."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop; what was done is saved. The message says how to go on."""
 
 
 @dataclass(frozen=True)
@@ -250,9 +242,9 @@ class _Training:
         )
         self.history: list[Epoch] = []
         self.selected: dict[str, Tensor] = {}
-        self.batch = 0  # of the epoch under way
+        self.batch = 0  # batches done in the epoch under way
         self.totals = self._zeros()
-        self.seconds = 0.0  # of the epoch under way
+        self.images, self.seconds = 0, 0.0  # since the last validation
         self.saved_at = time.monotonic()
         self.writer = _tensorboard(plan.folder) if tensorboard else None
 
@@ -266,30 +258,40 @@ class _Training:
             f"{self.plan.folder.name}: {self.parameters:,} parameters, {self.batches.images:,} training digits of "
             f"{self.config.data.train_set}, {self.device} in {self.precision}"
         )
-        with _Stop() as stop:
-            while len(self.history) < self.settings.epochs:
-                self._epoch(stop)
+        with Stop() as stop:
+            while not self._ended():
+                self._leg(stop)
             self._finish()
 
-    def _epoch(self, stop: _Stop) -> None:
-        number = len(self.history)
-        if self.batch == 0:
-            torch.manual_seed(stream_seed(self.settings.seed, number))  # dropout: the same however the run got here
-            self.totals, self.seconds = self._zeros(), 0.0
+    def _ended(self) -> bool:
+        return len(self.history) == self.settings.epochs * self.settings.validations or (
+            self._reached(self.history[-1].validation_accuracy) if self.history else False
+        )
+
+    def _reached(self, validation_accuracy: float) -> bool:
+        return self.settings.stop_at is not None and validation_accuracy >= self.settings.stop_at
+
+    def _leg(self, stop: Stop) -> None:
+        """Train up to the next validation: an epoch, or a part of one where several validations are asked for."""
+        number, part = divmod(len(self.history), self.settings.validations)
+        first, last = (round(len(self.batches) * share / self.settings.validations) for share in (part, part + 1))
+        if self.batch <= first:
+            self.batch, self.totals, self.images, self.seconds = first, self._zeros(), 0, 0.0
+            # Dropout is the same however the run got here.
+            torch.manual_seed(stream_seed(self.settings.seed, len(self.history)))
         self.model.train()
-        title = f"epoch {number + 1}/{self.settings.epochs}"
-        total = self.batches.images
-        with self.progress.task(title, total, "images") as task:
-            task.advance(min(self.batch * self.settings.batch_size, total))
+        with self.progress.task(f"epoch {number + 1}/{self.settings.epochs}", self.batches.images, "images") as task:
+            task.advance(min(self.batch * self.settings.batch_size, self.batches.images))
             before, started, reported = self.seconds, time.perf_counter(), time.perf_counter()
             pending = 0
-            for images, labels in self.batches.epoch(number, self.batch):
-                self._step(images, labels)
+            for images, labels in self.batches.epoch(number, self.batch, last):
+                self._step(images, labels, number)
                 self.batch += 1
+                self.images += len(labels)
                 pending += len(labels)
                 now = time.perf_counter()
                 if now - reported > REPORT_SECONDS:
-                    task.advance(pending, self._remark(self._left(number)))
+                    task.advance(pending, self._remark())
                     pending, reported = 0, now
                     self.seconds = before + now - started
                 if stop.asked:
@@ -301,17 +303,17 @@ class _Training:
                 predictions, _ = predict(self.model, self.validation, precision=self.precision, progress=self.progress)
         except KeyboardInterrupt:
             raise self._interrupted() from None
-        self._close_epoch(number, float((predictions == self.validation.labels).mean()))
+        self._close_leg(number, part, float((predictions == self.validation.labels).mean()))
 
     def _interrupted(self) -> Interrupted:
         self._save()
         return Interrupted(
-            f"stopped in epoch {len(self.history) + 1} of {self.plan.folder.name}; what was done is saved: the same "
-            "command goes on, or 'affbench train --resume'."
+            f"stopped in epoch {len(self.history) // self.settings.validations + 1} of {self.plan.folder.name}; what "
+            "was done is saved: the same command goes on, or 'affbench train --resume'."
         )
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
-        rate = learning_rate(self.settings, len(self.history) * len(self.batches) + self.batch, len(self.history))
+    def _step(self, images: Tensor, labels: Tensor, epoch: int) -> None:
+        rate = learning_rate(self.settings, epoch * len(self.batches) + self.batch, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with autocast(self.device, self.precision):
@@ -324,38 +326,45 @@ class _Training:
             self.totals[1] += (scores.detach().argmax(-1) == labels).sum()
             self.totals[2] += len(labels)
 
-    def _close_epoch(self, number: int, validation_accuracy: float) -> None:
-        loss, correct, scored = self.totals.tolist()
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the training loss of {self.plan.folder.name} is {loss} in epoch {number + 1}: try a smaller "
-                "--learning-rate, or --precision float32."
-            )
+    def _close_leg(self, number: int, part: int, validation_accuracy: float) -> None:
+        loss, correct, scored = self._totals()
         row = Epoch(
-            epoch=number + 1,
-            step=(number + 1) * len(self.batches),
+            epoch=(number * self.settings.validations + part + 1) / self.settings.validations,
+            step=number * len(self.batches) + self.batch,
             learning_rate=self.optimizer.param_groups[0]["lr"],
-            train_loss=loss / self.batches.images,
+            train_loss=loss / max(self.images, 1),
             train_accuracy=correct / scored if scored else None,
             validation_accuracy=validation_accuracy,
             seconds=round(self.seconds, 4),
-            images_per_second=round(self.batches.images / max(self.seconds, 1e-9), 2),
+            images_per_second=round(self.images / max(self.seconds, 1e-9), 2),
         )
         best = max((earlier.validation_accuracy for earlier in self.history), default=-1.0)
         if row.validation_accuracy > best:
             self.selected = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         self.history.append(row)
-        self.batch = 0
+        if part + 1 == self.settings.validations:
+            self.batch = 0
         store.write_text(self.plan.folder / HISTORY, history_to_csv(self.history))
-        if time.monotonic() - self.saved_at > SAVE_SECONDS and len(self.history) < self.settings.epochs:
+        if time.monotonic() - self.saved_at > SAVE_SECONDS and not self._ended():
             self._save()
         self._report(row)
 
+    def _totals(self) -> list[float]:
+        """The sums so far: loss, correct images, images with scores; waits for the device."""
+        totals: list[float] = self.totals.tolist()
+        if not math.isfinite(totals[0]):
+            epoch = len(self.history) // self.settings.validations + 1
+            raise TrainingError(
+                f"the training loss of {self.plan.folder.name} is {totals[0]} in epoch {epoch}: try a smaller "
+                "--learning-rate, or --precision float32."
+            )
+        return totals
+
     def _report(self, row: Epoch) -> None:
         seen = "" if row.train_accuracy is None else f", accuracy {row.train_accuracy:.2%}"
-        left = self._left(row.epoch)
+        left = "" if self._ended() else self._left()
         self.progress.note(
-            f"  epoch {row.epoch}/{self.settings.epochs}: loss {row.train_loss:.4f}{seen}, validation accuracy "
+            f"  epoch {row.epoch:g}/{self.settings.epochs}: loss {row.train_loss:.4f}{seen}, validation accuracy "
             f"{row.validation_accuracy:.2%}, {row.images_per_second:,.0f} images/s" + (f", {left} left" if left else "")
         )
         if self.writer is not None:
@@ -364,23 +373,25 @@ class _Training:
                     self.writer.add_scalar(name, value, row.epoch)
             self.writer.flush()
 
-    def _remark(self, left: str) -> str:
-        loss, correct, scored = self.totals.tolist()
+    def _remark(self) -> str:
+        loss, correct, scored = self._totals()
         seen = f", accuracy {correct / scored:.2%}" if scored else ""
-        mean = loss / max(self.batch * self.settings.batch_size, 1)
-        return f"loss {mean:.4f}{seen}" + (f", run ends in {left}" if left else "")
+        left = self._left()
+        return f"loss {loss / max(self.images, 1):.4f}{seen}" + (f", run ends in {left}" if left else "")
 
-    def _left(self, epochs: int) -> str:
-        """Time left to the end of the run, judged by the epochs that are done."""
-        if not self.history or epochs >= self.settings.epochs:
+    def _left(self) -> str:
+        """Time left to the end of the run, judged by what is done."""
+        if not self.history:
             return ""
         mean = sum(row.seconds for row in self.history) / len(self.history)
-        minutes, seconds = divmod(round(mean * (self.settings.epochs - epochs)), 60)
+        minutes, seconds = divmod(
+            round(mean * (self.settings.epochs * self.settings.validations - len(self.history))), 60
+        )
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
     def _zeros(self) -> Tensor:
-        """Sums over the epoch under way, on the device: loss, correct images, images with scores."""
+        """Sums since the last validation, on the device: loss, correct images, images with scores."""
         return torch.zeros(3, device=self.device)
 
     def _save(self) -> None:
@@ -392,6 +403,7 @@ class _Training:
             "selected": self.selected,
             "history": [asdict(row) for row in self.history],
             "batch": self.batch,
+            "images": self.images,
             "totals": self.totals,
             "seconds": self.seconds,
             "random": torch.get_rng_state(),
@@ -414,7 +426,7 @@ class _Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.selected = state["selected"]
             self.history = [Epoch(**row) for row in state["history"]]
-            self.batch, self.seconds = state["batch"], state["seconds"]
+            self.batch, self.images, self.seconds = state["batch"], state["images"], state["seconds"]
             self.totals = state["totals"].to(self.device)
             torch.set_rng_state(state["random"])
             if state["random_device"] is not None and self.device.type == "cuda":
@@ -423,10 +435,29 @@ class _Training:
             raise ArtefactError(
                 f"{path} is damaged ({type(error).__name__}); delete it, or use --force, to train from the beginning."
             ) from error
-        self.progress.note(f"{self.plan.folder.name}: going on after epoch {len(self.history)}, batch {self.batch}")
+        done = self.history[-1].epoch if self.history else 0
+        self.progress.note(f"{self.plan.folder.name}: going on after epoch {done:g}, at batch {self.batch}")
+
+    def _crossing(self) -> float | None:
+        """The epoch, interpolated between validations, at which the accuracy to stop at was reached; None if never."""
+        if self.settings.stop_at is None or not self._reached(self.history[-1].validation_accuracy):
+            return None
+        last = self.history[-1]
+        if len(self.history) == 1:
+            return last.epoch
+        before = self.history[-2]
+        share = (self.settings.stop_at - before.validation_accuracy) / (
+            last.validation_accuracy - before.validation_accuracy
+        )
+        return before.epoch + share * (last.epoch - before.epoch)
 
     def _finish(self) -> None:
         folder = self.plan.folder
+        if self.settings.stop_at is not None and self._crossing() is None:
+            self.progress.note(
+                f"{folder.name}: validation accuracy never reached {self.settings.stop_at:.2%}; the best checkpoint is "
+                "kept"
+            )
         # safetensors stores no tensor twice; models that share weights are stored with copies of them
         tensors = {name: value.contiguous().clone() for name, value in self.selected.items()}
         with store.atomic_path(folder / WEIGHTS) as path:
@@ -438,6 +469,8 @@ class _Training:
             "seed": self.settings.seed,
             "selected_epoch": best.epoch,
             "selected_by": f"validation accuracy on {self.validation.name}, n = {len(self.validation):,}",
+            "stop_at": self.settings.stop_at,
+            "stop_at_reached_epoch": self._crossing(),
             "train_images": self.batches.images,
             "train_seconds": round(sum(row.seconds for row in self.history), 3),
             "peak_memory_bytes": _peak_memory(self.device),
@@ -458,43 +491,6 @@ class _Training:
             self.writer.close()
         store.seal(folder, "train", VERSION, self.plan.inputs, [CONFIG, HISTORY, WEIGHTS, ENVIRONMENT])
         (folder / RESUME).unlink(missing_ok=True)
-
-
-class _Stop:
-    """Turns SIGINT and SIGTERM into a question that the training loop asks; a second signal stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._at_once = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if self.asked and error is None:  # too late to stop the training, which is finished, but not what follows
-            raise KeyboardInterrupt
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Let the first signal, too, stop at once."""
-        self._at_once = True
-        try:
-            yield
-        finally:
-            self._at_once = False
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        stop = self.asked or self._at_once
-        self.asked = True
-        if stop:
-            raise KeyboardInterrupt
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -47,7 +47,8 @@ class TextbookCapsNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         u = self.primary(F.relu(self.conv(images)))
-        u = squash(u.view(len(images), -1, self.primary_dim))
+        types = u.shape[1] // self.primary_dim
+        u = squash(u.view(len(images), -1, self.primary_dim) * min(1, (8 / types) ** 2))
         votes = torch.matmul(self.weight, u[:, None, :, :, None]).squeeze(-1)  # (B, J, N, D_out)
         fixed = votes.detach()
         b = torch.zeros(votes.shape[:3], device=u.device)

@@ -21,7 +21,7 @@ LAYERS = (
     ("training",),
     ("evaluation",),
     ("models", "data", "statistics", "device", "runs", "workspace"),
-    ("store", "config", "progress", "errors"),
+    ("store", "config", "progress", "interrupt", "errors"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -9,9 +9,10 @@ from conftest import SAMPLE, tiny_config
 from affbench import sweep
 from affbench.config import EvaluationConfig, RunConfig, override
 from affbench.errors import AffbenchError, UsageError
+from affbench.interrupt import Interrupted
 from affbench.runs import Run, list_runs
 from affbench.sweep import Cell, run_cells, sweep_cells
-from affbench.training import Interrupted, train
+from affbench.training import train
 from affbench.workspace import Workspace
 
 ON_SAMPLE = EvaluationConfig(sets=(SAMPLE,), limit=200)

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from affbench import store, training
 from affbench.config import RunConfig, TrainingConfig, override
 from affbench.errors import ArtefactError, UsageError
+from affbench.interrupt import Interrupted
 from affbench.progress import Progress, Task
 from affbench.runs import RESUME, WEIGHTS, Run, list_runs
-from affbench.training import Interrupted, TrainingError, learning_rate, plan_run, train
+from affbench.training import TrainingError, learning_rate, plan_run, train
 from affbench.workspace import Workspace
 
 
@@ -294,3 +295,39 @@ def test_manifest_names_the_inputs(workspace: Workspace) -> None:
     assert manifest is not None
     assert manifest.inputs["config"]["training"]["batch_size"] == 32
     assert len(manifest.inputs["train"]) == len(manifest.inputs["validation"]) == 64
+
+
+def test_several_validations_an_epoch_do_not_change_the_training(workspace: Workspace) -> None:
+    whole = train(tiny_config(), workspace)
+    parts = train(tiny_config(validations=3), workspace)
+    assert [row.epoch for row in parts.history] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    assert [row.step for row in parts.history] == [1, 2, 3, 4, 5, 6]
+    assert parts.history[-1].validation_accuracy == whole.history[-1].validation_accuracy
+    mean = sum(row.train_loss for row in parts.history[:3]) / 3
+    assert mean == pytest.approx(whole.history[0].train_loss, rel=1e-6)
+
+
+def test_training_stops_at_the_first_validation_that_reaches_the_target(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.5, 0.8, 0.96, 0.99])
+
+    def predict(model: torch.nn.Module, dataset: Any, **_: Any) -> tuple[Any, None]:
+        right = np.arange(len(dataset)) < round(next(shares) * len(dataset))
+        return np.where(right, dataset.labels, (dataset.labels + 1) % 10), None
+
+    monkeypatch.setattr(training, "predict", predict)
+    run = train(tiny_config(stop_at=0.92, validations=2), workspace)
+    assert [row.validation_accuracy for row in run.history] == [0.5, 0.8, 0.96]
+    assert run.selected.epoch == 1.5
+    assert run.environment["stop_at_reached_epoch"] == pytest.approx(1 + 0.5 * (0.92 - 0.8) / (0.96 - 0.8))
+
+
+def test_target_that_is_never_reached_is_said(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    listener = Progress()
+    monkeypatch.setattr(listener, "note", notes.append)
+    run = train(tiny_config(stop_at=1.0), Workspace(workspace.data, workspace.results, "cpu", listener))
+    assert run.environment["stop_at_reached_epoch"] is None
+    assert len(run.history) == 2
+    assert any("never reached 100.00%" in note for note in notes)

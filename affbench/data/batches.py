@@ -77,15 +77,15 @@ class TrainingBatches:
         """Images an epoch."""
         return len(self._labels)
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch.
+    def epoch(self, number: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, or of a part of it.
 
         Parameters
         ----------
         number
             The epoch, from 0.
-        start
-            Batches to leave out, to go on in the middle of an epoch.
+        start, stop
+            The first batch, and the one before which to stop.
 
         Yields
         ------
@@ -93,8 +93,8 @@ class TrainingBatches:
             Images float32 (B, 1, H, H) in [0, 1], and labels int64 (B,).
         """
         order, offsets, mirrored = (part.to(self._device) for part in self._draw(number))
-        for first in range(start * self._batch_size, len(order), self._batch_size):
-            part = slice(first, first + self._batch_size)
+        for batch in range(start, len(self) if stop is None else stop):
+            part = slice(batch * self._batch_size, (batch + 1) * self._batch_size)
             index = order[part]
             images = to_float(placement.place(self._framed, index, offsets[part], self._span))
             if self._augmentation.flip:

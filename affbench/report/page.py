@@ -212,7 +212,7 @@ def _details(result: Result) -> _RunDetails:
     best, environment = result.selected, result.environment
     facts = [
         f"seed {result.config.training.seed}",
-        f"checkpoint of epoch {best.epoch} of {result.history[-1].epoch}",
+        f"checkpoint of epoch {best.epoch:g} of {result.history[-1].epoch:g}",
         f"validation {percent(best.validation_accuracy)}%",
         *(f"{name} {percent(record.accuracy)}%" for name, record in result.evaluations.items()),
         f"{result.seconds_per_epoch:.1f} s per epoch on {environment.get('device_name') or 'an unnamed device'}",

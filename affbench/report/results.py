@@ -76,7 +76,7 @@ class Result:
     @property
     def seconds_per_epoch(self) -> float:
         """Mean over the epochs, training alone."""
-        return sum(row.seconds for row in self.history) / len(self.history)
+        return sum(row.seconds for row in self.history) / self.history[-1].epoch
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,19 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(routings, gradient
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_full_size_network_is_not_saturated_by_the_first_optimiser_steps():
+    # At full size and a learning rate of 0.001 one step moves each primary channel by about the sum of 20,736 products:
+    # class capsules must not all jump to length 1, where the margin loss has no gradient left.
+    model = CapsNet(reconstruction=0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    images, labels = torch.rand(2, 1, 40, 40), torch.tensor([3, 8])
+    for _ in range(2):
+        optimizer.zero_grad()
+        model.loss(images, labels).backward()
+        optimizer.step()
+    assert model(images).mean() < 0.8
+
+
 def test_same_seed_trains_to_the_same_bits():
     def train():
         torch.manual_seed(7)
