@@ -76,10 +76,12 @@ class Speed:
     textbook, routing_1, routing_10
         A full step of the textbook formulation, and of this model with 1 and 10 routing iterations; None where there
         is no such thing.
+    textbook_float32
+        The textbook step in float32, as public code runs it, where this measurement is in another precision.
     split
         Part of the step to its time, each part measured alone; ``"other"`` is what the parts leave of the step.
         ``"data"`` is the making of a batch, which the step does not hold.
-    step_over_floor, textbook_over_step, routing_10_over_1
+    step_over_floor, textbook_over_step, textbook_float32_over_step, routing_10_over_1
         Ratios within a round.
     peak_memory_bytes
         While training, above the idle process (CPU) or allocated on the device (CUDA); None where it is unknown.
@@ -110,11 +112,13 @@ class Speed:
     evaluation: Spread
     floor: Spread | None
     textbook: Spread | None
+    textbook_float32: Spread | None
     routing_1: Spread | None
     routing_10: Spread | None
     split: dict[str, float]
     step_over_floor: Spread | None
     textbook_over_step: Spread | None
+    textbook_float32_over_step: Spread | None
     routing_10_over_1: Spread | None
     peak_memory_bytes: int | None
     matrix_flops: float
@@ -197,6 +201,8 @@ def benchmark_speed(
         reference = _textbook(textbook, options, canvas)
         if reference is not None:
             actions["textbook"] = _Candidate(reference, images, labels, precision).step
+            if precision != "float32":
+                actions["textbook_float32"] = _Candidate(reference, images, labels, "float32").step
     times = _in_turns(actions, repeats, device, progress)
     spreads = {name: Spread.of(values) for name, values in times.items()}
     progress.note("measuring peak memory and the rates of the device")
@@ -221,11 +227,13 @@ def benchmark_speed(
         evaluation=spreads["evaluation"],
         floor=spreads.get("floor"),
         textbook=spreads.get("textbook"),
+        textbook_float32=spreads.get("textbook_float32"),
         routing_1=spreads.get("routing_1"),
         routing_10=spreads.get("routing_10"),
         split=_split(spreads),
         step_over_floor=_ratio(times, "step", "floor"),
         textbook_over_step=_ratio(times, "textbook", "step"),
+        textbook_float32_over_step=_ratio(times, "textbook_float32", "step"),
         routing_10_over_1=_ratio(times, "routing_10", "routing_1"),
         peak_memory_bytes=_peak_memory(device, precision, model, options, batch_size, canvas),
         matrix_flops=matrix_flops,
@@ -539,6 +547,7 @@ def speed_table(speed: Speed) -> Table:
         table.add_row(f"  {name}{' (outside the step)' if name == 'data' else ''}", f"{seconds * 1e3:,.1f} ms{share}")
     for name, spread in (
         ("textbook step", speed.textbook),
+        ("textbook step in float32", speed.textbook_float32),
         ("step with 1 routing iteration", speed.routing_1),
         ("step with 10 routing iterations", speed.routing_10),
     ):
@@ -548,6 +557,7 @@ def speed_table(speed: Speed) -> Table:
     for name, spread in (
         ("step / convolutions alone", speed.step_over_floor),
         ("textbook step / step", speed.textbook_over_step),
+        ("textbook step in float32 / step", speed.textbook_float32_over_step),
         ("10 routing iterations / 1", speed.routing_10_over_1),
     ):
         if spread is not None:
