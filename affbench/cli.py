@@ -295,7 +295,7 @@ def bench(
     routings: Annotated[int | None, typer.Option(min=1, help="Routing iterations (CapsNet: 3).")] = None,
     option: ModelOptions = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are shown.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are shown.")] = 7,
     textbook: Annotated[
         Path | None, typer.Option(help="Textbook formulation to compare with; benchmarks/textbook.py where it is.")
     ] = None,
@@ -303,22 +303,22 @@ def bench(
     precision: Precision = "auto",
 ) -> None:
     """Throughput of training and evaluation against the floor, measured in one run."""
-    from affbench.bench import benchmark_speed, speed_table
+    from affbench.bench import benchmark_speed
     from affbench.device import resolve_device, resolve_precision
 
     target = resolve_device(device)
     config = _run_config(model=model, routings=routings, option=option, precision=precision)
     result = benchmark_speed(
-        target,
-        resolve_precision(config.training.precision, target),
-        model=config.model.name,
+        config.model.name,
+        device=target,
+        precision=resolve_precision(config.training.precision, target),
         options=config.model.options,
         batch_size=batch_size,
-        rounds=rounds,
+        repeats=repeats,
         textbook=textbook,
         progress=session.workspace.progress,
     )
-    session.show(speed_table(result))
+    session.show(result.to_rich())
     session.document(result.to_dict())
 
 
@@ -387,6 +387,41 @@ def verify(
     session.show(outcome.to_rich(), outcome.sentence)
     session.document(outcome.to_dict())
     if not outcome.agrees:
+        raise typer.Exit(1)
+
+
+@app.command()
+@command
+def clean(
+    session: Session,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be freed.")] = False,
+) -> None:
+    """Delete what nothing refers to: unused converted sets, files of dead processes; never runs or downloads."""
+    from affbench.maintenance import find_leftovers, remove
+
+    leftovers = find_leftovers(session.workspace.data, session.workspace.results)
+    for leftover in leftovers:
+        session.show(f"{leftover.path}: {leftover.bytes / 1e6:,.1f} MB, {leftover.reason}")
+    freed = sum(leftover.bytes for leftover in leftovers) if dry_run else remove(leftovers)
+    session.show(f"{'would free' if dry_run else 'freed'} {freed / 1e6:,.1f} MB")
+    session.document({"freed_bytes": freed, "dry_run": dry_run, "paths": [str(item.path) for item in leftovers]})
+
+
+@app.command()
+@command
+def doctor(
+    session: Session,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask whether the mirrors answer.")] = False,
+) -> None:
+    """Check environment, data, cache and runs, every checksum included; one line each."""
+    from affbench.maintenance import diagnose
+
+    findings = []
+    for finding in diagnose(session.workspace.data, session.workspace.results, offline=offline):
+        findings.append(finding)
+        session.show(f"{finding.health:>4}  {finding.subject}: {finding.text}")
+    session.document({"findings": [vars(finding) for finding in findings]})
+    if any(finding.health == "bad" for finding in findings):
         raise typer.Exit(1)
 
 

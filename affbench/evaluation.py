@@ -24,6 +24,7 @@ from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.device import Computed, autocast, resolve_device, resolve_precision
 from affbench.errors import ArtefactError, DataError, UsageError
 from affbench.models import build_model
+from affbench.models.layout import prepare
 from affbench.progress import Progress
 from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, Share, read_evaluation
 from affbench.statistics import clustered_interval, wilson_interval
@@ -273,7 +274,7 @@ def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
             f"{path} holds another architecture than {run.config.model.name} with the options of its config.toml "
             f"({reason}); train the run again (--force)."
         ) from error
-    return model.to(device).eval()
+    return prepare(model, torch.device(device)).eval()
 
 
 def model_canvas(run: Run) -> int:

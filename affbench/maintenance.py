@@ -192,7 +192,9 @@ def _folder(label: str, folder: Path) -> Finding:
         (folder / ".doctor.lock").unlink(missing_ok=True)
     except AffbenchError as error:
         return Finding(label, "bad", str(error))
-    return Finding(label, "good" if free > 2e9 else "note", f"{folder} can be written and locked, {free / 1e9:.1f} GB free")
+    return Finding(
+        label, "good" if free > 2e9 else "note", f"{folder} can be written and locked, {free / 1e9:.1f} GB free"
+    )
 
 
 def _downloads(family: str, data_dir: Path) -> Finding:
@@ -242,4 +244,3 @@ def _reachable(family: str) -> Finding:
             answers.append(f"{type(error).__name__} {url}")
     good = any(answer.startswith("200 ") for answer in answers)
     return Finding(f"mirrors of {family}", "good" if good else "note", "; ".join(answers))
-

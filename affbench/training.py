@@ -29,6 +29,7 @@ from affbench.errors import AffbenchError, ArtefactError, UsageError
 from affbench.evaluation import predict
 from affbench.interrupt import Interrupted, Stop
 from affbench.models import build_model, model_options, parameter_count
+from affbench.models.layout import prepare
 from affbench.models.losses import loss_and_scores
 from affbench.models.registry import model_source
 from affbench.progress import Progress
@@ -231,7 +232,7 @@ class _Training:
         self.batches = TrainingBatches(digits, augmentation, self.settings.batch_size, self.settings.seed, self.device)
         torch.manual_seed(self.settings.seed)
         model = build_model(self.config.model.name, canvas=augmentation.canvas, **self.config.model.options)
-        self.model: nn.Module = model.to(self.device)
+        self.model: nn.Module = prepare(model, self.device)
         self.parameters = parameter_count(self.model)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),

@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("session", "pipeline", "status", "bench"),
+    ("session", "pipeline", "status", "bench", "maintenance"),
     ("sweep",),
     ("report",),
     ("training",),

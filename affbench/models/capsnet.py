@@ -14,8 +14,6 @@ from affbench.models.losses import margin_loss, reconstruction_error
 from affbench.models.options import canvas_size, number, whole, wholes
 from affbench.models.routing import CapsuleLayer, squash
 
-_TYPES_UNSCALED = 8  # primary capsule types up to which channels are squashed as they are
-
 
 class CapsNet(nn.Module):
     """A capsule network: two convolutions, squashed primary capsules, routed class capsules, and a decoder.
@@ -212,14 +210,13 @@ class PrimaryCapsules(nn.Module):
     def group(self, channels: Tensor) -> Tensor:
         """Channels (B, T·D, H', W') -> squashed capsules (B, N, D), float32 at least.
 
-        With more than 8 types T the channels are first multiplied by (8 / T)²: 1/16 for the paper's 32 types, where the
-        authors' code has 1/32. Without it the first optimiser steps at the paper's learning rate drive every class
-        capsule of the full-size network on a 40×40 canvas to length 1, and training stands still; networks of up to
-        8 types need none and learn faster so.
+        Channels of T types are first multiplied by 1/T, as in the authors' released code, where the primary capsules
+        share each input equally among their types (tensorflow/models, research/capsules). It could be absorbed into the
+        convolution's weights, so the networks are those of the paper; but without it the first optimiser steps at
+        the usual learning rate drive every class capsule of the full-size network to length 1, and training stalls.
         """
         grouped = channels.unflatten(1, (-1, self.dim)).transpose(1, 2)  # (B, D, T, H', W')
-        if (types := grouped.shape[2]) > _TYPES_UNSCALED:
-            grouped = grouped * (_TYPES_UNSCALED / types) ** 2
+        grouped = grouped / grouped.shape[2]
         # Stored with the capsules' axis last, as the fast routing wants it.
         return squash(grouped.reshape(len(channels), self.dim, -1).transpose(1, 2))
 

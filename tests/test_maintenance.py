@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLE, Affbench, tiny_config
+
+from affbench import store
+from affbench.data import catalogue
+from affbench.evaluation import evaluate_run
+from affbench.maintenance import diagnose, find_leftovers, remove
+from affbench.training import train
+from affbench.workspace import Workspace
+
+
+@pytest.fixture
+def used(workspace: Workspace, tmp_path: Path) -> Workspace:
+    """A workspace of its own with a run that was trained and tested."""
+    shutil.copytree(workspace.data, tmp_path / "data")
+    for path in catalogue.sets_dir(tmp_path / "data").glob("*"):
+        path.unlink()
+    own = Workspace(tmp_path / "data", tmp_path / "results", "cpu")
+    evaluate_run(train(tiny_config(epochs=1), own), SAMPLE, own)
+    return own
+
+
+def names(workspace: Workspace) -> set[str]:
+    return {leftover.path.name for leftover in find_leftovers(workspace.data, workspace.results)}
+
+
+def test_sets_that_runs_use_are_kept_and_others_go(used: Workspace) -> None:
+    before = set(catalogue.sets_dir(used.data).glob("*.h5"))
+    padded = catalogue.ensure_set(catalogue.find_set("mnist-padded-sample"), "test", used.data)
+    stale = padded.with_name("mnist-sample-test-01234567.h5")
+    shutil.copy(padded, stale)
+    leftovers = [item for item in find_leftovers(used.data, used.results) if item.path.suffix == ".h5"]
+    assert {item.path for item in leftovers} == {padded, stale}
+    assert remove(leftovers) == sum(item.bytes for item in leftovers)
+    assert set(catalogue.sets_dir(used.data).glob("*.h5")) == before
+    assert not store.manifest_path(padded).exists()
+
+
+def test_files_of_dead_processes_go_and_those_of_the_living_stay(used: Workspace) -> None:
+    old, new = used.data / ".old.abc.part", used.data / ".new.abc.part"
+    for path in (old, new):
+        path.write_text("half")
+    os.utime(old, (time.time() - 7200,) * 2)
+    reference = used.results / "reference"
+    reference.mkdir()
+    (reference / ".kept.part").write_text("half")
+    os.utime(reference / ".kept.part", (0, 0))
+    with store.lock(used.data / "held"):
+        found = names(used)
+    assert old.name in found
+    assert not {new.name, ".held.lock", ".kept.part"} & found
+
+
+def test_dry_run_deletes_nothing(affbench: Affbench, used: Workspace) -> None:
+    catalogue.ensure_set(catalogue.find_set("mnist-padded-sample"), "test", used.data)
+    folders = {"data_dir": used.data, "results_dir": used.results}
+    before = sorted(used.data.rglob("*"))
+    plan = affbench("clean", "--dry-run", "--json", **folders).document
+    assert plan["freed_bytes"] > 0
+    assert sorted(used.data.rglob("*")) == before
+    assert affbench("clean", "--json", **folders).document["freed_bytes"] == plan["freed_bytes"]
+    assert affbench("clean", "--json", **folders).document["freed_bytes"] == 0
+    assert affbench("eval", "--set", SAMPLE, "--device", "cpu", **folders).status == 0
+
+
+def test_doctor_finds_a_healthy_workspace_healthy(used: Workspace) -> None:
+    findings = list(diagnose(used.data, used.results, offline=True))
+    assert {finding.health for finding in findings} <= {"good", "note"}
+    subjects = " ".join(finding.subject for finding in findings)
+    for word in ("affbench", "device", "data folder", "results folder", "set mnist-sample-train", "run capsnet"):
+        assert word in subjects
+
+
+def test_doctor_finds_every_kind_of_damage(affbench: Affbench, used: Workspace) -> None:
+    (run,) = (used.results / "runs").glob("capsnet*")
+    weights = run / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    converted = next(catalogue.sets_dir(used.data).glob("mnist-sample-train-*.h5"))
+    store.manifest_path(converted).unlink()
+    (run / f"eval-{SAMPLE}.json").write_text("{}")
+    raw = catalogue.raw_dir(used.data, "mnist")
+    raw.mkdir(parents=True)
+    (raw / "t10k-labels-idx1-ubyte.gz").write_text("not a label")
+    ended = affbench("doctor", "--offline", "--json", data_dir=used.data, results_dir=used.results)
+    assert ended.status == 1
+    bad = [finding for finding in ended.document["findings"] if finding["health"] == "bad"]
+    said = " ".join(f"{finding['subject']} {finding['text']}" for finding in bad)
+    for word in ("model.safetensors is damaged", "no manifest", "is not an evaluation record", "t10k-labels"):
+        assert word in said
+    assert len(bad) == 4
