@@ -48,7 +48,7 @@ class TextbookCapsNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         u = self.primary(F.relu(self.conv(images)))
         types = u.shape[1] // self.primary_dim
-        u = squash(u.view(len(images), -1, self.primary_dim) * min(1, (8 / types) ** 2))
+        u = squash(u.view(len(images), -1, self.primary_dim) / types)
         votes = torch.matmul(self.weight, u[:, None, :, :, None]).squeeze(-1)  # (B, J, N, D_out)
         fixed = votes.detach()
         b = torch.zeros(votes.shape[:3], device=u.device)

@@ -46,10 +46,10 @@ def test_any_canvas_gives_scores_below_one_and_capsules_of_those_lengths(canvas)
     assert model.reconstruct(images).shape == images.shape
 
 
-def test_primary_capsules_are_groups_of_neighbouring_channels_squashed():
+def test_primary_capsules_are_groups_of_neighbouring_channels_scaled_and_squashed():
     model = CapsNet(**SMALL)
     images = torch.rand(2, 1, 20, 20)
-    channels = model.primary.network(images).detach().double()  # (2, 24, 2, 2)
+    channels = model.primary.network(images).detach().double() / 3  # (2, 24, 2, 2), shared among 3 types
     primary = model.primary(images).detach()
     for kind in range(3):
         for row in range(2):
