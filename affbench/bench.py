@@ -102,7 +102,7 @@ class Speed:
     batch_size: int
     device: str
     device_name: str
-    precision: str
+    precision: Computed
     threads: int
     torch_version: str
     repeats: int

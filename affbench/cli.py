@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -301,9 +302,12 @@ def bench(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Also draw cost against routing iterations, batch size and canvas.")
+    ] = False,
 ) -> None:
     """Throughput of training and evaluation against the floor, measured in one run."""
-    from affbench.bench import benchmark_speed
+    from affbench.bench import benchmark_speed, cost_curves
     from affbench.device import resolve_device, resolve_precision
 
     target = resolve_device(device)
@@ -319,7 +323,22 @@ def bench(
         progress=session.workspace.progress,
     )
     session.show(result.to_rich())
-    session.document(result.to_dict())
+    document = result.to_dict()
+    if curves:
+        from affbench.report.cost import cost_figure
+
+        points = cost_curves(
+            config.model.name,
+            device=target,
+            precision=result.precision,
+            options=config.model.options,
+            progress=session.workspace.progress,
+        )
+        title = f"{config.model.name} on {result.device_name}, {result.precision}"
+        path = cost_figure(points, session.workspace.results / "bench" / "cost.png", title)
+        session.show(f"cost curves: {path}")
+        document["curves"] = [asdict(point) for point in points]
+    session.document(document)
 
 
 @app.command()

@@ -15,10 +15,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("session", "pipeline", "status", "bench", "maintenance"),
+    ("session", "pipeline", "status", "maintenance"),
     ("sweep",),
     ("report",),
-    ("training",),
+    ("training", "bench"),
     ("evaluation",),
     ("models", "data", "statistics", "device", "runs", "workspace"),
     ("store", "config", "progress", "interrupt", "errors"),
