@@ -19,7 +19,7 @@ LAYERS = (
     ("sweep",),
     ("report",),
     ("training", "bench"),
-    ("evaluation",),
+    ("evaluation", "steps"),
     ("models", "data", "statistics", "device", "runs", "workspace"),
     ("store", "config", "progress", "interrupt", "errors"),
 )

@@ -1,0 +1,159 @@
+"""One optimiser step: forward, backward, update and running sums; on CUDA as one captured graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from affbench.device import Computed, autocast
+from affbench.models.losses import loss_and_scores
+
+WARM_UP = 3  # steps before capture, so that every lazy initialisation and self-test is over
+Capture = Callable[[Callable[[], None]], Callable[[], None]]
+
+
+class Step:
+    """Adam on one batch at a time.
+
+    Parameters
+    ----------
+    model
+        On its device, in training mode when called.
+    learning_rate
+        Of the first step; `__call__` sets it anew.
+    precision
+        ``"bfloat16"`` runs the forward pass under autocast.
+    device
+        Where the model is.
+
+    Attributes
+    ----------
+    optimizer
+        Adam with the defaults of the paper's TensorFlow (β 0.9, 0.999; ε 1e-8), fused where the device has it.
+    totals
+        Sums since `reset`, on the device: loss × images, correct images, images with scores.
+    """
+
+    def __init__(self, model: nn.Module, learning_rate: float, precision: Computed, device: torch.device) -> None:
+        self.model, self.precision, self.device = model, precision, device
+        cuda = device.type == "cuda"
+        self.optimizer = torch.optim.Adam(
+            model.parameters(),
+            # A captured step reads the rate from the device.
+            lr=torch.tensor(learning_rate, device=device) if cuda else learning_rate,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            fused=device.type in ("cpu", "cuda"),
+            capturable=cuda,
+        )
+        self.totals = torch.zeros(3, device=device)
+
+    def reset(self) -> None:
+        """Start the sums anew."""
+        self.totals.zero_()
+
+    def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+        """Take a step.
+
+        Parameters
+        ----------
+        images
+            float32 (B, 1, H, W) in [0, 1].
+        labels
+            int64 (B,).
+        learning_rate
+            Of this step.
+        """
+        self._set_rate(learning_rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._compute(images, labels)
+        self.optimizer.step()
+
+    def _set_rate(self, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(learning_rate)
+            else:
+                group["lr"] = learning_rate
+
+    def _compute(self, images: Tensor, labels: Tensor) -> None:
+        """Forward, backward and sums."""
+        with autocast(self.device, self.precision):
+            loss, scores = loss_and_scores(self.model, images, labels)
+        loss.backward()
+        self.totals[0] += loss.detach() * len(labels)
+        if scores is not None:
+            self.totals[1] += (scores.detach().argmax(-1) == labels).sum()
+            self.totals[2] += len(labels)
+
+
+class CapturedStep(Step):
+    """The same step, captured once as a graph and replayed: launching it costs one call, whatever it holds.
+
+    Batches of another size than the first are computed as `Step` does, and so is every batch where the capture fails.
+
+    Parameters
+    ----------
+    model, learning_rate, precision, device
+        As for `Step`.
+    capture
+        Records what a function does and returns what repeats it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        learning_rate: float,
+        precision: Computed,
+        device: torch.device,
+        capture: Capture | None = None,
+    ) -> None:
+        super().__init__(model, learning_rate, precision, device)
+        self._capture = capture or _capture_on_cuda
+        self._taken = 0
+        self._images: Tensor | None = None
+        self._labels: Tensor | None = None
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+        """Take a step; arguments as for `Step`."""
+        if self._images is None or self._labels is None:
+            self._images, self._labels = images.clone(), labels.clone()
+        if images.shape != self._images.shape or self._taken < WARM_UP:
+            self._taken += 1
+            super().__call__(images, labels, learning_rate)
+            return
+        if self._replay is None:
+            self.optimizer.zero_grad(set_to_none=True)  # so that the captured backward pass owns its gradients
+            try:
+                self._replay = self._capture(self._whole)
+            except RuntimeError:  # a model that waits for the device, or allocates outside of the graph's memory
+                self._replay = self._whole
+        self._images.copy_(images, non_blocking=True)
+        self._labels.copy_(labels, non_blocking=True)
+        self._set_rate(learning_rate)
+        self._replay()
+
+    def _whole(self) -> None:
+        assert self._images is not None  # noqa: S101 - set before the first capture
+        assert self._labels is not None  # noqa: S101
+        self.optimizer.zero_grad(set_to_none=True)
+        self._compute(self._images, self._labels)
+        self.optimizer.step()
+
+
+def _capture_on_cuda(run: Callable[[], None]) -> Callable[[], None]:
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def make_step(model: nn.Module, learning_rate: float, precision: Computed, device: torch.device) -> Step:
+    """The fastest step for the device: captured on CUDA, plain elsewhere; parameters as for `Step`."""
+    kind = CapturedStep if device.type == "cuda" else Step
+    return kind(model, learning_rate, precision, device)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from affbench.models import build_model
+from affbench.steps import WARM_UP, CapturedStep, Step
+
+CPU = torch.device("cpu")
+
+
+def batches(n: int = 9, size: int = 6) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    made = [(torch.rand(size, 1, 20, 20, generator=generator), torch.arange(size)) for _ in range(n)]
+    made[5] = (made[5][0][:4], made[5][1][:4])  # a batch that is not full, as at the end of an epoch
+    return made
+
+
+def small() -> nn.Module:
+    torch.manual_seed(3)
+    return build_model("capsnet", canvas=20, filters=4, primary_types=2, decoder=(4,))
+
+
+def trained(step: Step) -> tuple[list[torch.Tensor], torch.Tensor]:
+    for number, (images, labels) in enumerate(batches()):
+        step(images, labels, 1e-3 / (number + 1))
+    return [parameter.detach().clone() for parameter in step.model.parameters()], step.totals.clone()
+
+
+class Recorder:
+    """Stands in for a CUDA graph: what was recorded reads its inputs from the same memory on every replay."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+
+    def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
+        def replay() -> None:
+            self.replays += 1
+            run()
+
+        return replay
+
+
+def test_captured_steps_train_as_plain_ones_do() -> None:
+    recorder = Recorder()
+    captured, sums = trained(CapturedStep(small(), 1e-3, "float32", CPU, recorder))
+    plain, expected = trained(Step(small(), 1e-3, "float32", CPU))
+    assert recorder.replays == len(batches()) - WARM_UP - 1
+    assert all(torch.equal(one, other) for one, other in zip(captured, plain, strict=True))
+    assert torch.equal(sums, expected)
+
+
+def test_failed_capture_falls_back_to_plain_steps() -> None:
+    def fails(run: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    captured, _ = trained(CapturedStep(small(), 1e-3, "float32", CPU, fails))
+    plain, _ = trained(Step(small(), 1e-3, "float32", CPU))
+    assert all(torch.equal(one, other) for one, other in zip(captured, plain, strict=True))
+
+
+def test_sums_count_every_image_and_can_be_reset() -> None:
+    step = Step(small(), 1e-3, "float32", CPU)
+    trained(step)
+    assert step.totals[2] == 8 * 6 + 4
+    assert 0 <= step.totals[1] <= step.totals[2]
+    step.reset()
+    assert step.totals.tolist() == [0, 0, 0]
+
+
+def test_learning_rate_is_that_of_the_step() -> None:
+    step = Step(small(), 1.0, "float32", CPU)
+    before = [parameter.detach().clone() for parameter in step.model.parameters()]
+    images, labels = batches()[0]
+    step(images, labels, 0.0)
+    assert all(torch.equal(one, other) for one, other in zip(before, step.model.parameters(), strict=True))
+    step(images, labels, 1e-3)
+    after = [parameter.detach() for parameter in step.model.parameters()]
+    largest = max(float((one - other).abs().max()) for one, other in zip(before, after, strict=True))
+    assert largest == pytest.approx(1e-3, rel=0.5)
