@@ -141,10 +141,10 @@ def write_report(
     }
     markdown, html = out_dir / "report.md", out_dir / "report.html"
     environment = _environment()
-    write_text(markdown, environment.get_template("report.md.j2").render(page))
+    write_text(markdown, tabulate.plain(environment.get_template("report.md.j2").render(page)))
     style, script = (_template_text(name).strip() for name in ("report.css", "report.js"))
     page |= {"style": Markup(style), "script": Markup(script), "style_hash": _hash(style), "script_hash": _hash(script)}  # noqa: S704 - our own files
-    write_text(html, environment.get_template("report.html.j2").render(page))
+    write_text(html, tabulate.plain(environment.get_template("report.html.j2").render(page)))
     return Report(markdown, html, table)
 
 

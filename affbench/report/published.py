@@ -100,6 +100,5 @@ def published_for(name: str) -> tuple[Published, ...]:
     tuple of Published
         Oldest first; empty where nothing is published.
     """
-    if name == "affnist-synthetic":
-        return AFFNIST + SYNTHETIC
-    return {"affnist": AFFNIST, "mnist-translated": TRANSLATED}.get(name, ())
+    base = name.partition("@")[0].removesuffix("-sample")
+    return {"affnist": AFFNIST, "affnist-synthetic": AFFNIST + SYNTHETIC, "mnist-translated": TRANSLATED}.get(base, ())

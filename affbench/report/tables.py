@@ -30,8 +30,8 @@ FACTOR_UNITS = {
 
 INTERVALS = (
     "Brackets hold 95% intervals: with one seed over the choice of test images (originals resampled where a set holds "
-    "several versions of each digit, else Wilson's); with several seeds Student's t interval of their mean, which leaves "
-    "out the choice of test images, with ± standard deviation and the range over seeds."
+    "several versions of each digit, else Wilson's); with several seeds Student's t interval of their mean, which "
+    "leaves out the choice of test images, with ± standard deviation and the range over seeds."
 )
 
 
@@ -76,15 +76,13 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        below = Text(_plain("\n".join(filter(None, (self.caption, self.note)))), style="dim italic")
-        rich = RichTable(title=Text(_plain(self.title)), caption=below or None, title_justify="left")
+        below = Text(plain("\n".join(filter(None, (self.caption, self.note)))), style="dim italic")
+        rich = RichTable(title=Text(plain(self.title)), caption=below or None, title_justify="left")
         rich.caption_justify = "left"
         for number, heading in enumerate(self.columns):
-            rich.add_column(
-                Text(_plain(heading)), justify="right" if self._numeric(number) else "left", overflow="fold"
-            )
+            rich.add_column(Text(plain(heading)), justify="right" if self._numeric(number) else "left", overflow="fold")
         for row in self.rows:
-            rich.add_row(*(Text(_plain(cell.text)) for cell in row))
+            rich.add_row(*(Text(plain(cell.text)) for cell in row))
         return rich
 
     def to_markdown(self, level: int = 2) -> str:
@@ -120,7 +118,7 @@ class Table:
             '<figure class="table"><div class="scroll" tabindex="0" role="region" aria-label="{title}">'
             '<table class="sortable"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n'
             "<figcaption>{below}</figcaption></figure>"
-        ).format(title=_plain(self.title), heads=heads, rows=rows, below=below)
+        ).format(title=plain(self.title), heads=heads, rows=rows, below=below)
 
     def _numeric(self, column: int) -> bool:
         return column > 0 and any(row[column].sort is not None for row in self.rows)
@@ -135,14 +133,14 @@ class Table:
         return Markup("<td{}{}>{}</td>").format(self._css(column), key, _html_text(cell.text))
 
 
-def _plain(text: str) -> str:
-    """Text without control characters and overrides of the writing direction, which could disguise it."""
+def plain(text: str) -> str:
+    """Text without control characters and overrides of the writing direction, which could disguise it; lines stay."""
     return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ufeff]", " ", text)
 
 
 def markdown_text(text: str) -> str:
     """Any text as inert Markdown: no character of it is taken as markup, a line break becomes ``<br>``."""
-    text = _plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_{}\[\]|#~$!])", r"\\\1", text)
     # A scheme or www. would be linked by itself; @name would be a mention.
     text = re.sub(r"(?i)\b(https?|ftp|mailto|xmpp):", r"\1&#58;", text)
@@ -155,7 +153,7 @@ def _markdown_row(texts: Iterable[str]) -> str:
 
 
 def _html_text(text: str) -> Markup:
-    return Markup("<br>").join(escape(line) for line in _plain(text).split("\n"))
+    return Markup("<br>").join(escape(line) for line in plain(text).split("\n"))
 
 
 def percent(share: float) -> str:
@@ -412,10 +410,10 @@ def published_table(results: Results, name: str, *, note: str = "") -> Table | N
         f"Accuracy in percent. Here: {_described(name, groups)}. {INTERVALS} Published figures come without intervals; "
         "the last column says how well each is confirmed."
     )
-    if name == "affnist-synthetic":
+    if name not in ("affnist", "mnist-translated"):
         caption += (
-            " The published figures are of other images (the official affNIST set, but where another is named) and "
-            "cannot be compared directly with those of a synthetic set."
+            " The published figures are of other images (official affNIST or all translated MNIST test digits, but where "
+            f"another set is named), after training on all of MNIST: they cannot be compared directly with those of {name}."
         )
     columns = ("Method", "Year", "Accuracy %", "Tested on", "Source", "Status")
     return Table(f"Published results beside these: {name}", columns, tuple(rows), caption, note)

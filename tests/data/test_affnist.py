@@ -1,0 +1,263 @@
+"""Reading affNIST in every form it is found in; the files are made here, field by field."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from affbench.data.affnist import convert, export_mat, find_source, read_homnist, read_mat
+from affbench.data.dataset import Dataset
+from affbench.data.hdf5 import read_set
+from affbench.data.synthesis import affine_matrices, synthesize
+from affbench.errors import DataError
+
+N = 24
+ATTRIBUTES = {"name": "affnist", "split": "test", "source": "here", "sha256": "", "license": "free"}
+
+
+@pytest.fixture(scope="module")
+def made() -> Dataset:
+    rng = np.random.default_rng(0)
+    images = np.zeros((N, 28, 28), np.uint8)
+    images[:, 5:22, 8:20] = rng.integers(1, 256, (N, 17, 12))
+    return synthesize(images, (np.arange(N) % 10).astype(np.uint8), copies=1, seed=0)
+
+
+def fields(made: Dataset, **changes: Any) -> dict[str, Any]:
+    """The eight fields as the official files have them: one case a column, indices from 1."""
+    assert made.transforms is not None
+    assert made.source_index is not None
+    matrices = affine_matrices(made.transforms)
+    one_of_n = np.zeros((10, N), np.uint8)
+    one_of_n[made.labels, np.arange(N)] = 1
+    return {
+        "affine_transformation": matrices.reshape(N, 9).T,
+        "affine_inverse": np.linalg.inv(matrices).reshape(N, 9).T,
+        "image": made.images.reshape(N, 1600).T,
+        "index": np.arange(1, N + 1)[None, :],
+        "label_one_of_n": one_of_n,
+        "label_int": made.labels[None, :],
+        "human_readable_transform": made.transforms.T.astype(np.float64),
+        "original_index": made.source_index[None, :] + 1,
+    } | changes
+
+
+def save(path: Path, content: dict[str, Any], **options: Any) -> Path:
+    scipy.io.savemat(
+        path, {"affNISTdata": {key: value for key, value in content.items() if value is not None}}, **options
+    )
+    return path
+
+
+def save_v73(path: Path, content: dict[str, Any]) -> Path:
+    """As MATLAB re-saves it: HDF5, every array transposed."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        group = file.create_group("affNISTdata")
+        for key, value in content.items():
+            group[key] = np.asarray(value).T
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+    return path
+
+
+def same(read: Dataset, made: Dataset) -> bool:
+    assert read.transforms is not None
+    assert made.transforms is not None
+    return bool(
+        (read.images == made.images).all()
+        and (read.labels == made.labels).all()
+        and (read.transforms == made.transforms).all()
+        and (read.source_index == made.source_index).all()  # type: ignore[union-attr]
+    )
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_official_layout_is_read(tmp_path: Path, made: Dataset, compressed: bool) -> None:
+    read = read_mat(save(tmp_path / "test.mat", fields(made), do_compression=compressed))
+    assert same(read, made)
+    assert read.images.dtype == read.labels.dtype == np.uint8
+    assert read.transforms is not None
+    assert read.transforms.dtype == np.float32
+
+
+def test_file_saved_again_as_v73_is_read(tmp_path: Path, made: Dataset) -> None:
+    assert same(read_mat(save_v73(tmp_path / "test.mat", fields(made))), made)
+
+
+def test_order_of_fields_does_not_matter(tmp_path: Path, made: Dataset) -> None:
+    content = dict(reversed(fields(made).items()))
+    assert same(read_mat(save(tmp_path / "test.mat", content)), made)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label_int": "column"},
+        {"label_int": "flat"},
+        {"label_int": None},
+        {"label_one_of_n": None},
+        {"image": "float"},
+        {"image": "unit"},
+    ],
+    ids=str,
+)
+def test_variants_people_write_are_read(tmp_path: Path, made: Dataset, changes: dict[str, Any]) -> None:
+    variants = {
+        "column": made.labels[:, None],
+        "flat": made.labels,
+        "float": made.images.reshape(N, 1600).T.astype(np.float64),
+        "unit": made.images.reshape(N, 1600).T / 255.0,
+    }
+    changes = {key: variants.get(value, value) for key, value in changes.items()}
+    assert same(read_mat(save(tmp_path / "test.mat", fields(made, **changes))), made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"image": None}, "image"),
+        ({"human_readable_transform": None}, "transform"),
+        ({"label_int": None, "label_one_of_n": None}, "label"),
+        ({"label_int": np.full((1, N), 12), "label_one_of_n": None}, "0|label"),
+        ({"label_int": np.zeros((1, N - 3)), "label_one_of_n": None}, "label"),
+        ({"image": np.zeros((784, N), np.uint8)}, "1600|1,600"),
+        ({"human_readable_transform": np.zeros((6, N + 1))}, "transform"),
+    ],
+)
+def test_file_that_is_not_right_is_one_clear_sentence(
+    tmp_path: Path, made: Dataset, changes: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint) as error:
+        read_mat(save(tmp_path / "test.mat", fields(made, **changes)))
+    assert "test.mat" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a MATLAB file", b"\x89HDF\r\n\x1a\n" + bytes(100), b"MATLAB 5.0" + bytes(200)]
+)
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "test.mat").write_bytes(content)
+    with pytest.raises(DataError, match=r"test\.mat"):
+        read_mat(tmp_path / "test.mat")
+
+
+def test_other_variables_are_refused(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "test.mat", {"something": np.eye(3)})
+    with pytest.raises(DataError, match="affNIST"):
+        read_mat(tmp_path / "test.mat")
+
+
+def test_every_truncation_is_refused(tmp_path: Path, made: Dataset) -> None:
+    whole = save(tmp_path / "whole.mat", fields(made), do_compression=True).read_bytes()
+    path = tmp_path / "test.mat"
+    for length in range(0, len(whole), max(1, len(whole) // 40)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError):
+            read_mat(path)
+
+
+@pytest.mark.parametrize("form", ["test.mat", "test.mat.zip", "test_batches.zip", "test_batches"])
+def test_exported_set_comes_back_in_every_form(tmp_path: Path, form: str) -> None:
+    rng = np.random.default_rng(1)
+    images = np.zeros((11, 28, 28), np.uint8)
+    images[:, 8:20, 8:20] = rng.integers(0, 256, (11, 12, 12))
+    made = synthesize(images, (np.arange(11) % 10).astype(np.uint8), copies=3, seed=0)
+    export_mat(made, tmp_path / form)
+    assert same(read_mat(tmp_path / form), made)
+    source = find_source(tmp_path, "test")
+    convert(source, tmp_path / "set.h5", "test", ATTRIBUTES)
+    assert same(read_set(tmp_path / "set.h5"), made)
+
+
+def test_export_is_what_public_loaders_expect(tmp_path: Path, made: Dataset) -> None:
+    export_mat(made, tmp_path / "test.mat")
+    data = scipy.io.loadmat(tmp_path / "test.mat")["affNISTdata"]
+    assert data.shape == (1, 1)
+    by_position = data[0, 0]
+    assert len(by_position.dtype.names) == 8
+    assert by_position.dtype.names[2] == "image"
+    assert by_position.dtype.names[4:7] == ("label_one_of_n", "label_int", "human_readable_transform")
+    assert (by_position[2].T.reshape(-1, 40, 40) == made.images).all()
+    assert (by_position[5].ravel() == made.labels).all()
+    assert (by_position[4].argmax(0) == made.labels).all()
+    assert by_position[7].min() == 1
+
+
+def test_numpy_mirror_is_read_without_transformations(tmp_path: Path, made: Dataset) -> None:
+    np.savez_compressed(tmp_path / "affNIST_test_x.npz", made.images.reshape(N, 1600))
+    np.savez_compressed(tmp_path / "affNIST_test_y.npz", made.labels)
+    convert(find_source(tmp_path, "test"), tmp_path / "set.h5", "test", ATTRIBUTES)
+    read = read_set(tmp_path / "set.h5")
+    assert (read.images == made.images).all()
+    assert (read.labels == made.labels).all()
+    assert read.transforms is None
+
+
+def test_pickled_objects_are_never_loaded(tmp_path: Path, made: Dataset) -> None:
+    fired = tmp_path / "fired"
+
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (fired.touch, ())
+
+    objects = np.empty(N, object)
+    objects[:] = [Trap() for _ in range(N)]
+    np.savez(tmp_path / "affNIST_test_x.npz", made.images.reshape(N, 1600))
+    np.savez(tmp_path / "affNIST_test_y.npz", objects)
+    with pytest.raises(DataError, match=r"affNIST_test_y\.npz"):
+        convert(find_source(tmp_path, "test"), tmp_path / "set.h5", "test", ATTRIBUTES)
+    assert not fired.exists()
+
+
+@pytest.mark.parametrize("name", ["../escaped.mat", "/absolute.mat", "a/../../escaped.mat"])
+def test_archive_that_climbs_out_is_refused(tmp_path: Path, made: Dataset, name: str) -> None:
+    inner = save(tmp_path / "inner.mat", fields(made)).read_bytes()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "test.mat.zip", "w") as archive:
+        archive.writestr(name, inner)
+    with pytest.raises(DataError, match=r"test\.mat\.zip"):
+        read_mat(folder / "test.mat.zip")
+    assert [path.name for path in tmp_path.rglob("escaped*")] == []
+
+
+def test_symbolic_link_in_an_archive_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "test.mat.zip", "w") as archive:
+        link = zipfile.ZipInfo("test.mat")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(DataError, match=r"test\.mat\.zip"):
+        read_mat(tmp_path / "test.mat.zip")
+
+
+def test_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "test.mat.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("test.mat", "w", force_zip64=True) as member:
+            for _ in range(40):
+                member.write(bytes(1 << 24))
+        archive.infolist()[0].file_size = 1 << 45  # and it lies about its size
+    with pytest.raises(DataError, match=r"test\.mat\.zip"):
+        read_mat(tmp_path / "test.mat.zip")
+
+
+def test_missing_files_say_what_would_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"test\.mat\.zip.*affNIST_test_x\.npz"):
+        find_source(tmp_path, "test")
+
+
+def test_homnist_is_read(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (N, 40, 40), dtype=np.uint8)
+    content = {"img_data": images, "labels": (np.arange(N) % 10)[None], "hom_matrices": rng.random((N, 3, 3))}
+    scipy.io.savemat(tmp_path / "homNIST_test.mat", content)
+    read = read_homnist(tmp_path / "homNIST_test.mat")
+    assert (read.images == images).all()
+    assert (read.labels == np.arange(N) % 10).all()
+    assert read.transforms is None

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from affbench.data import catalogue
+from affbench.data.dataset import Dataset
+from affbench.errors import DataError
+from affbench.report.sheets import factor_histograms, sample_sheet
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"), np.float64)
+
+
+def test_sheet_of_a_plain_set_shows_dark_ink_on_white(tmp_path: Path, data_dir: Path) -> None:
+    dataset = catalogue.load_dataset("mnist-translated-sample", data_dir=data_dir)
+    shown = pixels(sample_sheet(dataset, tmp_path / "sheet.png"))
+    assert min(shown.shape) > 400
+    assert shown.mean() > 200
+    assert shown.min() < 40
+    assert (tmp_path / "sheet.png").stat().st_size < 400_000
+
+
+def test_sheet_of_an_affine_set_has_originals_and_versions(tmp_path: Path, data_dir: Path) -> None:
+    spec = catalogue.find_set("affnist-synthetic-sample")
+    dataset = catalogue.sample_of(spec, "test", data_dir, digits=60, copies=5)
+    originals = catalogue.load_dataset("mnist-sample", data_dir=data_dir).images
+    with_originals = pixels(sample_sheet(dataset, tmp_path / "sheet.png", originals, rows=4, columns=6))
+    without = pixels(sample_sheet(dataset, tmp_path / "plain.png", rows=4, columns=6))
+    assert with_originals.shape != without.shape
+    assert with_originals.mean() > 200
+
+
+def test_histograms_show_six_factors(tmp_path: Path, data_dir: Path) -> None:
+    spec = catalogue.find_set("affnist-synthetic-sample")
+    dataset = catalogue.sample_of(spec, "test", data_dir, digits=60, copies=5)
+    assert pixels(factor_histograms(dataset, tmp_path / "histograms.png")).min() < 120
+
+
+def test_sets_that_cannot_be_shown_are_said(tmp_path: Path) -> None:
+    empty = Dataset("nothing", "test", np.zeros((0, 40, 40), np.uint8), np.zeros(0, np.uint8))
+    with pytest.raises(DataError, match="is empty"):
+        sample_sheet(empty, tmp_path / "sheet.png")
+    plain = Dataset("plain", "test", np.zeros((3, 40, 40), np.uint8), np.zeros(3, np.uint8))
+    with pytest.raises(DataError, match="plain"):
+        factor_histograms(plain, tmp_path / "histograms.png")
+    affine = Dataset("wrong", "test", plain.images, plain.labels, np.zeros((3, 6), np.float32), np.full(3, 9, np.int32))
+    with pytest.raises(DataError, match="wrong"):
+        sample_sheet(affine, tmp_path / "sheet.png", originals=np.zeros((2, 28, 28), np.uint8))
+    assert list(tmp_path.iterdir()) == []
