@@ -15,12 +15,15 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("figure_commands",),
     ("session", "pipeline", "status", "maintenance"),
+    ("cluster",),
     ("sweep",),
     ("report",),
     ("training", "bench"),
+    ("analysis",),
     ("evaluation", "steps"),
-    ("models", "data", "statistics", "device", "runs", "workspace"),
+    ("models", "data", "statistics", "device", "runs", "workspace", "distributed", "environment"),
     ("store", "config", "progress", "interrupt", "errors"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(
 
 def test_saved_epochs_survive_a_kill(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tiny_config(epochs=3), Workspace(workspace.data, tmp_path / "whole", "cpu"))
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    often = replace(workspace, checkpoint_seconds=0.0)
     steps = training._Training._step
     count = iter(range(100))
 
@@ -180,7 +181,7 @@ def test_saved_epochs_survive_a_kill(workspace: Workspace, tmp_path: Path, monke
 
     monkeypatch.setattr(training._Training, "_step", dies)
     with pytest.raises(SystemExit):
-        train(tiny_config(epochs=3), workspace)
+        train(tiny_config(epochs=3), often)
     monkeypatch.setattr(training._Training, "_step", steps)
     notes: list[str] = []
     listener = Progress()

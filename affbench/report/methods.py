@@ -73,8 +73,15 @@ def _way(config: RunConfig) -> str:
     else:
         moved = f", each moved by up to {data.shift} pixels in each direction, afresh in every epoch"
     flipped = ", half of them mirrored left to right" if data.flip else ""
+    length = f"for {training.epochs} epochs"
+    if training.stop_at is not None:
+        length = (
+            f"until validation accuracy first reached {training.stop_at:.2%}, but for {training.epochs} epochs at most"
+        )
+    if training.validations > 1:
+        length += f" ({training.validations} validations an epoch)"
     return (
-        f"on the training split of {data.train_set}{moved}{flipped}, for {training.epochs} epochs with batches of "
+        f"on the training split of {data.train_set}{moved}{flipped}, {length} with batches of "
         f"{training.batch_size}, by Adam (β 0.9 and 0.999, ε 1e-8) with a learning rate of {training.learning_rate:g}, "
         f"{_SCHEDULES[training.schedule]}."
     )

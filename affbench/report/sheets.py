@@ -141,7 +141,7 @@ def _affine_sheet(dataset: Dataset, originals: npt.NDArray[np.uint8], rows: int,
     grid = _grid(figure, len(versions), columns, heading, between=0.52, bottom=0.95)
     for line, (source, indices) in zip(grid, versions.items(), strict=True):
         _digit(line[0], _centred(originals[source], dataset.canvas))
-        line[0].set_title(f"digit {source}", fontsize=7, pad=2)
+        line[0].set_title(f"original {source}", fontsize=7, pad=2)
         for axes, index in zip(line[1:], indices, strict=False):
             _digit(axes, dataset.images[index])
             _caption(axes, dataset.transforms[index])

@@ -176,8 +176,9 @@ def set_heading(name: str, groups: Sequence[Group]) -> str:
     """A column's heading that says set, split and n."""
     records = [record for own in groups for record in own.records(name)]
     n, originals = {record.n for record in records}, {record.n_originals for record in records}
-    size = f"n {span(n)}" + ("" if n == originals else f" of {span(originals)} digits")
-    return f"{name}, {'/'.join(sorted({record.split for record in records}))}\naccuracy %, {size}"
+    size = f"n {span(n)}" + ("" if n == originals else f"\nof {span(originals)} digits")
+    shown = name.replace("-sample", "\n-sample").replace("@", "\n@")  # where a narrow terminal may break it
+    return f"{shown}, {'/'.join(sorted({record.split for record in records}))}\naccuracy %, {size}"
 
 
 def _accuracy(own: Group, name: str) -> Cell:
@@ -412,8 +413,9 @@ def published_table(results: Results, name: str, *, note: str = "") -> Table | N
     )
     if name not in ("affnist", "mnist-translated"):
         caption += (
-            " The published figures are of other images (official affNIST or all translated MNIST test digits, but where "
-            f"another set is named), after training on all of MNIST: they cannot be compared directly with those of {name}."
+            " The published figures are of other images (official affNIST or all translated MNIST test digits, but "
+            "where another set is named), after training on all of MNIST: they cannot be compared directly with those "
+            f"of {name}."
         )
     columns = ("Method", "Year", "Accuracy %", "Tested on", "Source", "Status")
     return Table(f"Published results beside these: {name}", columns, tuple(rows), caption, note)

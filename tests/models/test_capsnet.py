@@ -133,6 +133,32 @@ def test_full_size_network_is_not_saturated_by_the_first_optimiser_steps():
     assert model(images).mean() < 0.8
 
 
+def test_parameters_keep_their_names_and_shapes_so_that_saved_models_load():
+    shapes = {name: tuple(tensor.shape) for name, tensor in CapsNet(**SMALL).state_dict().items()}
+    assert shapes == {
+        "primary.network.0.weight": (6, 1, 9, 9),
+        "primary.network.0.bias": (6,),
+        "primary.network.2.weight": (24, 6, 9, 9),
+        "primary.network.2.bias": (24,),
+        "digits.weight": (10, 16, 8, 12),  # 2×2 places of 3 types
+        "decoder.0.weight": (12, 160),
+        "decoder.0.bias": (12,),
+        "decoder.2.weight": (400, 12),
+        "decoder.2.bias": (400,),
+    }
+
+
+def test_the_routing_can_be_replaced():
+    class Average(nn.Module):
+        def forward(self, capsules, matrices):
+            return torch.einsum("njod,bnd->bjo", matrices, capsules)
+
+    model = CapsNet(**SMALL, reconstruction=0)
+    model.digits.routing = Average()
+    model.loss(torch.rand(2, 1, 20, 20), torch.tensor([1, 2])).backward()
+    assert model.digits.weight.grad.any()
+
+
 def test_same_seed_trains_to_the_same_bits():
     def train():
         torch.manual_seed(7)

@@ -10,6 +10,7 @@ from affbench.models.losses import loss_and_scores
 SMALL = {
     "cnn": {"canvas": 20, "filters": (4, 3), "hidden": 8},
     "cnn-sabour": {"canvas": 9, "filters": (4, 3, 2), "hidden": (8, 6)},
+    "cnn-gap": {"canvas": 20, "filters": (4, 3, 5), "hidden": 8},
 }
 
 
@@ -20,8 +21,74 @@ def test_parameters_are_as_many_as_published(name, canvas, millions):
     assert round(parameter_count(model) / 1e6, 1) == millions
 
 
+CONVOLUTIONS = (512 * 25 + 512) + (256 * 512 * 25 + 256)  # of the affNIST baseline
+
+
+@pytest.mark.parametrize("canvas", [28, 40])
+@pytest.mark.parametrize(
+    ("options", "parameters"),
+    [
+        ({}, CONVOLUTIONS + (256 * 1024 + 1024) + (1024 * 10 + 10)),
+        ({"hidden": 0}, CONVOLUTIONS + (256 * 10 + 10)),
+        (
+            {"filters": (64, 64, 128), "pooling": "max", "hidden": 0},
+            (64 * 25 + 64) + (64 * 64 * 25 + 64) + (128 * 64 * 9 + 128) + (128 * 10 + 10),
+        ),
+    ],
+)
+def test_parameters_with_global_pooling_are_those_counted_by_hand_on_any_canvas(options, parameters, canvas):
+    with torch.device("meta"):
+        model = build_model("cnn-gap", canvas=canvas, **options)
+    assert parameter_count(model) == parameters
+
+
+@pytest.mark.parametrize(("pooling", "reduce"), [("average", torch.mean), ("max", torch.amax)])
+def test_global_pooling_is_the_only_difference_to_the_baseline(pooling, reduce):
+    torch.manual_seed(0)
+    options = {"canvas": 20, "filters": (4, 3), "hidden": 8, "dropout": 0.0}
+    model, baseline = build_model("cnn-gap", pooling=pooling, **options), build_model("cnn", **options)
+    model.features.load_state_dict(baseline.features.state_dict())
+    images = torch.rand(2, 1, 20, 20)
+    pooled = reduce(baseline.features(images), dim=(2, 3))
+    torch.testing.assert_close(model(images), model.classifier(pooled))
+    assert [type(layer) for layer in model.classifier] == [type(layer) for layer in baseline.classifier][1:]
+
+
+@pytest.mark.parametrize("pooling", ["average", "max"])
+def test_with_global_pooling_a_moved_digit_keeps_its_scores(pooling):
+    torch.manual_seed(0)
+    options = {"canvas": 60, "filters": (4, 3), "hidden": 8, "dropout": 0.0}
+    pooled, flattened = build_model("cnn-gap", pooling=pooling, **options), build_model("cnn", **options)
+    digit = torch.rand(1, 1, 10, 10)
+    here, there = torch.zeros(1, 1, 60, 60), torch.zeros(1, 1, 60, 60)
+    here[..., 20:30, 20:30] = digit
+    there[..., 28:38, 16:26] = digit  # by whole strides of the two pooling layers
+    torch.testing.assert_close(pooled(here), pooled(there), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(flattened(here), flattened(there), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["average", "max"])
+def test_with_global_pooling_gradients_reach_every_parameter(pooling):
+    torch.manual_seed(0)
+    model = build_model("cnn-gap", canvas=28, filters=(8, 8, 8), pooling=pooling, hidden=0)
+    loss, _ = loss_and_scores(model, torch.rand(10, 1, 28, 28), torch.arange(10))
+    loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_with_global_pooling_bfloat16_autocast_leaves_scores_in_float32_and_close():
+    torch.manual_seed(0)
+    model = build_model("cnn-gap", **SMALL["cnn-gap"]).eval()
+    images = torch.rand(8, 1, 20, 20)
+    exact = model(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = model(images)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, exact, rtol=5e-2, atol=1e-2)
+
+
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("canvas", [16, 21])
+@pytest.mark.parametrize("canvas", [16, 28, 40])
 def test_scores_are_raw_and_one_per_class(name, canvas):
     torch.manual_seed(0)
     model = build_model(name, **(SMALL[name] | {"canvas": canvas, "classes": 7})).eval()
@@ -63,6 +130,12 @@ def test_training_lowers_the_loss(name):
         ("cnn", "filters", [4], "2 whole numbers"),
         ("cnn", "hidden", 0, "hidden"),
         ("cnn", "dropout", 1.0, "below 1"),
+        ("cnn-gap", "canvas", 15, "at least 16"),
+        ("cnn-gap", "filters", [4], "at least 2 whole numbers"),
+        ("cnn-gap", "filters", 4, "filters must be a list"),
+        ("cnn-gap", "pooling", "mean", "pooling 'mean' is unknown"),
+        ("cnn-gap", "hidden", -1, "at least 0"),
+        ("cnn-gap", "dropout", 1.0, "below 1"),
         ("cnn-sabour", "filters", [4, 4], "3 whole numbers"),
         ("cnn-sabour", "hidden", 8, "hidden must be a list"),
     ],

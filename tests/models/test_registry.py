@@ -55,7 +55,7 @@ def outside(tmp_path, monkeypatch):
 
 
 def test_built_in_models_are_listed_with_their_options():
-    assert model_names()[:3] == ("capsnet", "cnn", "cnn-sabour")
+    assert model_names()[:6] == ("capsnet", "cnn", "cnn-sabour", "aff-capsnet", "cnn-gap", "stn-cnn")
     options = model_options("capsnet")
     assert options["routings"] == 3
     assert options["routing_gradient"] == "last"
@@ -69,7 +69,7 @@ def test_unknown_model_suggests_the_nearest(name, suggestion):
 
 
 def test_unknown_model_that_is_near_nothing_lists_all():
-    with pytest.raises(UsageError, match="capsnet, cnn, cnn-sabour"):
+    with pytest.raises(UsageError, match="aff-capsnet, capsnet, cnn, cnn-gap, cnn-sabour, stn-cnn"):
         build_model("transformer")
 
 

@@ -1,0 +1,66 @@
+"""Every figure comes as a picture with its data beside it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from run_folders import make_run, study
+
+from affbench.report import figures
+from affbench.report.results import Results, read_results
+from affbench.report.tables import sweep_groups
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return read_results(study(tmp_path_factory.mktemp("runs"), seeds=2))
+
+
+def drawn(figure: figures.FigureFile | None) -> list[dict[str, str]]:
+    """The rows of the data of a figure that must be there."""
+    assert figure is not None
+    with Image.open(figure.path) as image:
+        assert image.size[0] > 300
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20
+    assert figure.path.stat().st_size < 300_000
+    assert figure.caption
+    with figure.data.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_curves_hold_every_epoch_of_every_run(tmp_path: Path, results: Results) -> None:
+    rows = drawn(figures.training_curves(results, tmp_path / "training.png"))
+    assert len(rows) == 12 * 8
+
+
+def test_accuracy_per_set_holds_every_model_and_set(tmp_path: Path, results: Results) -> None:
+    rows = drawn(figures.accuracy_per_set(results, tmp_path / "accuracy.png"))
+    assert len({tuple(row.values())[:2] for row in rows}) >= 2 * 6
+
+
+def test_routing_sweep_holds_every_number_of_iterations(tmp_path: Path, results: Results) -> None:
+    rows = drawn(figures.routing_sweep(results, sweep_groups(results), tmp_path / "sweep.png"))
+    text = " ".join(" ".join(row.values()) for row in rows)
+    for routings in ("1", "3", "5", "10"):
+        assert f" {routings} " in f" {text} "
+
+
+def test_transformation_curves_hold_every_bin(tmp_path: Path, results: Results) -> None:
+    rows = drawn(figures.by_transformation(results, "affnist-synthetic", tmp_path / "factors.png"))
+    assert len(rows) == 6 * 24
+
+
+def test_confusion_matrices_hold_every_pair(tmp_path: Path, results: Results) -> None:
+    rows = drawn(figures.confusion(results, "affnist-synthetic", tmp_path / "confusion.png"))
+    assert len(rows) >= 60
+
+
+def test_figures_without_anything_to_show_are_left_out(tmp_path: Path) -> None:
+    lonely = read_results([make_run(tmp_path / "runs", accuracy={})])
+    assert figures.accuracy_per_set(lonely, tmp_path / "accuracy.png") is None
+    assert figures.routing_sweep(lonely, sweep_groups(lonely), tmp_path / "sweep.png") is None
+    assert figures.by_transformation(lonely, "affnist-synthetic", tmp_path / "factors.png") is None
+    assert not list(tmp_path.glob("*.png"))

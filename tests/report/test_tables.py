@@ -1,0 +1,126 @@
+"""What the tables of a report say, from runs whose figures are known."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+from run_folders import make_run, study
+
+from affbench.report.published import AFFNIST, published_for
+from affbench.report.record import evaluation_tables
+from affbench.report.results import read_results
+from affbench.report.tables import (
+    Cell,
+    Table,
+    ablation_table,
+    per_class_table,
+    published_table,
+    summary_table,
+    sweep_table,
+    transformation_table,
+)
+
+
+def text_of(table: Table | None) -> str:
+    assert table is not None
+    return table.to_markdown()
+
+
+def test_one_run_shows_its_accuracy_with_the_interval_over_images(tmp_path: Path) -> None:
+    run = make_run(tmp_path, accuracy={"mnist-translated": 0.9})
+    (row,) = summary_table([run]).rows
+    record = run.run.evaluations["mnist-translated"]
+    assert f"{100 * record.accuracy:.2f}" in row[-1].text
+    assert f"[{100 * record.accuracy_ci95[0]:.2f}, {100 * record.accuracy_ci95[1]:.2f}]" in row[-1].text
+
+
+def test_seeds_of_one_configuration_share_a_row(tmp_path: Path) -> None:
+    values = [0.70, 0.75, 0.72]
+    runs = [make_run(tmp_path, seed=seed, accuracy={"affnist-synthetic": v}) for seed, v in enumerate(values)]
+    runs.append(make_run(tmp_path, "CNN", model="cnn", accuracy={"affnist-synthetic": 0.6}))
+    table = summary_table(runs)
+    assert [row[0].text for row in table.rows] == ["CapsNet", "CNN"]
+    cell = table.rows[0][-1].text
+    found = [run.run.evaluations["affnist-synthetic"].accuracy for run in runs[:3]]
+    for figure in (statistics.mean(found), statistics.stdev(found), min(found), max(found)):
+        assert f"{100 * figure:.2f}" in cell
+    assert table.rows[0][3].text == "3"
+
+
+def test_different_configurations_under_one_label_are_told_apart(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, name=f"run{n}", options={"routings": n, "filters": 8 * n}) for n in (1, 3)]
+    names = [row[0].text for row in summary_table(runs).rows]
+    assert len(set(names)) == 2
+
+
+def test_sweep_table_has_a_row_for_each_number_of_iterations(tmp_path: Path) -> None:
+    table = sweep_table(read_results(study(tmp_path, seeds=2)))
+    assert table is not None
+    assert [row[0].text for row in table.rows] == ["1", "3", "5", "10"] or len(table.rows) == 4
+
+
+def test_tables_by_class_and_transformation_cover_every_bin(tmp_path: Path) -> None:
+    results = read_results([make_run(tmp_path)])
+    assert len(per_class_table(results, "mnist-translated").rows) == 10
+    table = transformation_table(results, "affnist-synthetic")
+    assert table is not None
+    assert len(table.rows) == 24
+    assert transformation_table(results, "mnist-translated") is None
+
+
+def test_ablation_has_the_shape_of_capsnet_keras(tmp_path: Path) -> None:
+    data = {"train_set": "mnist", "shift": 2}
+    runs = [
+        make_run(
+            tmp_path,
+            name=f"r{routings}-{weight}-{seed}",
+            options={"routings": routings, "reconstruction": weight},
+            seed=seed,
+            accuracy={"mnist": 0.996},
+            data=data,
+        )
+        for routings in (1, 3)
+        for weight in (0, 0.0005)
+        for seed in (0, 1)
+    ]
+    text = text_of(ablation_table(read_results(runs)))
+    for figure in ("0.34", "0.25", "0.39", "0.40"):
+        assert figure in text
+    assert ablation_table(read_results([make_run(tmp_path / "other")])) is None
+
+
+def test_published_figures_say_how_well_they_are_confirmed(tmp_path: Path) -> None:
+    results = read_results([make_run(tmp_path)])
+    text = text_of(published_table(results, "affnist-synthetic"))
+    for published in AFFNIST:
+        assert f"{published.value:g}" in text
+        assert published.status in text
+    assert "cannot be compared directly" in text
+    assert {row.value for row in AFFNIST if row.status == "stated in the paper"} == {66.0, 79.0, 93.21}
+
+
+@pytest.mark.parametrize("name", ["affnist", "affnist-synthetic", "affnist-synthetic-sample", "mnist-translated"])
+def test_sets_of_the_paper_have_published_figures(name: str) -> None:
+    assert published_for(name)
+    assert not published_for("fashion-mnist")
+
+
+def test_one_evaluation_is_shown_overall_by_class_and_by_factor(tmp_path: Path) -> None:
+    record = make_run(tmp_path).run.evaluations["affnist-synthetic"]
+    whole, factors = evaluation_tables(record)
+    assert len(whole.rows) == 12
+    assert f"{100 * record.accuracy:.2f}" in whole.rows[0][2].text
+    assert "n = 640 (80 original digits)" in whole.caption
+    assert len(factors.rows) == 24
+
+
+def test_renderings_escape_what_would_be_markup() -> None:
+    table = Table("a|b", ("x", "y"), ((Cell("<b>|*"), Cell("1", 1.0)),), "c[red]")
+    assert "<b>" not in table.to_html()
+    assert "&lt;b&gt;" in table.to_html()
+    assert "<b>" not in table.to_markdown()
+    assert table.to_markdown().count("|") - table.to_markdown().count("\\|") == 9
+    with pytest.raises(ValueError, match="do not fit"):
+        Table("t", ("x",), ((Cell("1"), Cell("2")),))
