@@ -5,8 +5,8 @@
 Small valid files (IDX, .mat of both kinds, .npz, zip archives, converted sets, run configurations, histories,
 evaluation records, manifests, checkpoints) are mutated: bits flipped, bytes overwritten by telling values, pieces cut
 out, doubled, exchanged with pieces of other files, the end cut off. Readers run in worker processes, so that a crash,
-a hang or an exhausted memory is counted as well. Prints the counts per reader and ends with status 1 if anything but a result or an
-`AffbenchError` came out; inputs that did so are kept in --keep.
+a hang or an exhausted memory is counted as well. Prints the counts per reader and ends with status 1 if anything but
+a result or an `AffbenchError` came out; inputs that did so are kept in --keep.
 """
 
 from __future__ import annotations
