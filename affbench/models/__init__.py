@@ -1,4 +1,4 @@
-"""Models: CapsNet with dynamic routing, the CNN baselines, and the registry that builds them by name.
+"""Models: CapsNet with dynamic routing and without, CNN baselines, and the registry that builds them by name.
 
 Importing this package does not import torch; the submodules that need it load on first use.
 """
@@ -12,7 +12,7 @@ from affbench.models.registry import build_model, model_names, model_options, pa
 
 __all__ = ["build_model", "model_names", "model_options", "parameter_count"]
 
-_LAZY = ("capsnet", "cnn", "losses", "routing")
+_LAZY = ("aff_capsnet", "capsnet", "cnn", "losses", "routing", "stn")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""CapsNet as in Sabour, Frosst and Hinton (2017), for any canvas."""
+"""CapsNet as in Sabour, Frosst and Hinton (2017), for any canvas, and the parts it is composed of."""
 
 from __future__ import annotations
 
@@ -14,89 +14,43 @@ from affbench.models.losses import margin_loss, reconstruction_error
 from affbench.models.options import canvas_size, number, whole, wholes
 from affbench.models.routing import CapsuleLayer, squash
 
+MINIMUM_CANVAS = 17  # two 9×9 convolutions without padding, the first of stride 1
 
-class CapsNet(nn.Module):
-    """A capsule network: two convolutions, squashed primary capsules, routed class capsules, and a decoder.
 
-    With the defaults it is the network of the paper: 8.2 million parameters on 28×28 images (6.8 without the
-    decoder), 13.5 million and 4,608 primary capsules on a 40×40 canvas.
+class CapsuleNetwork(nn.Module):
+    """Primary capsules, a layer of class capsules whose lengths are the scores, and perhaps a decoder.
+
+    The parts compose: each may be any module of the shapes below, such as ``PrimaryCapsules(network, dim)`` with a
+    network of your own.
 
     Parameters
     ----------
-    canvas
-        Side of the square images, at least 17 pixels.
-    classes
-        Number of classes, K.
-    routings
-        Routing iterations, at least 1.
-    routing_gradient
-        ``"last"``: coupling coefficients are constants in the backward pass; ``"all"``: gradients flow through every
-        iteration, as in the authors' code.
-    reconstruction
-        Weight of the sum of squared pixel errors in the loss; 0 builds a network without a decoder.
-    filters
-        Filters of the first convolution.
-    primary_types, primary_dim
-        The second convolution yields ``primary_types`` capsules of ``primary_dim`` dimensions at each position.
-    digit_dim
-        Dimensions of the class capsules, D.
+    primary
+        Images float32 (B, 1, H, W) in [0, 1] to primary capsules (B, N, D_in).
+    digits
+        Primary capsules to class capsules (B, K, D).
     decoder
-        Units of the decoder's hidden layers.
-
-    Attributes
-    ----------
-    primary : PrimaryCapsules
-        ``primary.network`` may be replaced by any module of the same output shape.
-    digits : CapsuleLayer
-    decoder : torch.nn.Sequential or None
-
-    Raises
-    ------
-    UsageError
-        If an option is out of range.
+        The class capsules, all but one masked, (B, K·D), to pixels (B, H·W) in [0, 1]; None for a network without.
+    reconstruction
+        Weight of the sum of squared pixel errors in the loss.
 
     References
     ----------
     Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, arXiv 1710.09829, sections 4 and 4.1.
     """
 
+    primary: nn.Module
+    digits: nn.Module
+    decoder: nn.Module | None
+
     def __init__(
-        self,
-        *,
-        canvas: int = 40,
-        classes: int = 10,
-        routings: int = 3,
-        routing_gradient: str = "last",
-        reconstruction: float = 0.0005,
-        filters: int = 256,
-        primary_types: int = 32,
-        primary_dim: int = 8,
-        digit_dim: int = 16,
-        decoder: Sequence[int] = (512, 1024),
+        self, primary: nn.Module, digits: nn.Module, decoder: nn.Module | None = None, reconstruction: float = 0.0005
     ) -> None:
         super().__init__()
-        canvas = canvas_size("CapsNet", canvas, minimum=17)
-        filters, types = whole("filters", filters), whole("primary_types", primary_types)
-        side = (canvas - 8 - 9) // 2 + 1
         self.reconstruction = number("reconstruction", reconstruction, 0)
-        self.primary = PrimaryCapsules(
-            nn.Sequential(
-                nn.Conv2d(1, filters, 9),
-                nn.ReLU(),
-                nn.Conv2d(filters, types * whole("primary_dim", primary_dim), 9, stride=2),
-            ),
-            primary_dim,
-        )
-        self.digits = CapsuleLayer(
-            side * side * types,
-            primary_dim,
-            whole("classes", classes),
-            whole("digit_dim", digit_dim),
-            iterations=routings,
-            gradient=routing_gradient,
-        )
-        hidden = wholes("decoder", decoder)
-        self.decoder = _decoder(classes * digit_dim, hidden, canvas * canvas) if self.reconstruction else None
+        self.primary = primary
+        self.digits = digits
+        self.decoder = decoder
 
     def capsules(self, images: Tensor) -> Tensor:
         """The class capsules: float32 (B, 1, H, W) in [0, 1] -> (B, K, D)."""
@@ -128,7 +82,7 @@ class CapsNet(nn.Module):
             If the network was built with ``reconstruction=0``.
         """
         if self.decoder is None:
-            raise UsageError("this CapsNet has no decoder: build it with a reconstruction weight above 0.")
+            raise UsageError("this network has no decoder: build it with a reconstruction weight above 0.")
         mask = F.one_hot(labels, capsules.shape[1]).to(capsules.dtype)
         pixels: Tensor = self.decoder((capsules * mask[..., None]).flatten(1))
         side = round(pixels.shape[1] ** 0.5)
@@ -187,6 +141,87 @@ class CapsNet(nn.Module):
         return self.loss_and_scores(images, labels)[0]
 
 
+class CapsNet(CapsuleNetwork):
+    """A capsule network: two convolutions, squashed primary capsules, routed class capsules, and a decoder.
+
+    With the defaults it is the network of the paper: 8.2 million parameters on 28×28 images (6.8 without the
+    decoder), 13.5 million and 4,608 primary capsules on a 40×40 canvas.
+
+    Parameters
+    ----------
+    canvas
+        Side of the square images, at least 17 pixels.
+    classes
+        Number of classes, K.
+    routings
+        Routing iterations, at least 1. With 1 the coupling is uniform, 1/J for every pair of capsules in both passes:
+        the network without routing.
+    routing_gradient
+        ``"last"``: coupling coefficients are constants in the backward pass; ``"all"``: gradients flow through every
+        iteration, as in the authors' code.
+    reconstruction
+        Weight of the sum of squared pixel errors in the loss; 0 builds a network without a decoder.
+    filters
+        Filters of the first convolution.
+    primary_types, primary_dim
+        The second convolution yields ``primary_types`` capsules of ``primary_dim`` dimensions at each position.
+    digit_dim
+        Dimensions of the class capsules, D.
+    decoder
+        Units of the decoder's hidden layers.
+
+    Attributes
+    ----------
+    primary : PrimaryCapsules
+        ``primary.network`` may be replaced by any module of the same output shape.
+    digits : CapsuleLayer
+        ``digits.routing`` may be replaced as well.
+    decoder : torch.nn.Sequential or None
+
+    Raises
+    ------
+    UsageError
+        If an option is out of range.
+
+    References
+    ----------
+    Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, arXiv 1710.09829, sections 4 and 4.1.
+    """
+
+    primary: PrimaryCapsules
+    digits: CapsuleLayer
+
+    def __init__(
+        self,
+        *,
+        canvas: int = 40,
+        classes: int = 10,
+        routings: int = 3,
+        routing_gradient: str = "last",
+        reconstruction: float = 0.0005,
+        filters: int = 256,
+        primary_types: int = 32,
+        primary_dim: int = 8,
+        digit_dim: int = 16,
+        decoder: Sequence[int] = (512, 1024),
+    ) -> None:
+        canvas = canvas_size("CapsNet", canvas, minimum=MINIMUM_CANVAS)
+        primary = convolutional_primary(filters, primary_types, primary_dim)
+        side = (canvas - 8 - 9) // 2 + 1
+        digits = CapsuleLayer(
+            side * side * primary_types,
+            primary_dim,
+            whole("classes", classes),
+            whole("digit_dim", digit_dim),
+            iterations=routings,
+            gradient=routing_gradient,
+        )
+        hidden = wholes("decoder", decoder)
+        weight = number("reconstruction", reconstruction, 0)
+        drawing = pixel_decoder(classes * digit_dim, hidden, canvas * canvas) if weight else None
+        super().__init__(primary, digits, drawing, weight)
+
+
 class PrimaryCapsules(nn.Module):
     """The channels of a convolutional network, grouped into squashed capsules.
 
@@ -221,15 +256,41 @@ class PrimaryCapsules(nn.Module):
         return squash(grouped.reshape(len(channels), self.dim, -1).transpose(1, 2))
 
 
-def _lengths(capsules: Tensor) -> Tensor:
-    lengths: Tensor = torch.linalg.vector_norm(capsules, dim=-1)
-    return lengths
+def convolutional_primary(filters: int, types: int, dim: int) -> PrimaryCapsules:
+    """The primary capsules of the paper: a 9×9 convolution with ReLU, and one of stride 2 for ``types`` capsules each.
+
+    Parameters
+    ----------
+    filters
+        Filters of the first convolution.
+    types, dim
+        Capsules at each position, T, and their dimensions, D.
+
+    Returns
+    -------
+    PrimaryCapsules
+        (B, 1, H, W) -> (B, T·H'·W', D) with H' = (H − 17) // 2 + 1; images of at least ``MINIMUM_CANVAS`` pixels.
+
+    Raises
+    ------
+    UsageError
+        If a size is not acceptable.
+    """
+    filters, types, dim = whole("filters", filters), whole("primary_types", types), whole("primary_dim", dim)
+    layers = (nn.Conv2d(1, filters, 9), nn.ReLU(), nn.Conv2d(filters, types * dim, 9, stride=2))
+    return PrimaryCapsules(nn.Sequential(*layers), dim)
 
 
-def _decoder(inputs: int, hidden: Sequence[int], pixels: int) -> nn.Sequential:
+def pixel_decoder(inputs: int, hidden: Sequence[int], pixels: int) -> nn.Sequential:
+    """Fully connected layers (B, inputs) -> (B, pixels) in [0, 1]: ReLU between them, a sigmoid at the end."""
     sizes = (inputs, *hidden, pixels)
     layers: list[nn.Module] = []
     for width, following in pairwise(sizes):
         layers += [nn.Linear(width, following), nn.ReLU()]
     layers[-1] = nn.Sigmoid()
     return nn.Sequential(*layers)
+
+
+def _lengths(capsules: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(capsules, dim=-1)
+    return lengths

@@ -1,12 +1,20 @@
-"""The convolutional baselines of Sabour, Frosst and Hinton (2017): raw class scores, trained with cross-entropy."""
+"""The convolutional baselines of Sabour, Frosst and Hinton (2017), and the first of them with global pooling.
+
+All give raw class scores and are trained with cross-entropy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
-from affbench.models.options import canvas_size, number, whole, wholes
+from affbench.errors import UsageError
+from affbench.models.options import canvas_size, choice, number, whole, wholes
+
+POOLINGS = ("average", "max")
 
 
 class CNN(nn.Module):
@@ -67,6 +75,82 @@ class CNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Raw class scores: float32 (B, 1, H, W) in [0, 1] -> (B, K)."""
         scores: Tensor = self.classifier(self.features(images))
+        return scores
+
+
+class GlobalPoolingCNN(nn.Module):
+    """The affNIST baseline, :class:`CNN`, with one change: global pooling in place of flattening.
+
+    What follows the convolutions then no longer knows where on the canvas a feature was found. With the defaults it
+    has 3.6 million parameters on any canvas, against the baseline's 16.1 million on 40×40. ``filters=(64, 64, 128)``,
+    ``pooling="max"`` and ``hidden=0`` make a network of 0.18 million.
+
+    Parameters
+    ----------
+    canvas
+        Side of the square images, at least 16 pixels.
+    classes
+        Number of classes, K.
+    filters
+        Filters of the convolutions, at least two. The first two are the baseline's: 5×5, ReLU, 2×2 max-pooling; any
+        further ones are 3×3 with ReLU and keep the size.
+    pooling
+        ``"average"`` or ``"max"`` over all positions.
+    hidden
+        Units of the hidden layer; 0 for none: the classes are then computed from the pooled features directly.
+    dropout
+        Probability in [0, 1) that a hidden unit is dropped in training; without a hidden layer it has no effect.
+
+    Raises
+    ------
+    UsageError
+        If an option is out of range.
+
+    References
+    ----------
+    Lin, Chen, Yan (2013), Network In Network, arXiv 1312.4400, section 3.2, for global average pooling. The network
+    itself is affbench's: the baseline of Sabour et al. (2017) with that one change.
+    """
+
+    def __init__(
+        self,
+        *,
+        canvas: int = 40,
+        classes: int = 10,
+        filters: Sequence[int] = (512, 256),
+        pooling: str = "average",
+        hidden: int = 1024,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        canvas_size("the CNN", canvas, minimum=16)
+        widths = wholes("filters", filters)
+        if len(widths) < 2:
+            raise UsageError(f"filters must list at least 2 whole numbers, not {filters!r}.")
+        layers: list[nn.Module] = []
+        for place, (width, following) in enumerate(pairwise((1, *widths))):
+            if place < 2:
+                layers += [nn.Conv2d(width, following, 5), nn.ReLU(), nn.MaxPool2d(2)]
+            else:
+                layers += [nn.Conv2d(width, following, 3, padding=1), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
+        self.pooling = choice("pooling", pooling, POOLINGS)
+        classes, hidden = whole("classes", classes), whole("hidden", hidden, minimum=0)
+        drop = nn.Dropout(number("dropout", dropout, 0, below=1))
+        self.classifier = (
+            nn.Sequential(nn.Linear(widths[-1], hidden), nn.ReLU(), drop, nn.Linear(hidden, classes))
+            if hidden
+            else nn.Sequential(nn.Linear(widths[-1], classes))
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raw class scores: float32 (B, 1, H, W) in [0, 1] -> (B, K), float32 also under autocast."""
+        features = self.features(images)
+        # What remains after pooling is too little to gain from low precision, and the scores are better for it.
+        with torch.autocast(images.device.type, enabled=False):
+            features = features.to(torch.promote_types(features.dtype, torch.float32))
+            pooled = features.mean((2, 3)) if self.pooling == "average" else features.amax((2, 3))
+            scores: Tensor = self.classifier(pooled)
         return scores
 
 

@@ -24,6 +24,9 @@ _BUILT_IN = {
     "capsnet": "affbench.models.capsnet:CapsNet",
     "cnn": "affbench.models.cnn:CNN",
     "cnn-sabour": "affbench.models.cnn:SabourCNN",
+    "aff-capsnet": "affbench.models.aff_capsnet:AffCapsNet",
+    "cnn-gap": "affbench.models.cnn:GlobalPoolingCNN",
+    "stn-cnn": "affbench.models.stn:SpatialTransformerCNN",
 }
 
 

@@ -122,8 +122,38 @@ def coupling_coefficients(capsules: Tensor, weight: Tensor, iterations: int) -> 
         return routing_fast.coupling_coefficients(capsules.to(dtype), weight.to(dtype), iterations)
 
 
+class DynamicRouting(nn.Module):
+    """Dynamic routing as a layer without parameters; :func:`dynamic_routing` in the form a capsule layer composes.
+
+    With one iteration the coupling is uniform, 1/J for every pair, forward and backward: a CapsNet without routing.
+
+    Parameters
+    ----------
+    iterations, gradient
+        As in :func:`dynamic_routing`.
+
+    Raises
+    ------
+    UsageError
+        If an option is not acceptable.
+    """
+
+    def __init__(self, iterations: int = 3, gradient: str = "last") -> None:
+        super().__init__()
+        self.iterations = whole("routings", iterations)
+        self.gradient = choice("routing_gradient", gradient, GRADIENTS)
+
+    def forward(self, capsules: Tensor, matrices: Tensor) -> Tensor:
+        """(B, N, D_in), (N, J, D_out, D_in) -> (B, J, D_out)."""
+        return dynamic_routing(capsules, matrices, self.iterations, self.gradient)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the layer."""
+        return f"iterations={self.iterations}, gradient={self.gradient!r}"
+
+
 class CapsuleLayer(nn.Module):
-    """A layer of capsules that receives its input by dynamic routing.
+    """A layer of capsules that receives its input by dynamic routing, with a transformation matrix for every pair.
 
     Parameters
     ----------
@@ -139,6 +169,8 @@ class CapsuleLayer(nn.Module):
     weight : torch.nn.Parameter
         (J, D_out, D_in, N): stored with the input capsules last, contiguous, as the fast routing and the fused
         optimiser want it.
+    routing : torch.nn.Module
+        May be replaced by any module (B, N, D_in), (N, J, D_out, D_in) -> (B, J, D_out).
     """
 
     def __init__(
@@ -151,10 +183,19 @@ class CapsuleLayer(nn.Module):
         gradient: str = "last",
     ) -> None:
         super().__init__()
-        self.iterations = whole("routings", iterations)
-        self.gradient = choice("routing_gradient", gradient, GRADIENTS)
+        self.routing: nn.Module = DynamicRouting(iterations, gradient)
         self.weight = nn.Parameter(torch.empty(out_capsules, out_dim, in_dim, in_capsules))
         nn.init.normal_(self.weight, std=0.1)
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of its routing."""
+        return int(self.routing.iterations)  # type: ignore[arg-type]
+
+    @property
+    def gradient(self) -> str:
+        """Gradient of its routing."""
+        return str(self.routing.gradient)
 
     @property
     def matrices(self) -> Tensor:
@@ -163,7 +204,45 @@ class CapsuleLayer(nn.Module):
 
     def forward(self, capsules: Tensor) -> Tensor:
         """(B, N, D_in) -> (B, J, D_out)."""
-        return dynamic_routing(capsules, self.matrices, self.iterations, self.gradient)
+        routed: Tensor = self.routing(capsules, self.matrices)
+        return routed
+
+
+class SharedCapsuleLayer(nn.Module):
+    """A layer of capsules with one transformation matrix per output capsule, shared by all input capsules, no routing.
+
+    Every input capsule is coupled to every output capsule with 1/J: :class:`CapsuleLayer` with one iteration and N
+    equal matrices. Since the votes are W u, it is W times the sum of the input capsules; neither their order nor, up
+    to the borders, the place of what they see matters.
+
+    Parameters
+    ----------
+    in_dim
+        D_in: dimensions of the input capsules.
+    out_capsules, out_dim
+        J and D_out: number and dimensions of the output capsules.
+
+    Attributes
+    ----------
+    weight : torch.nn.Parameter
+        (J, D_out, D_in).
+    """
+
+    def __init__(self, in_dim: int, out_capsules: int, out_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_capsules, out_dim, in_dim))
+        nn.init.normal_(self.weight, std=0.1)
+
+    def matrices(self, in_capsules: int) -> Tensor:
+        """The transformation matrices as :func:`dynamic_routing` takes them, (N, J, D_out, D_in): a view."""
+        return self.weight.expand(in_capsules, -1, -1, -1)
+
+    def forward(self, capsules: Tensor) -> Tensor:
+        """(B, N, D_in) -> (B, J, D_out), for any N."""
+        with torch.autocast(capsules.device.type, enabled=False):
+            dtype = _precision(capsules, self.weight)
+            coupled = capsules.to(dtype).sum(1) / len(self.weight)
+            return squash(torch.einsum("joi,bi->bjo", self.weight.to(dtype), coupled))
 
 
 def _precision(capsules: Tensor, weight: Tensor) -> torch.dtype:

@@ -1,0 +1,87 @@
+"""CapsNet with one transformation for all primary capsules, as in Gu and Tresp (2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from affbench.models.capsnet import (
+    MINIMUM_CANVAS,
+    CapsuleNetwork,
+    PrimaryCapsules,
+    convolutional_primary,
+    pixel_decoder,
+)
+from affbench.models.options import canvas_size, number, whole, wholes
+from affbench.models.routing import SharedCapsuleLayer
+
+
+class AffCapsNet(CapsuleNetwork):
+    """Aff-CapsNet: all primary capsules share one transformation matrix per class, and there is no routing.
+
+    Primary capsules, decoder and loss are those of :class:`affbench.models.capsnet.CapsNet`. With the defaults it has
+    7.6 million parameters on a 40×40 canvas, 6.7 million on 28×28 images, and 5.3 million without the decoder, whatever
+    the canvas; 1,280 of them are the transformations, against CapsNet's 5.9 million.
+
+    Parameters
+    ----------
+    canvas
+        Side of the square images, at least 17 pixels.
+    classes
+        Number of classes, K.
+    reconstruction
+        Weight of the sum of squared pixel errors in the loss; 0 builds a network without a decoder.
+    filters
+        Filters of the first convolution.
+    primary_types, primary_dim
+        The second convolution yields ``primary_types`` capsules of ``primary_dim`` dimensions at each position.
+    digit_dim
+        Dimensions of the class capsules, D.
+    decoder
+        Units of the decoder's hidden layers.
+
+    Attributes
+    ----------
+    primary : PrimaryCapsules
+        ``primary.network`` may be replaced by any module of output (B, T·D, H', W'), for any T, H' and W'.
+    digits : SharedCapsuleLayer
+    decoder : torch.nn.Sequential or None
+
+    Raises
+    ------
+    UsageError
+        If an option is out of range.
+
+    Notes
+    -----
+    That there is no routing is stated in the paper's abstract, the shared transformation in summaries of the paper. Not
+    confirmed at the source: the sizes of the layers, which are CapsNet's here; the constant that multiplies the sum of
+    the votes, here 1/J as in CapsNet's first routing iteration; squashing; and initialisation.
+
+    References
+    ----------
+    Gu, Tresp (2020), Improving the Robustness of Capsule Networks to Image Affine Transformations, CVPR, arXiv
+    1911.07968.
+    """
+
+    primary: PrimaryCapsules
+    digits: SharedCapsuleLayer
+
+    def __init__(
+        self,
+        *,
+        canvas: int = 40,
+        classes: int = 10,
+        reconstruction: float = 0.0005,
+        filters: int = 256,
+        primary_types: int = 32,
+        primary_dim: int = 8,
+        digit_dim: int = 16,
+        decoder: Sequence[int] = (512, 1024),
+    ) -> None:
+        canvas = canvas_size("Aff-CapsNet", canvas, minimum=MINIMUM_CANVAS)
+        primary = convolutional_primary(filters, primary_types, primary_dim)
+        digits = SharedCapsuleLayer(primary_dim, whole("classes", classes), whole("digit_dim", digit_dim))
+        hidden = wholes("decoder", decoder)
+        weight = number("reconstruction", reconstruction, 0)
+        drawing = pixel_decoder(classes * digit_dim, hidden, canvas * canvas) if weight else None
+        super().__init__(primary, digits, drawing, weight)
