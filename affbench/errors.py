@@ -15,6 +15,10 @@ class AffbenchError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        # Names from hostile files may hold line breaks and terminal sequences; a message is one line of plain text.
+        super().__init__("".join(char if char.isprintable() else " " for char in str(message)))
+
 
 class UsageError(AffbenchError):
     """A name, key or value that affbench does not accept, wherever it was given."""
@@ -36,6 +40,10 @@ class ArtefactError(AffbenchError):
 
 class StorageError(AffbenchError):
     """A file or folder that cannot be written."""
+
+
+class BusyError(StorageError):
+    """Another process is writing what this one wants to write."""
 
 
 class DeviceError(AffbenchError):

@@ -1,4 +1,4 @@
-"""Data, cache and runs at a glance; nothing here loads a model or verifies a checksum."""
+"""Data, cache and runs at a glance; nothing here loads a model."""
 
 from __future__ import annotations
 
@@ -91,12 +91,14 @@ def _raw(family: str, data_dir: Path) -> RawFiles:
 def _converted(path: Path) -> ConvertedSet:
     size = path.stat().st_size
     try:
-        if not store.manifest_path(path).is_file():
+        manifest = store.read_manifest(path)
+        if manifest is None:
             return ConvertedSet(path.name, path.stem, "", 0, "unfinished: no manifest", size)
+        store.verify(path, manifest)  # a damaged HDF5 file is never opened: it could even loop for ever
         with h5py.File(path, "r") as file:
             name, split, source = (str(file.attrs[key]) for key in ("name", "split", "source"))
             return ConvertedSet(path.name, name, split, len(file["labels"]), source, size)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, AffbenchError) as error:
         return ConvertedSet(path.name, path.stem, "", 0, f"damaged: {error}", size)
 
 

@@ -444,7 +444,7 @@ def _transforms(label: str, fields: Mapping[str, Array], n: int) -> npt.NDArray[
         _refuse(label, "incomplete", "it lacks the field human_readable_transform")
     if found.shape not in shapes:
         _refuse(label, "inconsistent", f"its transformations are {found.shape} for {n:,} images, not (6, {n})")
-    with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is refused as infinite
         table = _by_image(found, n).astype(np.float32)
     if not np.isfinite(table).all():
         _refuse(label, "damaged", "its transformations hold values that are no finite numbers")
