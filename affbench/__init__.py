@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from affbench.data.catalogue import load_dataset
     from affbench.evaluation import evaluate
     from affbench.models import build_model
+    from affbench.standing import benchmark
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build_model", "evaluate", "load_dataset"]
+__all__ = ["__version__", "benchmark", "build_model", "evaluate", "load_dataset"]
 
 # Loaded on first use: importing affbench, as every command does, must not take the seconds that torch takes.
 _HOMES = {
+    "benchmark": "affbench.standing",
     "build_model": "affbench.models",
     "evaluate": "affbench.evaluation",
     "load_dataset": "affbench.data.catalogue",

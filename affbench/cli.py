@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from affbench import __version__
+from affbench import __version__, data_commands
+from affbench.data_commands import (
+    Copies,
+    Expansion,
+    ImageLimit,
+    Only,
+    Rotation,
+    SetName,
+    Shear,
+    Translation,
+    varied,
+)
 from affbench.errors import UsageError
+from affbench.figure_commands import figure
 from affbench.session import Session, command
 
 if TYPE_CHECKING:
     from affbench.config import Pipeline, RunConfig
+    from affbench.sweep import Engine
 
 app = typer.Typer(
     name="affbench",
@@ -25,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(figure)
 
 Model = Annotated[str | None, typer.Option(help="capsnet, cnn, cnn-sabour, or package.module:factory.")]
 ModelOptions = Annotated[
@@ -41,18 +55,19 @@ TrainSet = Annotated[str | None, typer.Option(help="Set to train on.")]
 Shift = Annotated[int | None, typer.Option(min=0, help="Random shift in pixels; by default what the set stands for.")]
 Flip = Annotated[bool | None, typer.Option("--flip", help="Mirror half of the training images.")]
 TrainLimit = Annotated[int | None, typer.Option(min=1, help="Train on the first N examples only.")]
-ImageLimit = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
 Config = Annotated[Path | None, typer.Option(help="A run's TOML file, such as a run folder's config.toml.")]
-Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each digit in a synthetic affine set.")]
-SetName = Annotated[str, typer.Option("--set", help="Set; see 'affbench status' for those that are there.")]
 RunName = Annotated[str | None, typer.Option("--run", help="Run, or the beginning of its name; the latest by default.")]
-Rotation = Annotated[float | None, typer.Option(help="Synthetic sets: rotation up to ± this many degrees.")]
-Shear = Annotated[float | None, typer.Option(help="Synthetic sets: shear up to ± this.")]
-Expansion = Annotated[float | None, typer.Option(help="Synthetic sets: expansions within 1 ± this.")]
-Translation = Annotated[float | None, typer.Option(help="Synthetic sets: translation up to ± this many pixels.")]
-Only = Annotated[str | None, typer.Option(help="Synthetic sets: vary only this factor, such as rotation.")]
+EngineName = Annotated[str, typer.Option("--engine", help="Where runs are made: local or ray.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Ray cluster (HOST:6379 or auto); by default one is started here.")
+]
+CpusPerRun = Annotated[int | None, typer.Option(min=1, help="Threads of a run, and CPUs it asks Ray for.")]
+GpusPerRun = Annotated[float | None, typer.Option(min=0, help="GPUs a run asks Ray for; 0.5 shares one.")]
+CheckpointMinutes = Annotated[
+    float, typer.Option(min=0, help="Least time between two saves of what an interrupted run needs to go on.")
+]
 
 
 def _version(asked: bool) -> None:
@@ -125,15 +140,20 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the latest unfinished run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Train again, even if the run is finished.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
+    checkpoint_minutes: CheckpointMinutes = 0.5,
 ) -> None:
     """One training run; a finished run of the same configuration is not trained again, an unfinished one goes on."""
     given = {key: value for key, value in locals().items() if key in _RUN_OPTIONS and value is not None}
     resolved = _resumed(session, given) if resume else _run_config(**given)
+    from affbench.distributed import launched
     from affbench.training import is_trained, plan_run
     from affbench.training import train as run_training
 
     cached = not force and is_trained(plan_run(resolved, session.workspace))
-    run = run_training(resolved, session.workspace, tensorboard=tensorboard, force=force)
+    workspace = replace(session.workspace, checkpoint_seconds=60 * checkpoint_minutes)
+    run = run_training(resolved, workspace, tensorboard=tensorboard, force=force)
+    if not launched().first:
+        return  # the first process of torchrun speaks for all
     best = run.selected
     session.show(
         f"{run.name}: {'trained before' if cached else 'trained'}, {run.environment['parameters']:,} parameters, best "
@@ -169,7 +189,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Test a run on a set: accuracy with its 95% interval, per class, and by transformation."""
-    name = _varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
+    name = varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
     from affbench.runs import find_run
 
     found = find_run(session.workspace.results, run)
@@ -190,7 +210,11 @@ def sweep(
     sets: Annotated[str, typer.Option(help="Sets to test on.")] = "mnist-translated,affnist-synthetic",
     copies: Copies = 32,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Test on the first N images of each set.")] = None,
-    engine: Annotated[str, typer.Option(help="local.")] = "local",
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    checkpoint_minutes: CheckpointMinutes = 0.5,
     model: Model = None,
     option: ModelOptions = None,
     epochs: Epochs = None,
@@ -215,14 +239,14 @@ def sweep(
         if chosen == [0]:
             raise UsageError("--seeds 0 asks for no seed at all; --seeds 1 runs one, --seeds 0, would be a list.")
         chosen = list(range(chosen[0]))
-    if engine != "local":
-        raise UsageError(f"--engine {engine} is unknown: known: local.")
+    place = _engine(engine, ray_address, cpus_per_run, gpus_per_run)
     resolved = _run_config(**given)
     from affbench.config import EvaluationConfig, override
     from affbench.pipeline import run_sweep
 
     evaluation = override(EvaluationConfig(), sets=sets.split(","), copies=copies, limit=test_limit)
-    outcome = run_sweep(resolved, counts, chosen, evaluation, session.workspace)
+    workspace = replace(session.workspace, checkpoint_seconds=60 * checkpoint_minutes)
+    outcome = run_sweep(resolved, counts, chosen, evaluation, workspace, place)
     _show_outcome(session, outcome)
     session.document(outcome.result.to_dict() | {"report": str(outcome.report.html)})
     _fail(session, outcome)
@@ -238,6 +262,11 @@ def run(
     limit: TrainLimit = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Run seeds 0 to N - 1 of every run.")] = None,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Test on the first N images of each set.")] = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    checkpoint_minutes: CheckpointMinutes = 0.5,
     device: Device = "auto",
 ) -> None:
     """A whole pipeline: convert, train, test and report; what is cached is not done again."""
@@ -253,7 +282,8 @@ def run(
         return
     from affbench.pipeline import run_pipeline
 
-    outcome = run_pipeline(pipeline, session.workspace)
+    workspace = replace(session.workspace, checkpoint_seconds=60 * checkpoint_minutes)
+    outcome = run_pipeline(pipeline, workspace, _engine(engine, ray_address, cpus_per_run, gpus_per_run))
     _show_outcome(session, outcome)
     session.document(
         outcome.result.to_dict() | {"report": str(outcome.report.html), "markdown": str(outcome.report.markdown)}
@@ -275,6 +305,20 @@ def report(
     session.document({"html": str(written.html), "markdown": str(written.markdown)})
     if open_page:
         typer.launch(str(written.html.resolve()))
+
+
+@app.command()
+@command
+def leaderboard(
+    session: Session,
+    set_name: Annotated[str | None, typer.Option("--set", help="One set only; every set by default.")] = None,
+) -> None:
+    """All runs by set, committed ones included; ranks respect ties within the noise."""
+    from affbench.leaderboard import leaderboard_table, leaderboards
+
+    boards = leaderboards(session.workspace.results, set_name)
+    session.show(*(leaderboard_table(board).to_rich() for board in boards))
+    session.document({"leaderboards": [board.to_dict() for board in boards]})
 
 
 @app.command()
@@ -341,108 +385,14 @@ def bench(
     session.document(document)
 
 
-@app.command()
-@command
-def show(
-    session: Session,
-    set_name: SetName,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    rotation: Rotation = None,
-    shear: Shear = None,
-    expansion: Expansion = None,
-    translation: Translation = None,
-    only: Only = None,
-    output: Annotated[Path | None, typer.Option(help="Folder; results/pictures by default.")] = None,
-) -> None:
-    """A sheet of a set: originals at the left, their versions beside them; and histograms of the six factors."""
-    name = _varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
-    from affbench.report.pictures import sample_pictures
-
-    folder = output or session.workspace.results / "pictures"
-    pictures = sample_pictures([name], session.workspace.data, folder, split=split)
-    session.show(*(f"{picture.title}: {picture.path}" for picture in pictures))
-    session.document({"pictures": [str(picture.path) for picture in pictures]})
-
-
-@app.command()
-@command
-def export(
-    session: Session,
-    set_name: SetName,
-    target: Annotated[Path, typer.Argument(help="A .mat file, or a folder or .zip for batches.")],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    copies: Copies = 32,
-    limit: ImageLimit = None,
-    rotation: Rotation = None,
-    shear: Shear = None,
-    expansion: Expansion = None,
-    translation: Translation = None,
-    only: Only = None,
-) -> None:
-    """Write an affine set in the layout of the official affNIST files, for other people's loaders."""
-    name = _varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
-    from affbench.data.affnist import export_mat
-    from affbench.data.catalogue import load_dataset
-
-    dataset = load_dataset(name, split, session.workspace.data, copies, limit)
-    export_mat(dataset, target)
-    session.show(f"{len(dataset):,} images of {name} ({split}): {target}")
-    session.document({"set": name, "split": split, "n": len(dataset), "file": str(target)})
-
-
-@app.command()
-@command
-def verify(
-    session: Session,
-    set_name: Annotated[str, typer.Argument(help="affnist, or a synthetic affine set.")] = "affnist",
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    sample: Annotated[int, typer.Option(min=1, help="Images to render again.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of images.")] = 0,
-) -> None:
-    """Render images again from the original digits and the stored transformations, and say how well they agree."""
-    from affbench.data.verification import verify_set
-
-    outcome = verify_set(set_name, split, session.workspace.data, sample=sample, seed=seed)
-    session.show(outcome.to_rich(), outcome.sentence)
-    session.document(outcome.to_dict())
-    if not outcome.agrees:
-        raise typer.Exit(1)
-
-
-@app.command()
-@command
-def clean(
-    session: Session,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be freed.")] = False,
-) -> None:
-    """Delete what nothing refers to: unused converted sets, files of dead processes; never runs or downloads."""
-    from affbench.maintenance import find_leftovers, remove
-
-    leftovers = find_leftovers(session.workspace.data, session.workspace.results)
-    for leftover in leftovers:
-        session.show(f"{leftover.path}: {leftover.bytes / 1e6:,.1f} MB, {leftover.reason}")
-    freed = sum(leftover.bytes for leftover in leftovers) if dry_run else remove(leftovers)
-    session.show(f"{'would free' if dry_run else 'freed'} {freed / 1e6:,.1f} MB")
-    session.document({"freed_bytes": freed, "dry_run": dry_run, "paths": [str(item.path) for item in leftovers]})
-
-
-@app.command()
-@command
-def doctor(
-    session: Session,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not ask whether the mirrors answer.")] = False,
-) -> None:
-    """Check environment, data, cache and runs, every checksum included; one line each."""
-    from affbench.maintenance import diagnose
-
-    findings = []
-    for finding in diagnose(session.workspace.data, session.workspace.results, offline=offline):
-        findings.append(finding)
-        session.show(f"{finding.health:>4}  {finding.subject}: {finding.text}")
-    session.document({"findings": [vars(finding) for finding in findings]})
-    if any(finding.health == "bad" for finding in findings):
-        raise typer.Exit(1)
-
+for _command in (
+    data_commands.show,
+    data_commands.export,
+    data_commands.verify,
+    data_commands.clean,
+    data_commands.doctor,
+):
+    app.command()(_command)
 
 _RUN_OPTIONS = (
     *("model", "routings", "option", "seed", "epochs", "batch_size", "learning_rate", "schedule"),
@@ -494,6 +444,19 @@ def _resumed(session: Session, given: dict[str, Any]) -> RunConfig:
     return unfinished[-1].config
 
 
+def _engine(name: str, address: str | None, cpus: int | None, gpus: float | None) -> Engine:
+    """Where the runs of a sweep or a pipeline are made."""
+    from affbench.errors import nearest
+    from affbench.sweep import Engine
+
+    if name not in ("local", "ray"):
+        raise UsageError(f"--engine {name} is unknown: {nearest(name, ('local', 'ray'))}.")
+    if name == "local" and (address is not None or gpus is not None):
+        option = "--ray-address" if address is not None else "--gpus-per-run"
+        raise UsageError(f"{option} goes with --engine ray.")
+    return Engine("ray" if name == "ray" else "local", address, cpus, gpus)
+
+
 def _model_options(given: list[str] | None) -> dict[str, Any]:
     """``KEY=VALUE`` pairs, the values as TOML; ``64,32`` is a list, and what is no TOML is a string."""
     options = {}
@@ -519,16 +482,6 @@ def _whole_numbers(option: str, text: str, least: int) -> list[int]:
     if not numbers or min(numbers) < least or len(set(numbers)) < len(numbers):
         raise UsageError(f"{option} {text} must list different whole numbers of at least {least}, such as 1,3,5.")
     return numbers
-
-
-def _varied(name: str, only: str | None, **half_widths: float | None) -> str:
-    """The set's name with the variations given as options."""
-    from affbench.data.catalogue import find_set, varied_name
-
-    varied = varied_name(name, only=only, **half_widths)
-    if varied != name and "@" in name:
-        raise UsageError(f"set '{name}' names its variation already; leave out the options that vary it.")
-    return find_set(varied).name
 
 
 def _changed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -15,10 +16,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """Turns SIGINT and SIGTERM into a question that a loop asks; a second signal stops at once."""
+    """Turns SIGINT and SIGTERM into a question that a loop asks; a second signal stops at once.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    patience
+        Seconds after the first signal in which others count as the same request (torchrun passes Ctrl-C on to
+        processes that the terminal has told already).
+    """
+
+    def __init__(self, patience: float = 0.0) -> None:
         self.asked = False
+        self._patience = patience
+        self._first = 0.0
         self._at_once = False
         self._before: dict[int, Any] = {}
 
@@ -45,7 +55,9 @@ class Stop:
             self._at_once = False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        stop = self.asked or self._at_once
+        again = self.asked and time.monotonic() - self._first >= self._patience
+        if not self.asked:
+            self._first = time.monotonic()
         self.asked = True
-        if stop:
+        if again or self._at_once:
             raise KeyboardInterrupt

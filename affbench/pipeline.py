@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -10,19 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from affbench import store
+from affbench import cluster, store
 from affbench.config import DataConfig, EvaluationConfig, Pipeline, RunConfig
 from affbench.data import catalogue
 from affbench.errors import AffbenchError, DataError, UsageError
 from affbench.evaluation import is_evaluated
 from affbench.report import LabelledRun, Picture, Report, summary_table, write_report
-from affbench.report.pictures import reconstruction_picture, sample_pictures
+from affbench.report.pictures import model_pictures, sample_pictures
 from affbench.runs import Run, list_runs, runs_dir
-from affbench.sweep import Cell, SweepResult, run_cells, sweep_cells
+from affbench.sweep import Cell, Engine, SweepResult, run_cells, sweep_cells
 from affbench.training import Plan, is_trained, plan_run
 from affbench.workspace import Workspace
 
 State = Literal["cached", "to do", "missing"]
+LOCAL = Engine()
+PICTURED_MODELS = 6  # more would make the page long and slow, and tell little
 REPORT_VERSION = 1  # of the report stage: raised whenever the same runs would give another page
 
 
@@ -90,7 +93,7 @@ def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
     return [*steps, Step("report", str(folder), "cached" if done else "to do")]
 
 
-def run_pipeline(pipeline: Pipeline, workspace: Workspace) -> Outcome:
+def run_pipeline(pipeline: Pipeline, workspace: Workspace, engine: Engine = LOCAL) -> Outcome:
     """Do everything a pipeline asks for; what is cached is not done again.
 
     Parameters
@@ -99,6 +102,8 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace) -> Outcome:
         The experiment.
     workspace
         Folders, device and progress.
+    engine
+        Where the runs are made.
 
     Returns
     -------
@@ -117,7 +122,7 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace) -> Outcome:
     for cell in cells:
         _check_sets(plan_run(cell.config, workspace), pipeline.evaluation)
     _prepare(cells, pipeline.evaluation, workspace, f"pipeline '{pipeline.name}'")
-    result = run_cells(cells, pipeline.evaluation, workspace)
+    result = run_cells_on(engine, cells, pipeline.evaluation, workspace)
     plans = [plan_run(cell.config, workspace) for cell in cells]
     folder = report_dir(workspace.results, pipeline.name)
     inputs = _report_inputs(pipeline, plans)
@@ -136,7 +141,12 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace) -> Outcome:
 
 
 def run_sweep(
-    config: RunConfig, routings: Sequence[int], seeds: Sequence[int], evaluation: EvaluationConfig, workspace: Workspace
+    config: RunConfig,
+    routings: Sequence[int],
+    seeds: Sequence[int],
+    evaluation: EvaluationConfig,
+    workspace: Workspace,
+    engine: Engine = LOCAL,
 ) -> Outcome:
     """Routing iterations × seeds, and a report in ``reports/sweep-MODEL``.
 
@@ -150,6 +160,8 @@ def run_sweep(
         What each run is tested on.
     workspace
         Folders, device and progress.
+    engine
+        Where the runs are made.
 
     Returns
     -------
@@ -171,7 +183,7 @@ def run_sweep(
     for cell in cells:
         _check_sets(plan_run(cell.config, workspace), evaluation)
     _prepare(cells, evaluation, workspace, f"the sweep of '{config.model.name}'")
-    result = run_cells(cells, evaluation, workspace)
+    result = run_cells_on(engine, cells, evaluation, workspace)
     runs = [
         LabelledRun(config.model.name, Run(plan.folder))
         for plan in (plan_run(cell.config, workspace) for cell in cells)
@@ -182,6 +194,17 @@ def run_sweep(
     folder = report_dir(workspace.results, f"sweep-{_file_name(config.model.name)}")
     title = f"Routing sweep of {config.model.name}"
     return Outcome(result, make_report(folder, runs, workspace, title=title, note="", sets=evaluation.sets))
+
+
+def run_cells_on(
+    engine: Engine, cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace
+) -> SweepResult:
+    """Train and test cells, in this process or on a Ray cluster; see `affbench.sweep.run_cells`."""
+    if engine.name == "local":
+        return run_cells(cells, evaluation, workspace, threads=engine.cpus)
+    needed = _sets(cells, evaluation)
+    sets = [catalogue.ensure_set(spec, split, workspace.data, copies) for spec, split, copies in needed]
+    return cluster.run_cells(cells, evaluation, workspace, engine, sets)
 
 
 def report_all(workspace: Workspace) -> Report:
@@ -202,17 +225,15 @@ def report_all(workspace: Workspace) -> Report:
 def make_report(
     folder: Path, runs: Sequence[LabelledRun], workspace: Workspace, *, title: str, note: str, sets: Iterable[str]
 ) -> Report:
-    """Write a report with a sample sheet of each set and the reconstructions of each model that has a decoder."""
-    with store.writing(folder):
-        if folder.is_dir():
-            shutil.rmtree(folder)  # nothing of an earlier report may stay among the files of this one
-    with workspace.progress.task("report", None):
+    """Write a report with a sample sheet of each set and pictures of the first run of each of the first models."""
+    with store.lock(folder), workspace.progress.task("report", None):
+        with store.writing(folder):
+            if folder.is_dir():
+                shutil.rmtree(folder)  # nothing of an earlier report may stay among the files of this one
         pictures: list[Picture] = sample_pictures(sets, workspace.data, folder / "pictures")
-        seen = set()
-        for entry in runs:
-            if entry.label not in seen and (picture := reconstruction_picture(entry, workspace, folder / "pictures")):
-                pictures.append(picture)
-            seen.add(entry.label)
+        models = {entry.label: entry for entry in reversed(runs)}
+        for label in list(dict.fromkeys(entry.label for entry in runs))[:PICTURED_MODELS]:
+            pictures += model_pictures(models[label], workspace, folder / "pictures")
         return write_report(folder, runs, title=title, note=note, pictures=pictures)
 
 
@@ -240,11 +261,19 @@ def _sets(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[tuple[cat
     for cell in cells:
         data: DataConfig = cell.config.data
         spec = catalogue.find_set(data.train_set)
-        need(spec if spec.affine else catalogue.find_set(spec.family), "train", data.copies)
+        digits = spec if spec.affine else catalogue.find_set(spec.family)
+        need(digits, "train", _copies(digits, "train", data.copies, data.limit))
         need(spec, "validation", data.copies)
     for name in evaluation.sets:
-        need(catalogue.find_set(name), "test", evaluation.copies)
+        spec = catalogue.find_set(name)
+        need(spec, "test", _copies(spec, spec.split or "test", evaluation.copies, evaluation.limit))
     return list(needed.values())
+
+
+def _copies(spec: catalogue.SetSpec, split: catalogue.Split, copies: int, limit: int | None) -> int:
+    """Versions of each digit that the first `limit` images of a synthetic set take; `catalogue.load_dataset` knows."""
+    size = catalogue.set_size(spec, split, 1)
+    return copies if limit is None or size is None else min(copies, math.ceil(limit / size))
 
 
 def _prepare(cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, what: str) -> None:

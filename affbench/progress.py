@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -45,6 +46,9 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line worth keeping."""
+
+    def saved(self, path: Path) -> None:
+        """What an interrupted run needs to go on has been written."""
 
 
 class ConsoleProgress(Progress):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from affbench.errors import AffbenchError
+from affbench.distributed import launched
+from affbench.errors import AffbenchError, UsageError
 from affbench.progress import ConsoleProgress, console
 from affbench.workspace import Workspace
 
@@ -90,7 +91,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def wrapped(**options: Any) -> None:
         common = {name: options.pop(name) for name in _COMMON}
-        screen = console(quiet=common["quiet"])
+        ranks = launched()
+        screen = console(quiet=common["quiet"] or not ranks.first)
         progress = ConsoleProgress(screen)
         session = Session(
             Workspace(common["data_dir"], common["results_dir"], options.get("device", "auto"), progress),
@@ -98,6 +100,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             common["json"],
         )
         try:
+            if not ranks.alone and function.__name__ != "train":
+                raise UsageError(f"torchrun starts 'affbench train' on several devices, not '{function.__name__}'.")
             with progress:
                 function(session, **options)
         except AffbenchError as error:
@@ -125,7 +129,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _end(error: BaseException, text: str, status: int, *, debug: bool) -> typer.Exit:
-    screen = console()
+    # What was asked for wrongly, every process that torchrun started finds out; one of them says so.
+    screen = console(quiet=isinstance(error, UsageError) and not launched().first)
     if debug:
         import traceback
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import inspect
 import json
 import os
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from affbench import __version__
-from affbench.errors import ArtefactError, StorageError
+from affbench.errors import ArtefactError, BusyError, StorageError
 
 MANIFEST = "manifest.json"
 _HINTS = {
@@ -31,8 +32,15 @@ _HINTS = {
     "--results-dir",
     errno.EROFS: "it is read-only; choose another folder with --data-dir or --results-dir",
     errno.EACCES: "permission denied; choose another folder with --data-dir or --results-dir",
+    errno.ENOLCK: "its file system has no locks; choose another folder with --data-dir or --results-dir",
+    errno.ENOTSUP: "its file system has no locks; choose another folder with --data-dir or --results-dir",
+    errno.ENOSYS: "its file system has no locks; choose another folder with --data-dir or --results-dir",
     errno.EPERM: "permission denied; choose another folder with --data-dir or --results-dir",
 }
+# A lock that outlives its holder is no lock: filelock from version 4 has to be told not to fall back on one.
+_HARD: dict[str, Any] = (
+    {"fallback_to_soft": False} if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters else {}
+)
 
 
 def content_key(stage: str, version: int, inputs: Mapping[str, Any]) -> str:
@@ -320,11 +328,11 @@ def lock(target: Path, timeout: float = -1) -> Iterator[None]:
     path = target.with_name(f".{target.name}.lock")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path, timeout=timeout)
+        held = FileLock(path, timeout=timeout, **_HARD)
         try:
             held.acquire()
         except Timeout:
-            raise StorageError(f"{target} is being written by another process; wait for it to end.") from None
+            raise BusyError(f"{target} is being written by another process; wait for it to end.") from None
         except NotImplementedError as error:
             raise StorageError(f"{path.parent} is on a file system without locks; choose another folder.") from error
     try:

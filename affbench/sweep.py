@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from affbench.config import EvaluationConfig, RunConfig
 from affbench.errors import AffbenchError
@@ -14,6 +17,29 @@ from affbench.runs import Run
 from affbench.statistics import SeedSummary, seed_summary
 from affbench.training import plan_run, train
 from affbench.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where cells run, and what each of them may use; none of it changes a result's key.
+
+    Attributes
+    ----------
+    name
+        ``"local"``: one after the other in this process; ``"ray"``: on a Ray cluster (`affbench.cluster`).
+    address
+        Of the Ray cluster; None starts one on this machine.
+    cpus
+        Threads of each cell, and the CPUs it asks Ray for; None takes as many threads as torch would here. Results on
+        the CPU are equal bit for bit where the number of threads is.
+    gpus
+        GPUs, or parts of one, that each cell asks Ray for; None takes one where the cluster has any.
+    """
+
+    name: Literal["local", "ray"] = "local"
+    address: str | None = None
+    cpus: int | None = None
+    gpus: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +156,9 @@ def sweep_cells(config: RunConfig, routings: Sequence[int], seeds: Sequence[int]
     return cells
 
 
-def run_cells(cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace) -> SweepResult:
+def run_cells(
+    cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, *, threads: int | None = None
+) -> SweepResult:
     """Train and test every cell, one after the other, in this process.
 
     A cell that fails is reported in the result, and the others go on.
@@ -143,6 +171,8 @@ def run_cells(cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Wo
         What each run is tested on.
     workspace
         Folders, device and progress.
+    threads
+        Threads of torch; as many as it takes by itself when None.
 
     Returns
     -------
@@ -158,35 +188,38 @@ def run_cells(cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Wo
     for cell in cells:
         plan_run(cell.config, workspace)
     results = []
-    with workspace.progress.task("runs", len(cells)) as task:
+    with using_threads(threads), workspace.progress.task("runs", len(cells)) as task:
         for number, cell in enumerate(cells, start=1):
             started = time.perf_counter()
-            result = run_cell(cell, evaluation, workspace)
-            results.append(result)
-            outcome = (
-                f"failed: {result.error}"
-                if result.error
-                else ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in result.accuracy.items())
-            )
-            workspace.progress.note(
-                f"[{number}/{len(cells)}] {cell.label}, seed {result.seed}: {outcome} "
-                f"({time.perf_counter() - started:.0f} s)"
-            )
+            results.append(run_cell(cell, evaluation, workspace))
+            seconds = time.perf_counter() - started
+            workspace.progress.note(f"[{number}/{len(cells)}] {outcome_of(results[-1])} ({seconds:.0f} s)")
             task.advance(1)
     return SweepResult(tuple(results), summarise(results))
 
 
+@contextlib.contextmanager
+def using_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use that many threads (None: as it is), and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def outcome_of(result: CellResult) -> str:
+    """What became of a cell, as one line."""
+    accuracies = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in result.accuracy.items())
+    return f"{result.label}, seed {result.seed}: " + (f"failed: {result.error}" if result.error else accuracies)
+
+
 def run_cell(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> CellResult:
     """Train and test one cell; an error becomes part of the result."""
-    config = cell.config
-    known: dict[str, Any] = {
-        "label": cell.label,
-        "model": config.model.name,
-        "routings": config.model.routings,
-        "seed": config.training.seed,
-    }
+    known = _named(cell)
     try:
-        run = train(config, workspace)
+        run = train(cell.config, workspace)
         known |= _trained(run)
         accuracy = {}
         for name in evaluation.sets:
@@ -194,7 +227,25 @@ def run_cell(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> 
             accuracy[record.set] = record.accuracy
     except AffbenchError as error:
         return CellResult(**known, error=str(error))
+    except Exception as error:  # a model may raise anything, or ask for more memory than there is
+        reason = (str(error).splitlines() or [""])[0]
+        return CellResult(**known, error=f"{type(error).__name__}: {reason}")
     return CellResult(**known, accuracy=accuracy)
+
+
+def failed_cell(cell: Cell, error: str) -> CellResult:
+    """The result of a cell that came to nothing."""
+    return CellResult(**_named(cell), error=error)
+
+
+def _named(cell: Cell) -> dict[str, Any]:
+    config = cell.config
+    return {
+        "label": cell.label,
+        "model": config.model.name,
+        "routings": config.model.routings,
+        "seed": config.training.seed,
+    }
 
 
 def _trained(run: Run) -> dict[str, Any]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
-import platform
-import resource
 import shutil
-import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,7 +21,9 @@ from affbench.data import catalogue
 from affbench.data.batches import Augmentation, TrainingBatches, stream_seed
 from affbench.data.canvas import centred
 from affbench.data.dataset import Dataset
-from affbench.device import autocast, device_name, resolve_device, resolve_precision, synchronise
+from affbench.device import autocast, resolve_device, resolve_precision, synchronise
+from affbench.distributed import RankError, Ranks, joined
+from affbench.environment import describe
 from affbench.errors import AffbenchError, ArtefactError, UsageError
 from affbench.evaluation import predict
 from affbench.interrupt import Interrupted, Stop
@@ -48,8 +47,9 @@ from affbench.runs import (
 from affbench.workspace import Workspace
 
 VERSION = 1  # of this stage: raised whenever the same configuration would give other weights
-SAVE_SECONDS = 30.0  # between two saves of what a resumed run needs
 REPORT_SECONDS = 0.5  # between two looks at the loss, each of which waits for the device
+PATIENCE = 20.0  # seconds in which processes of torchrun take further signals for the first one
+GO_ON, SAVE, STOP = range(3)  # what the processes of a run agree on after every batch
 
 
 class TrainingError(AffbenchError):
@@ -136,6 +136,10 @@ def train(config: RunConfig, workspace: Workspace, *, tensorboard: bool = False,
     ever looked at. An unfinished run of the same configuration is gone on with, and ends with the weights it would
     have had without the interruption (bit for bit on the CPU).
 
+    Under torchrun, each process computes its part of every batch on a device of its own; batches, weights and
+    history are those of a single process but for rounding, dropout and statistics of batch normalisation. The first
+    process writes, and the run can be gone on with by another number of processes.
+
     Parameters
     ----------
     config
@@ -161,22 +165,31 @@ def train(config: RunConfig, workspace: Workspace, *, tensorboard: bool = False,
         The finished run is damaged.
     TrainingError
         The loss is no longer finite.
+    RankError
+        Another process of the run died.
     """
     plan = plan_run(config, workspace)
-    with store.lock(plan.folder):
-        if force and plan.folder.is_dir():
-            with store.writing(plan.folder):
-                shutil.rmtree(plan.folder)
-        if is_trained(plan):
-            manifest = store.read_manifest(plan.folder)
-            assert manifest is not None  # noqa: S101 - is_trained has read it
-            try:
-                store.verify(plan.folder, manifest)
-            except ArtefactError as error:
-                raise ArtefactError(f"{error} Train the run again with --force.") from None
-            return Run(plan.folder)
-        _Training(plan, workspace, tensorboard=tensorboard).run()
+    with joined(workspace.device) as ranks, store.lock(plan.folder) if ranks.first else contextlib.nullcontext():
+        finished = ranks.highest(int(ranks.first and _is_whole(plan, force=force)))
+        if not finished:
+            _Training(plan, workspace, ranks, tensorboard=tensorboard).run()
     return Run(plan.folder)
+
+
+def _is_whole(plan: Plan, *, force: bool) -> bool:
+    """Whether the run is finished and undamaged; with `force` nothing of it stays."""
+    if force and plan.folder.is_dir():
+        with store.writing(plan.folder):
+            shutil.rmtree(plan.folder)
+    if not is_trained(plan):
+        return False
+    manifest = store.read_manifest(plan.folder)
+    assert manifest is not None  # noqa: S101 - is_trained has read it
+    try:
+        store.verify(plan.folder, manifest)
+    except ArtefactError as error:
+        raise ArtefactError(f"{error} Train the run again with --force.") from None
+    return True
 
 
 def learning_rate(config: TrainingConfig, step: int, epoch: int) -> float:
@@ -222,13 +235,20 @@ def load_training_digits(config: RunConfig, data_dir: Path) -> tuple[Dataset, Au
 class _Training:
     """The state of one run while it is trained."""
 
-    def __init__(self, plan: Plan, workspace: Workspace, *, tensorboard: bool) -> None:
+    def __init__(self, plan: Plan, workspace: Workspace, ranks: Ranks, *, tensorboard: bool) -> None:
         self.plan, self.config, self.settings = plan, plan.config, plan.config.training
         self.progress: Progress = workspace.progress
-        self.device = resolve_device(workspace.device)
+        self.checkpoint_seconds = workspace.checkpoint_seconds
+        self.ranks = ranks
+        self.device = resolve_device(ranks.device(workspace.device))
         self.precision = resolve_precision(self.settings.precision, self.device)
         digits, augmentation = load_training_digits(self.config, workspace.data)
         self.validation = catalogue.load_dataset(self.config.data.train_set, "validation", workspace.data)
+        self.validation_images = len(self.validation)
+        if not ranks.alone:
+            own = ranks.share(self.validation_images)
+            images, labels = self.validation.images[own], self.validation.labels[own]
+            self.validation = Dataset(self.validation.name, self.validation.split, images, labels)
         self.batches = TrainingBatches(digits, augmentation, self.settings.batch_size, self.settings.seed, self.device)
         torch.manual_seed(self.settings.seed)
         model = build_model(self.config.model.name, canvas=augmentation.canvas, **self.config.model.options)
@@ -247,22 +267,32 @@ class _Training:
         self.totals = self._zeros()
         self.images, self.seconds = 0, 0.0  # since the last validation
         self.saved_at = time.monotonic()
-        self.writer = _tensorboard(plan.folder) if tensorboard else None
+        self.writer = _tensorboard(plan.folder) if tensorboard and ranks.first else None
 
     def run(self) -> None:
         """Train to the end, or until interrupted."""
-        with store.writing(self.plan.folder):
-            self.plan.folder.mkdir(parents=True, exist_ok=True)
-        store.write_text(self.plan.folder / CONFIG, self.config.to_toml())
+        if self.ranks.first:
+            with store.writing(self.plan.folder):
+                self.plan.folder.mkdir(parents=True, exist_ok=True)
+            store.write_text(self.plan.folder / CONFIG, self.config.to_toml())
         self._load()
+        where = f"{self.device}" if self.ranks.alone else f"{self.ranks.size} × {self.device.type}"
         self.progress.note(
             f"{self.plan.folder.name}: {self.parameters:,} parameters, {self.batches.images:,} training digits of "
-            f"{self.config.data.train_set}, {self.device} in {self.precision}"
+            f"{self.config.data.train_set}, {where} in {self.precision}"
         )
-        with Stop() as stop:
-            while not self._ended():
-                self._leg(stop)
-            self._finish()
+        with Stop(0.0 if self.ranks.alone else PATIENCE) as stop:
+            try:
+                while not self._ended():
+                    self._leg(stop)
+            except RankError:
+                # Up to here all processes had the same weights, so the one that is left can save them.
+                self.ranks = replace(self.ranks, size=1)
+                self._save()
+                raise
+            if self.ranks.first:
+                self._finish()
+            self.ranks.highest(0)  # nobody goes on before the run is finished
 
     def _ended(self) -> bool:
         return len(self.history) == self.settings.epochs * self.settings.validations or (
@@ -278,8 +308,8 @@ class _Training:
         first, last = (round(len(self.batches) * share / self.settings.validations) for share in (part, part + 1))
         if self.batch <= first:
             self.batch, self.totals, self.images, self.seconds = first, self._zeros(), 0, 0.0
-            # Dropout is the same however the run got here.
-            torch.manual_seed(stream_seed(self.settings.seed, len(self.history)))
+            # Dropout is the same however the run got here, and every process has a stream of its own.
+            torch.manual_seed(stream_seed(self.settings.seed, len(self.history)) + self.ranks.rank)
         self.model.train()
         with self.progress.task(f"epoch {number + 1}/{self.settings.epochs}", self.batches.images, "images") as task:
             task.advance(min(self.batch * self.settings.batch_size, self.batches.images))
@@ -295,16 +325,31 @@ class _Training:
                     task.advance(pending, self._remark())
                     pending, reported = 0, now
                     self.seconds = before + now - started
-                if stop.asked:
+                asked = self.ranks.highest(STOP if stop.asked else SAVE if reported == now and self._due() else GO_ON)
+                if asked == STOP:
                     raise self._interrupted()
+                if asked == SAVE:
+                    self.seconds = before + now - started
+                    self._save()
+                    before, started = self.seconds, time.perf_counter()
             synchronise(self.device)
             self.seconds = before + time.perf_counter() - started
+        self._close_leg(number, part, self._validate(stop))
+
+    def _validate(self, stop: Stop) -> float:
+        """Accuracy on the validation split, each process testing its part."""
+        self.ranks.copy_from_first(self.model.buffers())  # such as the means that batch normalisation keeps
         try:
-            with stop.at_once():
+            # Several processes stop together, after the next batch.
+            with stop.at_once() if self.ranks.alone else contextlib.nullcontext():
                 predictions, _ = predict(self.model, self.validation, precision=self.precision, progress=self.progress)
         except KeyboardInterrupt:
             raise self._interrupted() from None
-        self._close_leg(number, part, float((predictions == self.validation.labels).mean()))
+        return self.ranks.total(int((predictions == self.validation.labels).sum())) / self.validation_images
+
+    def _due(self) -> bool:
+        """Whether it is time to save again; the first process decides."""
+        return self.ranks.first and time.monotonic() - self.saved_at > self.checkpoint_seconds
 
     def _interrupted(self) -> Interrupted:
         self._save()
@@ -317,15 +362,26 @@ class _Training:
         rate = learning_rate(self.settings, epoch * len(self.batches) + self.batch, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ranks.alone:
+            self._backward(images, labels, self.totals)
+        else:
+            part, sums = self.ranks.share(len(labels)), self._zeros()
+            if len(labels[part]):
+                self._backward(images[part], labels[part], sums)
+            # Losses are means over images, so parts of different size count differently.
+            self.totals += self.ranks.combine(self.model.parameters(), len(labels[part]) / len(labels), sums)
+        self.optimizer.step()
+
+    def _backward(self, images: Tensor, labels: Tensor, sums: Tensor) -> None:
+        """Gradients of the mean loss over some images; adds to `sums` what `_zeros` names."""
         with autocast(self.device, self.precision):
             loss, scores = loss_and_scores(self.model, images, labels)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizer.step()
-        self.totals[0] += loss.detach() * len(labels)
+        sums[0] += loss.detach() * len(labels)
         if scores is not None:
-            self.totals[1] += (scores.detach().argmax(-1) == labels).sum()
-            self.totals[2] += len(labels)
+            sums[1] += (scores.detach().argmax(-1) == labels).sum()
+            sums[2] += len(labels)
 
     def _close_leg(self, number: int, part: int, validation_accuracy: float) -> None:
         loss, correct, scored = self._totals()
@@ -345,8 +401,9 @@ class _Training:
         self.history.append(row)
         if part + 1 == self.settings.validations:
             self.batch = 0
-        store.write_text(self.plan.folder / HISTORY, history_to_csv(self.history))
-        if time.monotonic() - self.saved_at > SAVE_SECONDS and not self._ended():
+        if self.ranks.first:
+            store.write_text(self.plan.folder / HISTORY, history_to_csv(self.history))
+        if self.ranks.highest(int(self._due())) and not self._ended():
             self._save()
         self._report(row)
 
@@ -396,7 +453,12 @@ class _Training:
         return torch.zeros(3, device=self.device)
 
     def _save(self) -> None:
-        """Write all that going on needs."""
+        """Write all that going on needs; the processes of a run do so together."""
+        on_cuda = self.device.type == "cuda"
+        randoms = self.ranks.gather(torch.get_rng_state())
+        randoms_device = self.ranks.gather(torch.cuda.get_rng_state(self.device)) if on_cuda else None
+        if not self.ranks.first:
+            return
         state = {
             "key": self.plan.key,
             "model": self.model.state_dict(),
@@ -407,20 +469,23 @@ class _Training:
             "images": self.images,
             "totals": self.totals,
             "seconds": self.seconds,
-            "random": torch.get_rng_state(),
-            "random_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "randoms": randoms,
+            "randoms_device": randoms_device,
         }
-        with store.atomic_path(self.plan.folder / RESUME) as path:
+        target = self.plan.folder / RESUME
+        with store.atomic_path(target) as path:
             torch.save(state, path)
         self.saved_at = time.monotonic()
+        self.progress.saved(target)
 
     def _load(self) -> None:
         """Go on from what an earlier process saved, if it is whole and of this run."""
         path = self.plan.folder / RESUME
-        if not path.is_file():
+        content = self.ranks.bytes_from_first(path.read_bytes() if self.ranks.first and path.is_file() else None)
+        if content is None:
             return
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if state["key"] != self.plan.key:
                 return
             self.model.load_state_dict(state["model"])
@@ -429,15 +494,22 @@ class _Training:
             self.history = [Epoch(**row) for row in state["history"]]
             self.batch, self.images, self.seconds = state["batch"], state["images"], state["seconds"]
             self.totals = state["totals"].to(self.device)
-            torch.set_rng_state(state["random"])
-            if state["random_device"] is not None and self.device.type == "cuda":
-                torch.cuda.set_rng_state(state["random_device"], self.device)
+            self._go_on_drawing(state)
         except Exception as error:  # torch.load raises all kinds on damaged files
             raise ArtefactError(
                 f"{path} is damaged ({type(error).__name__}); delete it, or use --force, to train from the beginning."
             ) from error
         done = self.history[-1].epoch if self.history else 0
         self.progress.note(f"{self.plan.folder.name}: going on after epoch {done:g}, at batch {self.batch}")
+
+    def _go_on_drawing(self, state: dict[str, Any]) -> None:
+        """Dropout goes on where it was, or with streams of their own where the number of processes is another."""
+        if len(state["randoms"]) != self.ranks.size:
+            torch.manual_seed(stream_seed(self.settings.seed, len(self.history)) + self.batch * 1000 + self.ranks.rank)
+            return
+        torch.set_rng_state(state["randoms"][self.ranks.rank])
+        if state["randoms_device"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["randoms_device"][self.ranks.rank], self.device)
 
     def _crossing(self) -> float | None:
         """The epoch, interpolated between validations, at which the accuracy to stop at was reached; None if never."""
@@ -469,23 +541,14 @@ class _Training:
             "parameters": self.parameters,
             "seed": self.settings.seed,
             "selected_epoch": best.epoch,
-            "selected_by": f"validation accuracy on {self.validation.name}, n = {len(self.validation):,}",
+            "selected_by": f"validation accuracy on {self.validation.name}, n = {self.validation_images:,}",
             "stop_at": self.settings.stop_at,
             "stop_at_reached_epoch": self._crossing(),
             "train_images": self.batches.images,
             "train_seconds": round(sum(row.seconds for row in self.history), 3),
-            "peak_memory_bytes": _peak_memory(self.device),
-            "device": str(self.device),
-            "device_name": device_name(self.device),
             "precision": self.precision,
-            "threads": torch.get_num_threads(),
-            "affbench": __version__,
-            "git_commit": _commit(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "cuda": torch.version.cuda if self.device.type == "cuda" else None,
-            "platform": platform.platform(),
+            "processes": self.ranks.size,
+            **describe(self.device),
         }
         store.write_json(folder / ENVIRONMENT, environment)
         if self.writer is not None:
@@ -501,24 +564,3 @@ def _tensorboard(folder: Path) -> Any:
         raise UsageError("--tensorboard needs the package tensorboard: pip install 'affbench[tensorboard]'.") from None
     with store.writing(folder):
         return SummaryWriter(str(folder / "tensorboard"))
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _commit() -> str | None:
-    """Commit of the checkout that affbench runs from, with "+" for uncommitted changes; None when it is installed."""
-    git = shutil.which("git")
-    here = Path(__file__).resolve().parent
-    if git is None or not (here.parent / ".git").exists():
-        return None
-    try:
-        head = subprocess.run([git, "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)  # noqa: S603
-        dirty = subprocess.run([git, "-C", str(here), "status", "--porcelain", "."], capture_output=True, timeout=10)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None

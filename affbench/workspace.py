@@ -20,9 +20,12 @@ class Workspace:
         As given to ``--device``: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     progress
         Receives progress and notes.
+    checkpoint_seconds
+        Least time between two saves of what an interrupted run needs to go on.
     """
 
     data: Path
     results: Path
     device: str = "auto"
     progress: Progress = field(default_factory=Progress)
+    checkpoint_seconds: float = 30.0

@@ -15,8 +15,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("figure_commands",),
-    ("session", "pipeline", "status", "maintenance"),
+    ("figure_commands", "data_commands"),
+    ("session", "leaderboard", "standing", "pipeline", "status", "maintenance"),
     ("cluster",),
     ("sweep",),
     ("report",),

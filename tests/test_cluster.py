@@ -23,10 +23,10 @@ from affbench import store
 from affbench.config import EvaluationConfig, RunConfig, override
 from affbench.errors import UsageError
 from affbench.interrupt import Interrupted
-from affbench.pipeline import run_sweep
+from affbench.pipeline import run_cells_on
 from affbench.progress import Progress
 from affbench.runs import RESUME, Run, list_runs
-from affbench.sweep import Engine, SweepResult
+from affbench.sweep import Cell, Engine, SweepResult, sweep_cells
 from affbench.training import plan_run
 from affbench.workspace import Workspace
 
@@ -109,16 +109,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def accidents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], RunConfig]:
     """Configurations of a model that meets with an accident; its folder is importable here and in workers."""
-    (tmp_path / "model_with_accidents.py").write_text(MODEL)
+    module = f"accidents_{tmp_path.name}"  # another one for each test: workers live longer than a test
+    (tmp_path / f"{module}.py").write_text(MODEL)
     monkeypatch.syspath_prepend(tmp_path)
-    yield lambda name: override(
-        tiny_config(epochs=EPOCHS), model={"name": "model_with_accidents:make", "options": {"accident": name}}
+    return lambda name: override(
+        tiny_config(epochs=EPOCHS), model={"name": f"{module}:make", "options": {"accident": name}}
     )
-    sys.modules.pop("model_with_accidents", None)
 
 
 def sweep(config: RunConfig, workspace: Workspace, engine: Engine, seeds: tuple[int, ...] = (0,)) -> SweepResult:
-    return run_sweep(config, [1], seeds, ON_SAMPLE, workspace, engine).result
+    return run_cells_on(engine, sweep_cells(config, [1], seeds), ON_SAMPLE, workspace)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -130,7 +130,8 @@ def assert_same(results: Path, others: Path) -> None:
     assert sorted(names) == sorted(run.name for run in list_runs(others))
     for name in names:
         one, other = results / "runs" / name, others / "runs" / name
-        assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+        files, expected = ({path.name for path in each.iterdir() if path.suffix != ".lock"} for each in (one, other))
+        assert files == expected
         manifest = store.read_manifest(one)
         assert manifest is not None
         store.verify(one, manifest)
@@ -181,16 +182,8 @@ def test_cell_goes_on_from_its_checkpoint_when_its_worker_is_killed(
 def test_cell_that_always_fails_is_reported_while_the_others_finish(
     cluster: Cluster, workspace: Workspace, accidents: Callable[[str], RunConfig]
 ) -> None:
-    from affbench.cluster import run_cells
-    from affbench.data import catalogue
-    from affbench.sweep import Cell
-
-    sets = [
-        catalogue.ensure_set(catalogue.find_set(name), split, workspace.data)  # type: ignore[arg-type]
-        for name, split in (("mnist-sample", "train"), (SAMPLE, "validation"), (SAMPLE, "test"))
-    ]
     cells = [Cell("bad", accidents("error")), Cell("good", accidents("none"))]
-    result = run_cells(cells, ON_SAMPLE, workspace, RAY, sets)
+    result = run_cells_on(RAY, cells, ON_SAMPLE, workspace)
     assert [cell.error for cell in result.cells] == ["ValueError: no luck with this one", None]
 
 
@@ -214,7 +207,6 @@ def test_interrupted_sweep_keeps_what_its_cells_did(
 
 
 def test_run_of_another_process_is_waited_for(cluster: Cluster, workspace: Workspace) -> None:
-    folder = plan_run(override(tiny_config(), model={"name": "capsnet"}), workspace).folder
     config = tiny_config(epochs=1)
     folder = plan_run(
         override(config, model={"name": "capsnet", "options": {**config.model.options, "routings": 1}}), workspace
@@ -223,7 +215,7 @@ def test_run_of_another_process_is_waited_for(cluster: Cluster, workspace: Works
 
     def holds() -> None:
         with store.lock(folder):
-            time.sleep(3)
+            time.sleep(1.5)
             assert not (folder / "manifest.json").exists()
             released.append(time.monotonic())
 

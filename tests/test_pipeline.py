@@ -65,7 +65,7 @@ def test_report_names_models_sets_and_the_note(workspace: Workspace) -> None:
             assert word in text
     pictures = {path.name for path in (report_dir(workspace.results, "tiny") / "pictures").iterdir()}
     assert {f"sample-{SAMPLE}.png", f"sample-{AFFINE}.png", f"factors-{AFFINE}.png"} <= pictures
-    assert len([name for name in pictures if name.startswith("reconstructions-capsnet")]) == 1
+    assert len([name for name in pictures if name.startswith("reconstructions-capsnet") and name.endswith(".png")]) == 1
 
 
 def test_only_what_changed_is_done_again(workspace: Workspace) -> None:

@@ -44,9 +44,11 @@ def test_python_in_the_readme_runs(
     capsys: pytest.CaptureFixture[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AFFBENCH_DATA_DIR", str(data_dir))
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(code, {})  # noqa: S102 - our own README
+    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(first, {})  # noqa: S102 - our own README
     assert capsys.readouterr().out.endswith(" 200\n")
+    exec(second, {})  # noqa: S102
+    assert "affnist-synthetic-sample" in capsys.readouterr().out
 
 
 def test_links_to_files_lead_somewhere() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import statistics
+import threading
 from typing import Any
 
 import pytest
-from conftest import SAMPLE, tiny_config
+import torch
+from conftest import SAMPLE, Affbench, tiny_config
 
-from affbench import sweep
+from affbench import sweep, training
 from affbench.config import EvaluationConfig, RunConfig, override
 from affbench.errors import AffbenchError, UsageError
 from affbench.interrupt import Interrupted
@@ -79,3 +81,62 @@ def test_mistake_in_the_last_cell_is_found_before_the_first_is_trained(workspace
     with pytest.raises(UsageError, match="no option 'filterz'"):
         run_cells([Cell("good", tiny_config()), Cell("bad", bad)], ON_SAMPLE, workspace)
     assert not list_runs(workspace.results)
+
+
+def test_any_error_in_a_cell_is_its_own(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: Any) -> Run:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate much.")
+
+    monkeypatch.setattr(sweep, "train", out_of_memory)
+    result = run_cells(sweep_cells(tiny_config(), [1], [0]), ON_SAMPLE, workspace)
+    assert [cell.error for cell in result.cells] == ["OutOfMemoryError: CUDA out of memory."]
+
+
+def test_two_sweeps_at_once_train_the_cells_they_share_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    run = training._Training.run
+
+    def counting(self: Any) -> None:
+        trained.append(self.plan.folder.name)
+        run(self)
+
+    monkeypatch.setattr(training._Training, "run", counting)
+    results: dict[int, Any] = {}
+
+    def start(number: int, routings: list[int]) -> None:
+        results[number] = run_cells(sweep_cells(tiny_config(epochs=1), routings, [0]), ON_SAMPLE, workspace)
+
+    threads = [threading.Thread(target=start, args=(0, [1, 2])), threading.Thread(target=start, args=(1, [3, 2, 1]))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(trained) == len(set(trained)) == 3
+    shared = [{cell.routings: cell.accuracy for cell in result.cells} for result in results.values()]
+    assert shared[0][2] == shared[1][2]
+    assert shared[0][1] == shared[1][1]
+
+
+def test_threads_of_a_run_are_as_asked_and_recorded(workspace: Workspace) -> None:
+    before = torch.get_num_threads()
+    result = run_cells(sweep_cells(tiny_config(epochs=1), [1], [0]), ON_SAMPLE, workspace, threads=before + 1)
+    assert torch.get_num_threads() == before
+    (run,) = list_runs(workspace.results)
+    assert run.name == result.cells[0].run
+    assert run.environment["threads"] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--engine", "rai"), "--engine rai is unknown: did you mean 'ray'?"),
+        (("--ray-address", "auto"), "--ray-address goes with --engine ray"),
+        (("--gpus-per-run", "0.5"), "--gpus-per-run goes with --engine ray"),
+    ],
+)
+def test_options_of_engines_are_checked(affbench: Affbench, options: tuple[str, ...], complaint: str) -> None:
+    ended = affbench("sweep", *options)
+    assert ended.status == 2
+    assert complaint in " ".join(ended.stderr.split())

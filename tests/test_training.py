@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -16,7 +19,7 @@ from safetensors.torch import load_file
 
 from affbench import store, training
 from affbench.config import RunConfig, TrainingConfig, override
-from affbench.errors import ArtefactError, UsageError
+from affbench.errors import ArtefactError, BusyError, StorageError, UsageError
 from affbench.interrupt import Interrupted
 from affbench.progress import Progress, Task
 from affbench.runs import RESUME, WEIGHTS, Run, list_runs
@@ -189,6 +192,59 @@ def test_saved_epochs_survive_a_kill(workspace: Workspace, tmp_path: Path, monke
     run = train(tiny_config(epochs=3), Workspace(workspace.data, workspace.results, "cpu", listener))
     assert same(weights(run), weights(whole))
     assert any("going on after epoch 2" in note for note in notes)
+
+
+def test_save_within_an_epoch_survives_a_kill(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = override(tiny_config(), model={"name": "cnn", "options": {"filters": [4, 4], "hidden": 8}})  # has dropout
+    whole = train(config, Workspace(workspace.data, tmp_path / "whole", "cpu"))
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
+    step = training._Training._step
+    count = iter(range(100))
+
+    def dies(self: Any, *batch: Any) -> None:
+        if next(count) == 5:
+            raise SystemExit("as if killed")
+        step(self, *batch)
+
+    monkeypatch.setattr(training._Training, "_step", dies)
+    with pytest.raises(SystemExit):
+        train(config, replace(workspace, checkpoint_seconds=0.0))
+    monkeypatch.setattr(training._Training, "_step", step)
+    notes: list[str] = []
+    listener = Progress()
+    monkeypatch.setattr(listener, "note", notes.append)
+    run = train(config, replace(workspace, progress=listener))
+    assert any("going on after epoch 1, at batch 2" in note for note in notes)
+    assert same(weights(run), weights(whole))
+
+
+def test_lock_of_a_dead_process_is_taken_over(workspace: Workspace) -> None:
+    folder = plan_run(tiny_config(epochs=1), workspace).folder
+    code = "import pathlib, sys, time\nfrom affbench import store\n"
+    code += "with store.lock(pathlib.Path(sys.argv[1])):\n  print('held', flush=True)\n  time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(BusyError, match="is being written by another process"), store.lock(folder, timeout=0):
+        pass
+    process.kill()
+    process.communicate()
+    assert train(tiny_config(epochs=1), workspace).finished
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_file_system_without_locks_is_said(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    plan = plan_run(tiny_config(), workspace)
+
+    def refuses(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuses)
+    with pytest.raises(StorageError, match=r"file system (has no|without) locks; choose another folder"):
+        train(tiny_config(), workspace)
+    assert not plan.folder.exists()
 
 
 def test_damaged_resume_file_is_said(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,25 +1,29 @@
-"""Pictures of sets and models for a report: sample sheets, and real digits over their reconstructions."""
+"""Pictures of sets and models for a report: sample sheets, and what `affbench.report.gallery` draws of runs."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from affbench import store
+from affbench.analysis.capsules import has_decoder
 from affbench.data import catalogue
-from affbench.data.batches import to_float
-from affbench.data.dataset import Dataset
-from affbench.evaluation import load_model
+from affbench.evaluation import is_evaluated, load_model
+from affbench.report.drawing import Drawing
+from affbench.report.gallery import (
+    NothingWrongError,
+    mistakes_figure,
+    perturbation_figure,
+    position_figure,
+    reconstruction_figure,
+)
 from affbench.report.page import Picture
 from affbench.report.results import LabelledRun
 from affbench.report.sheets import factor_histograms, sample_sheet
 from affbench.workspace import Workspace
 
-DIGITS_A_CLASS = 2
+MOST_ANSWERS = 10_000  # images of a set that pictures look at: a report over many runs has to stay quick
+PERTURBED = 5  # the class whose capsule reports show
 SHEET_IMAGES = 2_000  # enough of a set to find every class
 SHEET_DIGITS, SHEET_COPIES = 200, 12  # of an affine set, enough for the histograms of its factors
 
@@ -64,48 +68,55 @@ def sample_pictures(sets: Iterable[str], data_dir: Path, folder: Path, split: st
 
 
 def reconstruction_picture(entry: LabelledRun, workspace: Workspace, folder: Path) -> Picture | None:
-    """Real digits over their reconstructions from the capsule of the true class; None for a model without decoder."""
-    options = entry.run.config.model.options
-    if not options.get("reconstruction"):
+    """Real test digits over their reconstructions; None for a model without decoder."""
+    if not _draws(entry):
         return None
-    model = load_model(entry.run)
-    reconstruct = getattr(model, "reconstruct", None)
-    if reconstruct is None:
-        return None
-    name = entry.run.config.data.train_set
-    digits = _some_of_each(catalogue.load_dataset(name, "validation", workspace.data, limit=SHEET_IMAGES))
-    with torch.inference_mode():
-        drawn = reconstruct(to_float(torch.from_numpy(digits.images)), torch.from_numpy(digits.labels).long())
-    path = folder / f"reconstructions-{entry.run.name}.png"
-    pixels = (drawn[:, 0].float() * 255).round().to(torch.uint8).numpy()
-    _reconstruction_sheet(digits.images, pixels, path)
-    caption = f"Digits of the validation split of {name} (upper rows) over their reconstructions (lower rows)."
-    return Picture(f"Reconstructions by {entry.label}, seed {entry.run.config.training.seed}", caption, path)
+    title = f"Reconstructions by {_named(entry)}"
+    return _picture(reconstruction_figure(entry.run, workspace, folder), title)
 
 
-def _some_of_each(dataset: Dataset) -> Dataset:
-    index = [np.flatnonzero(dataset.labels == label)[:DIGITS_A_CLASS] for label in np.unique(dataset.labels)]
-    chosen = np.stack([part for part in index if len(part) == DIGITS_A_CLASS], axis=1).ravel()
-    return Dataset(dataset.name, dataset.split, dataset.images[chosen], dataset.labels[chosen])
+def model_pictures(entry: LabelledRun, workspace: Workspace, folder: Path) -> list[Picture]:
+    """What one run shows of itself: reconstructions, a perturbed capsule, its surest mistakes, accuracy by position.
+
+    Nothing is tested for it: mistakes and positions are of the affine sets the run was tested on, at most
+    `MOST_ANSWERS` images of each.
+
+    Parameters
+    ----------
+    entry
+        A finished run.
+    workspace
+        Folders and device.
+    folder
+        Where the PNG files and their CSV go.
+    """
+    pictures = []
+    if (picture := reconstruction_picture(entry, workspace, folder)) is not None:
+        drawing = perturbation_figure(entry.run, workspace, folder, digit=PERTURBED)
+        pictures = [picture, _picture(drawing, f"Dimensions of class {PERTURBED}'s capsule, {_named(entry)}")]
+    for record in entry.run.evaluations.values():
+        if not catalogue.find_set(record.set).affine:
+            continue
+        span = {"copies": record.copies or catalogue.COPIES, "limit": min(record.n, MOST_ANSWERS)}
+        if not is_evaluated(entry.run, record.set, workspace, **span):
+            continue  # the set or the predictions are gone
+        with contextlib.suppress(NothingWrongError):
+            drawing = mistakes_figure(entry.run, record.set, workspace, folder, **span)
+            pictures.append(_picture(drawing, f"Surest mistakes of {_named(entry)} on {record.set}"))
+        drawing = position_figure(entry.run, record.set, workspace, folder, **span)
+        pictures.append(_picture(drawing, f"Accuracy by position, {_named(entry)} on {record.set}"))
+    return pictures
 
 
-def _reconstruction_sheet(real: npt.NDArray[np.uint8], drawn: npt.NDArray[np.uint8], path: Path) -> None:
-    """Rows of real digits, each row with its reconstructions right below it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _draws(entry: LabelledRun) -> bool:
+    """Whether the run's model draws digits; looks at the options first, which costs nothing."""
+    reconstruction = entry.run.config.model.options.get("reconstruction")
+    return bool(reconstruction) and has_decoder(load_model(entry.run))
 
-    columns = len(real) // DIGITS_A_CLASS
-    figure = Figure(figsize=(0.9 * columns, 0.9 * 2 * DIGITS_A_CLASS), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2 * DIGITS_A_CLASS, columns, squeeze=False)
-    for i, (digit, reconstruction) in enumerate(zip(real, drawn, strict=True)):
-        row, column = divmod(i, columns)
-        for axis, image in ((axes[2 * row, column], digit), (axes[2 * row + 1, column], reconstruction)):
-            axis.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-        if column == 0:
-            axes[2 * row, 0].set_ylabel("real", fontsize=8)
-            axes[2 * row + 1, 0].set_ylabel("recon-\nstruction", fontsize=8)
-    with store.atomic_path(path) as target:
-        figure.savefig(target, format="png")
+
+def _named(entry: LabelledRun) -> str:
+    return f"{entry.label}, seed {entry.run.config.training.seed}"
+
+
+def _picture(drawing: Drawing, title: str) -> Picture:
+    return Picture(title, drawing.caption, drawing.path)
