@@ -29,9 +29,9 @@ from affbench.errors import UsageError
 from affbench.models import build_model, model_options, parameter_count
 from affbench.models.capsnet import CapsNet
 from affbench.models.layout import prepare
-from affbench.models.losses import loss_and_scores
 from affbench.models.options import whole
 from affbench.progress import Progress
+from affbench.steps import WARM_UP, make_step
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -290,17 +290,12 @@ class _Candidate:
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, precision: Computed) -> None:
         self.images, self.labels, self.precision, self.device = images, labels, precision, images.device
         self.model = prepare(model, self.device).train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), fused=self.device.type in ("cpu", "cuda"))
-
-    def backward(self) -> None:
-        with autocast(self.device, self.precision):
-            loss, _ = loss_and_scores(self.model, self.images, self.labels)
-        loss.backward()
+        self.take = make_step(self.model, 0.001, precision, self.device)
+        for _ in range(WARM_UP + 1 if self.device.type == "cuda" else 0):
+            self.step()  # until the step is captured, which is what training replays
 
     def step(self) -> None:
-        self.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.take(self.images, self.labels, 0.001)
 
     def evaluate(self) -> None:
         self.model.eval()
@@ -368,7 +363,7 @@ def _parts(candidate: _Candidate, canvas: int) -> dict[str, Action]:
             yield from batches.epoch(epoch)
 
     stream = endless()
-    candidate.backward()
+    candidate.step()
     grads = [parameter.grad for parameter in model.parameters()]
     model.zero_grad(set_to_none=True)
     twin = [nn.Parameter(parameter.detach().clone()) for parameter in model.parameters()]

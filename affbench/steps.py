@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from affbench.device import Computed, autocast
+from affbench.distributed import Ranks
 from affbench.models.losses import loss_and_scores
 
 WARM_UP = 3  # steps before capture, so that every lazy initialisation and self-test is over
@@ -27,6 +29,8 @@ class Step:
         ``"bfloat16"`` runs the forward pass under autocast.
     device
         Where the model is.
+    ranks
+        The processes that share each batch; this one alone by default.
 
     Attributes
     ----------
@@ -36,8 +40,17 @@ class Step:
         Sums since `reset`, on the device: loss × images, correct images, images with scores.
     """
 
-    def __init__(self, model: nn.Module, learning_rate: float, precision: Computed, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        learning_rate: float,
+        precision: Computed,
+        device: torch.device,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.model, self.precision, self.device = model, precision, device
+        self.ranks = ranks or Ranks()
+        self.learning_rate = learning_rate
         cuda = device.type == "cuda"
         self.optimizer = torch.optim.Adam(
             model.parameters(),
@@ -68,25 +81,42 @@ class Step:
         """
         self._set_rate(learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
-        self._compute(images, labels)
+        if self.ranks.alone:
+            self._backward(images, labels, self.totals)
+        else:
+            part, sums = self.ranks.share(len(labels)), torch.zeros_like(self.totals)
+            if len(labels[part]):
+                self._backward(images[part], labels[part], sums)
+            # Losses are means over images, so parts of different size count differently.
+            self.totals += self.ranks.combine(self.model.parameters(), len(labels[part]) / len(labels), sums)
         self.optimizer.step()
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the optimiser's state, whatever device it was saved on."""
+        own = self.optimizer.state_dict()["param_groups"]
+        groups = [
+            saved | {name: group[name] for name in ("lr", "fused", "capturable")}
+            for saved, group in zip(state["param_groups"], own, strict=True)
+        ]
+        self.optimizer.load_state_dict(state | {"param_groups": groups})
+
     def _set_rate(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(learning_rate)
             else:
                 group["lr"] = learning_rate
 
-    def _compute(self, images: Tensor, labels: Tensor) -> None:
-        """Forward, backward and sums."""
+    def _backward(self, images: Tensor, labels: Tensor, sums: Tensor) -> None:
+        """Gradients of the mean loss over some images; adds to `sums` what `totals` names."""
         with autocast(self.device, self.precision):
             loss, scores = loss_and_scores(self.model, images, labels)
         loss.backward()
-        self.totals[0] += loss.detach() * len(labels)
+        sums[0] += loss.detach() * len(labels)
         if scores is not None:
-            self.totals[1] += (scores.detach().argmax(-1) == labels).sum()
-            self.totals[2] += len(labels)
+            sums[1] += (scores.detach().argmax(-1) == labels).sum()
+            sums[2] += len(labels)
 
 
 class CapturedStep(Step):
@@ -140,7 +170,7 @@ class CapturedStep(Step):
         assert self._images is not None  # noqa: S101 - set before the first capture
         assert self._labels is not None  # noqa: S101
         self.optimizer.zero_grad(set_to_none=True)
-        self._compute(self._images, self._labels)
+        self._backward(self._images, self._labels, self.totals)
         self.optimizer.step()
 
 
@@ -153,7 +183,10 @@ def _capture_on_cuda(run: Callable[[], None]) -> Callable[[], None]:
     return replay
 
 
-def make_step(model: nn.Module, learning_rate: float, precision: Computed, device: torch.device) -> Step:
-    """The fastest step for the device: captured on CUDA, plain elsewhere; parameters as for `Step`."""
-    kind = CapturedStep if device.type == "cuda" else Step
-    return kind(model, learning_rate, precision, device)
+def make_step(
+    model: nn.Module, learning_rate: float, precision: Computed, device: torch.device, ranks: Ranks | None = None
+) -> Step:
+    """The fastest step: captured where one process trains on CUDA, plain elsewhere; parameters as for `Step`."""
+    if device.type == "cuda" and (ranks is None or ranks.alone):
+        return CapturedStep(model, learning_rate, precision, device)
+    return Step(model, learning_rate, precision, device, ranks)

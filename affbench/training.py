@@ -21,7 +21,7 @@ from affbench.data import catalogue
 from affbench.data.batches import Augmentation, TrainingBatches, stream_seed
 from affbench.data.canvas import centred
 from affbench.data.dataset import Dataset
-from affbench.device import autocast, resolve_device, resolve_precision, synchronise
+from affbench.device import resolve_device, resolve_precision, synchronise
 from affbench.distributed import RankError, Ranks, joined
 from affbench.environment import describe
 from affbench.errors import AffbenchError, ArtefactError, UsageError
@@ -29,7 +29,6 @@ from affbench.evaluation import predict
 from affbench.interrupt import Interrupted, Stop
 from affbench.models import build_model, model_options, parameter_count
 from affbench.models.layout import prepare
-from affbench.models.losses import loss_and_scores
 from affbench.models.registry import model_source
 from affbench.progress import Progress
 from affbench.runs import (
@@ -44,6 +43,7 @@ from affbench.runs import (
     run_name,
     runs_dir,
 )
+from affbench.steps import make_step
 from affbench.workspace import Workspace
 
 VERSION = 1  # of this stage: raised whenever the same configuration would give other weights
@@ -254,17 +254,10 @@ class _Training:
         model = build_model(self.config.model.name, canvas=augmentation.canvas, **self.config.model.options)
         self.model: nn.Module = prepare(model, self.device)
         self.parameters = parameter_count(self.model)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
-            lr=self.settings.learning_rate,
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        self.step = make_step(self.model, self.settings.learning_rate, self.precision, self.device, ranks)
         self.history: list[Epoch] = []
         self.selected: dict[str, Tensor] = {}
         self.batch = 0  # batches done in the epoch under way
-        self.totals = self._zeros()
         self.images, self.seconds = 0, 0.0  # since the last validation
         self.saved_at = time.monotonic()
         self.writer = _tensorboard(plan.folder) if tensorboard and ranks.first else None
@@ -307,7 +300,8 @@ class _Training:
         number, part = divmod(len(self.history), self.settings.validations)
         first, last = (round(len(self.batches) * share / self.settings.validations) for share in (part, part + 1))
         if self.batch <= first:
-            self.batch, self.totals, self.images, self.seconds = first, self._zeros(), 0, 0.0
+            self.batch, self.images, self.seconds = first, 0, 0.0
+            self.step.reset()
             # Dropout is the same however the run got here, and every process has a stream of its own.
             torch.manual_seed(stream_seed(self.settings.seed, len(self.history)) + self.ranks.rank)
         self.model.train()
@@ -316,7 +310,8 @@ class _Training:
             before, started, reported = self.seconds, time.perf_counter(), time.perf_counter()
             pending = 0
             for images, labels in self.batches.epoch(number, self.batch, last):
-                self._step(images, labels, number)
+                done = number * len(self.batches) + self.batch
+                self.step(images, labels, learning_rate(self.settings, done, number))
                 self.batch += 1
                 self.images += len(labels)
                 pending += len(labels)
@@ -358,37 +353,12 @@ class _Training:
             "was done is saved: the same command goes on, or 'affbench train --resume'."
         )
 
-    def _step(self, images: Tensor, labels: Tensor, epoch: int) -> None:
-        rate = learning_rate(self.settings, epoch * len(self.batches) + self.batch, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.ranks.alone:
-            self._backward(images, labels, self.totals)
-        else:
-            part, sums = self.ranks.share(len(labels)), self._zeros()
-            if len(labels[part]):
-                self._backward(images[part], labels[part], sums)
-            # Losses are means over images, so parts of different size count differently.
-            self.totals += self.ranks.combine(self.model.parameters(), len(labels[part]) / len(labels), sums)
-        self.optimizer.step()
-
-    def _backward(self, images: Tensor, labels: Tensor, sums: Tensor) -> None:
-        """Gradients of the mean loss over some images; adds to `sums` what `_zeros` names."""
-        with autocast(self.device, self.precision):
-            loss, scores = loss_and_scores(self.model, images, labels)
-        loss.backward()
-        sums[0] += loss.detach() * len(labels)
-        if scores is not None:
-            sums[1] += (scores.detach().argmax(-1) == labels).sum()
-            sums[2] += len(labels)
-
     def _close_leg(self, number: int, part: int, validation_accuracy: float) -> None:
         loss, correct, scored = self._totals()
         row = Epoch(
             epoch=(number * self.settings.validations + part + 1) / self.settings.validations,
             step=number * len(self.batches) + self.batch,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.step.learning_rate,
             train_loss=loss / max(self.images, 1),
             train_accuracy=correct / scored if scored else None,
             validation_accuracy=validation_accuracy,
@@ -409,7 +379,7 @@ class _Training:
 
     def _totals(self) -> list[float]:
         """The sums so far: loss, correct images, images with scores; waits for the device."""
-        totals: list[float] = self.totals.tolist()
+        totals: list[float] = self.step.totals.tolist()
         if not math.isfinite(totals[0]):
             epoch = len(self.history) // self.settings.validations + 1
             raise TrainingError(
@@ -448,10 +418,6 @@ class _Training:
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
-    def _zeros(self) -> Tensor:
-        """Sums since the last validation, on the device: loss, correct images, images with scores."""
-        return torch.zeros(3, device=self.device)
-
     def _save(self) -> None:
         """Write all that going on needs; the processes of a run do so together."""
         on_cuda = self.device.type == "cuda"
@@ -462,12 +428,12 @@ class _Training:
         state = {
             "key": self.plan.key,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
             "selected": self.selected,
             "history": [asdict(row) for row in self.history],
             "batch": self.batch,
             "images": self.images,
-            "totals": self.totals,
+            "totals": self.step.totals,
             "seconds": self.seconds,
             "randoms": randoms,
             "randoms_device": randoms_device,
@@ -489,11 +455,11 @@ class _Training:
             if state["key"] != self.plan.key:
                 return
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.step.load_state_dict(state["optimizer"])
             self.selected = state["selected"]
             self.history = [Epoch(**row) for row in state["history"]]
             self.batch, self.images, self.seconds = state["batch"], state["images"], state["seconds"]
-            self.totals = state["totals"].to(self.device)
+            self.step.totals.copy_(state["totals"])
             self._go_on_drawing(state)
         except Exception as error:  # torch.load raises all kinds on damaged files
             raise ArtefactError(

@@ -1,34 +1,19 @@
-"""What many tests share: a workspace of its own, a run small enough to train in a moment, and the command line."""
+"""What many tests share: data, a workspace of their own, and the command line."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tiny import Affbench, Ended
 from typer.testing import CliRunner
 
 from affbench.cli import app
-from affbench.config import RunConfig
 from affbench.workspace import Workspace
 
-SAMPLE = "mnist-translated-sample"
-TINY_CAPSNET = {"filters": 4, "primary_types": 2, "decoder": [8, 8]}
-TINY_CNN = {"filters": [4, 4], "hidden": 8}
-
-
-def tiny_config(**training: Any) -> RunConfig:
-    """A CapsNet and an amount of data that train in a moment."""
-    return RunConfig.model_validate(
-        {
-            "model": {"name": "capsnet", "options": TINY_CAPSNET},
-            "data": {"train_set": SAMPLE, "limit": 96},
-            "training": {"epochs": 2, "batch_size": 32, "precision": "float32"} | training,
-        }
-    )
+# Tests run side by side, each on one thread: more would only get into each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -41,23 +26,6 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workspace(tmp_path: Path, data_dir: Path) -> Workspace:
     """Shared data, results of its own, on the CPU."""
     return Workspace(data_dir, tmp_path / "results", "cpu")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def document(self) -> Any:
-        """The JSON document on standard output."""
-        return json.loads(self.stdout)
-
-
-Affbench = Callable[..., Ended]
 
 
 @pytest.fixture

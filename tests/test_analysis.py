@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_CAPSNET, TINY_CNN, tiny_config
 from scipy import stats
+from tiny import TINY_CAPSNET, TINY_CNN, tiny_config
 
 from affbench.analysis import answers, capsules, claims, factors
 from affbench.analysis.claims import SweepPoint, judge_claims

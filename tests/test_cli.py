@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SAMPLE, Affbench, Ended, tiny_config
+from tiny import SAMPLE, Affbench, Ended, tiny_config
 
 from affbench import store
 from affbench.data import catalogue

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import ray
 import torch
-from conftest import SAMPLE, tiny_config
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
+from tiny import SAMPLE, tiny_config
 
 from affbench import store
 from affbench.config import EvaluationConfig, RunConfig, override

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE
 from safetensors.torch import load_file
+from tiny import SAMPLE
 
 from affbench.distributed import Ranks
 from affbench.errors import UsageError

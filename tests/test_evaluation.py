@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE, tiny_config
 from safetensors.torch import load_file, save_file
+from tiny import SAMPLE, tiny_config
 from torch import nn
 
 from affbench import store

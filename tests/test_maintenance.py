@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLE, Affbench, tiny_config
+from tiny import SAMPLE, Affbench, tiny_config
 
 from affbench import store
 from affbench.data import catalogue

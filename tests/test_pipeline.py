@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SAMPLE, TINY_CAPSNET, TINY_CNN, tiny_config
+from tiny import SAMPLE, TINY_CAPSNET, TINY_CNN, tiny_config
 
 from affbench import pipeline as stages
 from affbench.config import EvaluationConfig, Pipeline

@@ -15,7 +15,9 @@ from affbench.models import model_names
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-CODE = "\n".join(re.findall(r"```\n(.*?)```", README, re.DOTALL) + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README))
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.findall(r"`([^`\n]+)`", FENCED.sub("", README))
+CODE = "\n".join([block for language, block in FENCED.findall(README) if not language] + INLINE)
 COMMANDS = sorted({line.split("#")[0].strip() for line in re.findall(r"affbench (?=[a-z]).*", CODE)})
 
 
@@ -44,7 +46,7 @@ def test_python_in_the_readme_runs(
     capsys: pytest.CaptureFixture[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AFFBENCH_DATA_DIR", str(data_dir))
-    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    first, second = (block for language, block in FENCED.findall(README) if language == "python")
     exec(first, {})  # noqa: S102 - our own README
     assert capsys.readouterr().out.endswith(" 200\n")
     exec(second, {})  # noqa: S102

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SAMPLE, Affbench, tiny_config
+from tiny import SAMPLE, Affbench, tiny_config
 
 from affbench import sweep, training
 from affbench.config import EvaluationConfig, RunConfig, override

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLE, TINY_CAPSNET, tiny_config
 from safetensors.torch import load_file
+from tiny import SAMPLE, TINY_CAPSNET, tiny_config
 
 from affbench import store, training
 from affbench.config import RunConfig, TrainingConfig, override
@@ -23,6 +23,7 @@ from affbench.errors import ArtefactError, BusyError, StorageError, UsageError
 from affbench.interrupt import Interrupted
 from affbench.progress import Progress, Task
 from affbench.runs import RESUME, WEIGHTS, Run, list_runs
+from affbench.steps import Step
 from affbench.training import TrainingError, learning_rate, plan_run, train
 from affbench.workspace import Workspace
 
@@ -174,7 +175,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(
 def test_saved_epochs_survive_a_kill(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tiny_config(epochs=3), Workspace(workspace.data, tmp_path / "whole", "cpu"))
     often = replace(workspace, checkpoint_seconds=0.0)
-    steps = training._Training._step
+    steps = Step.__call__
     count = iter(range(100))
 
     def dies(self: Any, *batch: Any) -> None:
@@ -182,10 +183,10 @@ def test_saved_epochs_survive_a_kill(workspace: Workspace, tmp_path: Path, monke
             raise SystemExit("as if killed")
         steps(self, *batch)
 
-    monkeypatch.setattr(training._Training, "_step", dies)
+    monkeypatch.setattr(Step, "__call__", dies)
     with pytest.raises(SystemExit):
         train(tiny_config(epochs=3), often)
-    monkeypatch.setattr(training._Training, "_step", steps)
+    monkeypatch.setattr(Step, "__call__", steps)
     notes: list[str] = []
     listener = Progress()
     monkeypatch.setattr(listener, "note", notes.append)
@@ -200,7 +201,7 @@ def test_save_within_an_epoch_survives_a_kill(
     config = override(tiny_config(), model={"name": "cnn", "options": {"filters": [4, 4], "hidden": 8}})  # has dropout
     whole = train(config, Workspace(workspace.data, tmp_path / "whole", "cpu"))
     monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
-    step = training._Training._step
+    step = Step.__call__
     count = iter(range(100))
 
     def dies(self: Any, *batch: Any) -> None:
@@ -208,10 +209,10 @@ def test_save_within_an_epoch_survives_a_kill(
             raise SystemExit("as if killed")
         step(self, *batch)
 
-    monkeypatch.setattr(training._Training, "_step", dies)
+    monkeypatch.setattr(Step, "__call__", dies)
     with pytest.raises(SystemExit):
         train(config, replace(workspace, checkpoint_seconds=0.0))
-    monkeypatch.setattr(training._Training, "_step", step)
+    monkeypatch.setattr(Step, "__call__", step)
     notes: list[str] = []
     listener = Progress()
     monkeypatch.setattr(listener, "note", notes.append)
@@ -271,7 +272,7 @@ def test_diverging_training_is_one_clear_error(workspace: Workspace, monkeypatch
         scores = model(images)
         return scores.sum() * float("nan"), scores
 
-    monkeypatch.setattr(training, "loss_and_scores", exploding)
+    monkeypatch.setattr("affbench.steps.loss_and_scores", exploding)
     with pytest.raises(TrainingError, match=r"the training loss of capsnet-.* is nan in epoch 1: try a smaller"):
         train(tiny_config(), workspace)
     assert not [run for run in list_runs(workspace.results) if run.finished]

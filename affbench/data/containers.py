@@ -256,7 +256,7 @@ def _inspect_matrix(stream: _Stream, order: str, budget: list[int], depth: int) 
     if matlab_class in _NUMERIC:
         for _ in range(2 if flags & _COMPLEX else 1):
             item, stored = _skip_element(stream, order)
-            if _ITEM_BYTES.get(item, 0) * count != stored:
+            if item not in _ITEM_BYTES or _ITEM_BYTES[item] * count != stored:
                 raise _DamagedError("an array in it has another size than its shape says")
     elif matlab_class == _CHAR:
         if count > _skip_element(stream, order)[1]:

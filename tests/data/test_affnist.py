@@ -261,3 +261,15 @@ def test_homnist_is_read(tmp_path: Path) -> None:
     assert (read.images == images).all()
     assert (read.labels == np.arange(N) % 10).all()
     assert read.transforms is None
+
+
+def test_element_of_no_known_type_never_reaches_scipy(tmp_path: Path) -> None:
+    path = tmp_path / "homNIST_test.mat"
+    content = {"img_data": np.zeros((N, 40, 40), np.uint8), "labels": np.arange(N)[None] % 10}
+    scipy.io.savemat(path, content | {"hom_matrices": np.ones((N, 3, 3))})
+    whole = bytearray(path.read_bytes())
+    name = whole.index(b"img_data")
+    whole[name : name + 16] = bytes(16)  # no name, and an element of type 0 and no length: scipy crashes on it
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=r"homNIST_test\.mat"):
+        read_homnist(path)

@@ -15,7 +15,7 @@ from affbench.data.synthesis import synthesize
 from affbench.data.verification import VerificationReport, verify_affnist, verify_set
 from affbench.errors import DataError
 
-SAMPLE = 60
+SAMPLE = 40
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def test_it_is_used_as_torchvisions_mnist_is(data_dir: Path) -> None:
     image, label = digits[17]
     assert isinstance(image, Image.Image)
     assert (image.size, image.mode) == ((40, 40), "L")
-    assert torch.equal(torch.frombuffer(image.tobytes(), dtype=torch.uint8).view(40, 40), digits.data[17])
+    assert torch.equal(torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(40, 40), digits.data[17])
     assert label == expected.labels[17]
     assert isinstance(label, int)
     assert digits.data.shape == (len(expected), 40, 40)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_CNN, Affbench, tiny_config
+from tiny import TINY_CNN, Affbench, tiny_config
 
 from affbench.config import ModelConfig
 from affbench.report.drawing import sheet

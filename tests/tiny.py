@@ -1,0 +1,42 @@
+"""A model and an amount of data that train in a moment, and how a command ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from affbench.config import RunConfig
+
+SAMPLE = "mnist-translated-sample"
+TINY_CAPSNET = {"filters": 4, "primary_types": 2, "decoder": [8, 8]}
+TINY_CNN = {"filters": [4, 4], "hidden": 8}
+
+
+def tiny_config(**training: Any) -> RunConfig:
+    """A CapsNet and an amount of data that train in a moment."""
+    return RunConfig.model_validate(
+        {
+            "model": {"name": "capsnet", "options": TINY_CAPSNET},
+            "data": {"train_set": SAMPLE, "limit": 96},
+            "training": {"epochs": 2, "batch_size": 32, "precision": "float32"} | training,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> Any:
+        """The JSON document on standard output."""
+        return json.loads(self.stdout)
+
+
+Affbench = Callable[..., Ended]
