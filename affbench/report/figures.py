@@ -6,53 +6,25 @@ line also has a marker and a dash of its own.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import math
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from affbench.report.drawing import COLOURS, INK, MARKERS, Drawing, dress, literal, new_figure, save_drawing
 from affbench.report.results import Group, Results
 from affbench.report.tables import FACTOR_UNITS
 from affbench.runs import BinShare
 from affbench.statistics import SeedSummary, seed_summary
-from affbench.store import atomic_path, write_text
 
-# M. Okabe and K. Ito, "Color universal design", 2008, without the yellow that white swallows.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-_INK, _GRID = "#222222", "#d9d9d9"
-_DPI = 130
 _MOST_ROWS, _MOST_CURVES, _MOST_MATRICES = 40, 14, 6
-
-
-@dataclass(frozen=True)
-class FigureFile:
-    """A figure on disk.
-
-    Attributes
-    ----------
-    title, caption
-        What it shows; set, split, n, seeds and interval of its numbers.
-    path, data
-        The PNG, and the CSV of all numbers in it.
-    """
-
-    title: str
-    caption: str
-    path: Path
-    data: Path
 
 
 @dataclass(frozen=True)
@@ -65,38 +37,12 @@ class _Style:
 def _styles(groups: Sequence[Group]) -> dict[str, _Style]:
     return {
         own.name: _Style(
-            _COLOURS[number % len(_COLOURS)],
-            _MARKERS[number % len(_MARKERS)],
-            _DASHES[number // len(_COLOURS) % len(_DASHES)],
+            COLOURS[number % len(COLOURS)],
+            MARKERS[number % len(MARKERS)],
+            _DASHES[number // len(COLOURS) % len(_DASHES)],
         )
         for number, own in enumerate(groups)
     }
-
-
-def _literal(text: str, width: int = 48) -> str:
-    """Text that matplotlib takes neither for mathematics nor for an entry to hide, shortened in the middle."""
-    text = " ".join(text.split())
-    if len(text) > width:
-        text = f"{text[: width - 16]}…{text[-15:]}"
-    text = text.replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text  # legends skip entries that begin with an underscore
-
-
-def _new(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _dress(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
-    axes.set_title(_literal(title), fontsize=10, color=_INK, loc="left")
-    axes.set_xlabel(x, fontsize=9, color=_INK)
-    axes.set_ylabel(y, fontsize=9, color=_INK)
-    axes.tick_params(labelsize=8, colors=_INK, length=3)
-    axes.grid(color=_GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 def _legend(figure: Figure, styles: dict[str, _Style], hidden: int = 0) -> None:
@@ -104,7 +50,7 @@ def _legend(figure: Figure, styles: dict[str, _Style], hidden: int = 0) -> None:
         Line2D([], [], color=style.colour, marker=style.marker, linestyle=style.dash, markersize=4.5, linewidth=1.5)
         for style in styles.values()
     ]
-    texts = [_literal(name) for name in styles]
+    texts = [literal(name, 48) for name in styles]
     if hidden:
         handles.append(Line2D([], [], linestyle="none"))
         texts.append(f"and {hidden} more, see the CSV")
@@ -113,34 +59,14 @@ def _legend(figure: Figure, styles: dict[str, _Style], hidden: int = 0) -> None:
     figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
-def _save(
-    figure: Figure, path: Path, title: str, caption: str, header: Sequence[str], rows: Iterable[Any]
-) -> FigureFile:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([_inert(value) for value in row] for row in rows)
-    data = path.with_suffix(".csv")
-    write_text(data, text.getvalue())
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label in a script the font lacks
-        figure.savefig(temporary, format="png", metadata={"Title": title})
-    return FigureFile(title, caption, path, data)
-
-
-def _inert(value: Any) -> Any:
-    """A cell that a spreadsheet does not take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
-def training_curves(results: Results, path: Path) -> FigureFile | None:
+def training_curves(results: Results, path: Path) -> Drawing | None:
     """Loss, training accuracy and validation accuracy by epoch; one line per run, one colour per configuration."""
     groups = results.groups
     if not groups:
         return None
     shown = groups[:_MOST_CURVES]
     styles = _styles(shown)
-    figure = _new(9.5, 3.4 + 0.22 * math.ceil(len(shown) / 3))
+    figure = new_figure(9.5, 3.4 + 0.22 * math.ceil(len(shown) / 3))
     loss, train, validation = figure.subplots(1, 3)
     most = max(len(result.history) for result in results.results)
     for own in shown:
@@ -171,7 +97,7 @@ def training_curves(results: Results, path: Path) -> FigureFile | None:
         (train, "Training accuracy", "%"),
         (validation, "Validation", "%"),
     ):
-        _dress(axes, title, "epoch", y)
+        dress(axes, title, "epoch", y)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     _legend(figure, styles, len(groups) - len(shown))
     caption = (
@@ -185,17 +111,17 @@ def training_curves(results: Results, path: Path) -> FigureFile | None:
          row.validation_accuracy)
         for own in groups for result in own.results for row in result.history
     )  # fmt: skip
-    return _save(figure, path, "Training", caption, header, rows)
+    return save_drawing(figure, path, "Training", caption, header, rows)
 
 
-def accuracy_per_set(results: Results, path: Path) -> FigureFile | None:
+def accuracy_per_set(results: Results, path: Path) -> Drawing | None:
     """Accuracy of every configuration on every set, with its 95% interval and its single seeds."""
     groups = [own for own in results.groups if any(own.records(name) for name in results.sets)]
     if not groups:
         return None
     shown, sets = groups[:_MOST_ROWS], results.sets
     styles = _styles(shown)
-    figure = _new(2.6 + min(2.9 * len(sets), 8.5), 1.2 + 0.36 * len(shown))
+    figure = new_figure(2.6 + min(2.9 * len(sets), 8.5), 1.2 + 0.36 * len(shown))
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, sets, strict=True):
         for height, own in enumerate(shown):
@@ -208,10 +134,10 @@ def accuracy_per_set(results: Results, path: Path) -> FigureFile | None:
                 singles = [100 * record.accuracy for record in own.records(name)]
                 axes.plot(singles, [height + 0.22] * len(singles), "|", color=style.colour, markersize=5)
             axes.plot(100 * summary.mean, height, style.marker, color=style.colour, markersize=6)
-        _dress(axes, name, "accuracy %")
+        dress(axes, name, "accuracy %")
         axes.margins(x=0.08, y=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    panels[0].set_yticks(range(len(shown)), [_literal(own.name, 40) for own in shown])
+    panels[0].set_yticks(range(len(shown)), [literal(own.name, 40) for own in shown])
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
     sizes = "; ".join(_size(name, groups) for name in sets)
     hidden = f" The first {len(shown)} of {len(groups)} configurations are drawn." if len(shown) < len(groups) else ""
@@ -229,7 +155,7 @@ def accuracy_per_set(results: Results, path: Path) -> FigureFile | None:
                 (own.name, name, records[0].split, records[0].n, summary.n, summary.mean, *interval, summary.sd,
                  summary.minimum, summary.maximum)
             )  # fmt: skip
-    return _save(figure, path, "Accuracy per set", caption, header, rows)
+    return save_drawing(figure, path, "Accuracy per set", caption, header, rows)
 
 
 def _size(name: str, groups: Sequence[Group]) -> str:
@@ -238,7 +164,7 @@ def _size(name: str, groups: Sequence[Group]) -> str:
     return f"{name}: {records[0].split} split, n = {' / '.join(f'{n:,}' for n in counts)}"
 
 
-def routing_sweep(results: Results, sweeps: Sequence[Sequence[Group]], path: Path) -> FigureFile | None:
+def routing_sweep(results: Results, sweeps: Sequence[Sequence[Group]], path: Path) -> Drawing | None:
     """Accuracy against the number of routing iterations, on validation and every set, with the range over seeds."""
     if not sweeps:
         return None
@@ -248,7 +174,7 @@ def routing_sweep(results: Results, sweeps: Sequence[Sequence[Group]], path: Pat
     panels_shown = ["validation", *names]
     columns = min(3, len(panels_shown))
     lines = math.ceil(len(panels_shown) / columns)
-    figure = _new(3.2 * columns, 2.9 * lines + 0.4)
+    figure = new_figure(3.2 * columns, 2.9 * lines + 0.4)
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     heads = [sweep[0].label for sweep in sweeps]
     titles = [head if heads.count(head) == 1 else sweep[0].name for head, sweep in zip(heads, sweeps, strict=True)]
@@ -267,7 +193,7 @@ def routing_sweep(results: Results, sweeps: Sequence[Sequence[Group]], path: Pat
                 linewidth=1.4, capsize=3, elinewidth=1,
             )  # fmt: skip
             rows += [(own.name, own.routings, name, s.n, s.mean, s.sd, s.minimum, s.maximum) for own, s in found]
-        _dress(axes, name, "routing iterations", "accuracy %")
+        dress(axes, name, "routing iterations", "accuracy %")
         axes.set_xticks(range(len(iterations)), [str(value) for value in iterations])
         axes.margins(x=0.1)
     for axes in panels[len(panels_shown) :]:
@@ -281,14 +207,14 @@ def routing_sweep(results: Results, sweeps: Sequence[Sequence[Group]], path: Pat
         "axes do not begin at 0."
     )
     header = ("model", "routings", "set", "seeds", "mean", "sd", "minimum", "maximum")
-    return _save(figure, path, "Accuracy against routing iterations", caption, header, rows)
+    return save_drawing(figure, path, "Accuracy against routing iterations", caption, header, rows)
 
 
 def _summary(own: Group, name: str) -> SeedSummary | None:
     return own.validation if name == "validation" else own.accuracy(name)
 
 
-def by_transformation(results: Results, name: str, path: Path) -> FigureFile | None:
+def by_transformation(results: Results, name: str, path: Path) -> Drawing | None:
     """Accuracy on one set as a curve over each factor of the transformation; None for a set without."""
     groups = [own for own in results.groups if any(record.by_transformation for record in own.records(name))]
     if not groups:
@@ -298,7 +224,7 @@ def by_transformation(results: Results, name: str, path: Path) -> FigureFile | N
     factors = list(dict.fromkeys(f for own in groups for r in own.records(name) for f in r.by_transformation or {}))
     columns = min(3, len(factors))
     lines = math.ceil(len(factors) / columns)
-    figure = _new(3.2 * columns, 2.5 * lines + 0.5 + 0.2 * math.ceil(len(shown) / 3))
+    figure = new_figure(3.2 * columns, 2.5 * lines + 0.5 + 0.2 * math.ceil(len(shown) / 3))
     panels = list(figure.subplots(lines, columns, sharey=True, squeeze=False).flat)
     rows: list[tuple[Any, ...]] = []
     for axes, factor in zip(panels, factors, strict=False):
@@ -316,10 +242,10 @@ def by_transformation(results: Results, name: str, path: Path) -> FigureFile | N
                     x, [100 * point[5] for point in curve], [100 * point[6] for point in curve], color=style.colour,
                     alpha=0.15, linewidth=0,
                 )  # fmt: skip
-        _dress(axes, factor.replace("_", " "), FACTOR_UNITS.get(factor, ""))
+        dress(axes, factor.replace("_", " "), FACTOR_UNITS.get(factor, ""))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     for axes in panels[::columns]:
-        axes.set_ylabel("accuracy %", fontsize=9, color=_INK)
+        axes.set_ylabel("accuracy %", fontsize=9, color=INK)
     for axes in panels[len(factors) :]:
         axes.set_visible(False)
     _legend(figure, styles, len(groups) - len(shown))
@@ -329,7 +255,7 @@ def by_transformation(results: Results, name: str, path: Path) -> FigureFile | N
         "at 0."
     )
     header = ("model", "factor", "low", "high", "n", "seeds", "accuracy", "band_low", "band_high")
-    return _save(figure, path, f"Accuracy by transformation, {name}", caption, header, rows)
+    return save_drawing(figure, path, f"Accuracy by transformation, {name}", caption, header, rows)
 
 
 def _curve(own: Group, name: str, factor: str) -> list[tuple[float, float, int, int, float, float, float]]:
@@ -346,7 +272,7 @@ def _curve(own: Group, name: str, factor: str) -> list[tuple[float, float, int, 
     return points
 
 
-def confusion(results: Results, name: str, path: Path) -> FigureFile | None:
+def confusion(results: Results, name: str, path: Path) -> Drawing | None:
     """Confusion matrices on one set, in percent of the true class, summed over seeds."""
     groups = [own for own in results.groups if own.records(name)]
     if not groups:
@@ -354,7 +280,7 @@ def confusion(results: Results, name: str, path: Path) -> FigureFile | None:
     shown = groups[:_MOST_MATRICES]
     columns = min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
-    figure = _new(3.3 * columns + 0.3, 3.4 * lines)
+    figure = new_figure(3.3 * columns + 0.3, 3.4 * lines)
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     summed = {own.name: _summed([record.confusion for record in own.records(name)]) for own in groups}
     for axes, own in zip(panels, shown, strict=False):
@@ -364,10 +290,10 @@ def confusion(results: Results, name: str, path: Path) -> FigureFile | None:
         for row, line in enumerate(shares):
             for column, value in enumerate(line):
                 if value >= 0.5:
-                    colour = "white" if value > 55 else _INK
+                    colour = "white" if value > 55 else INK
                     axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color=colour)
-        _dress(axes, own.name, "predicted", "true")
-        axes.set_title(_literal(own.name, 36), fontsize=9, color=_INK, loc="left")
+        dress(axes, own.name, "predicted", "true")
+        axes.set_title(literal(own.name, 36), fontsize=9, color=INK, loc="left")
         axes.grid(visible=False)
         axes.set_xticks(range(len(shares)))
         axes.set_yticks(range(len(shares)))
@@ -384,7 +310,9 @@ def confusion(results: Results, name: str, path: Path) -> FigureFile | None:
         for true, row in enumerate(summed[own.name])
         for predicted, count in enumerate(row)
     ]
-    return _save(figure, path, f"Confusion, {name}", caption, ("model", "seeds", "true", "predicted", "images"), rows)
+    return save_drawing(
+        figure, path, f"Confusion, {name}", caption, ("model", "seeds", "true", "predicted", "images"), rows
+    )
 
 
 def _summed(matrices: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:

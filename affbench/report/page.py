@@ -18,7 +18,7 @@ from markupsafe import Markup
 from affbench import __version__
 from affbench.report import figures as draw
 from affbench.report import tables as tabulate
-from affbench.report.figures import FigureFile
+from affbench.report.drawing import Drawing
 from affbench.report.methods import methods
 from affbench.report.results import LabelledRun, Result, Results, read_results
 from affbench.report.tables import Table, markdown_text, percent
@@ -175,7 +175,7 @@ def _result_sections(results: Results, summary: Table, folder: Path, note: str) 
     return sections
 
 
-def _drawn(figure: FigureFile | None) -> tuple[_Image, ...]:
+def _drawn(figure: Drawing | None) -> tuple[_Image, ...]:
     if figure is None:
         return ()
     link, data = (f"{FIGURES}/{quote(path.name)}" for path in (figure.path, figure.data))

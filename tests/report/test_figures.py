@@ -10,6 +10,7 @@ from PIL import Image
 from run_folders import make_run, study
 
 from affbench.report import figures
+from affbench.report.drawing import Drawing
 from affbench.report.results import Results, read_results
 from affbench.report.tables import sweep_groups
 
@@ -19,7 +20,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return read_results(study(tmp_path_factory.mktemp("runs"), seeds=2))
 
 
-def drawn(figure: figures.FigureFile | None) -> list[dict[str, str]]:
+def drawn(figure: Drawing | None) -> list[dict[str, str]]:
     """The rows of the data of a figure that must be there."""
     assert figure is not None
     with Image.open(figure.path) as image:
