@@ -40,7 +40,12 @@ app = typer.Typer(
 )
 app.add_typer(figure)
 
-Model = Annotated[str | None, typer.Option(help="capsnet, cnn, cnn-sabour, or package.module:factory.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="capsnet (the default), aff-capsnet, cnn, cnn-gap, cnn-sabour, stn-cnn, or package.module:factory."
+    ),
+]
 ModelOptions = Annotated[
     list[str] | None,
     typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the model, such as filters=32; repeatable."),
