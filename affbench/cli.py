@@ -71,7 +71,7 @@ RayAddress = Annotated[
 CpusPerRun = Annotated[int | None, typer.Option(min=1, help="Threads of a run, and CPUs it asks Ray for.")]
 GpusPerRun = Annotated[float | None, typer.Option(min=0, help="GPUs a run asks Ray for; 0.5 shares one.")]
 CheckpointMinutes = Annotated[
-    float, typer.Option(min=0, help="Least time between two saves of what an interrupted run needs to go on.")
+    float, typer.Option(min=0, help="Time between two saves within an epoch; every epoch ends with one.")
 ]
 
 

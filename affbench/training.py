@@ -7,6 +7,7 @@ import io
 import math
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from affbench import __version__, store
+from affbench import store
 from affbench.config import RunConfig, TrainingConfig, override
 from affbench.data import catalogue
 from affbench.data.batches import Augmentation, TrainingBatches, stream_seed
@@ -232,6 +233,23 @@ def load_training_digits(config: RunConfig, data_dir: Path) -> tuple[Dataset, Au
     return digits, Augmentation(spec.canvas, config.data.shift or 0, config.data.flip)
 
 
+def write_weights(path: Path, weights: Mapping[str, Tensor], model: str) -> None:
+    """Write weights as safetensors; the same weights give the same bytes.
+
+    Parameters
+    ----------
+    path
+        The file.
+    weights
+        Name to tensor; tensors that share memory are stored with copies of it, as the format stores none twice.
+    model
+        Name of the model, kept in the file's header.
+    """
+    tensors = {name: value.contiguous().clone() for name, value in weights.items()}
+    # A second entry would make the bytes a matter of chance: safetensors writes entries in no fixed order.
+    save_file(tensors, path, metadata={"model": model})
+
+
 class _Training:
     """The state of one run while it is trained."""
 
@@ -369,11 +387,12 @@ class _Training:
         if row.validation_accuracy > best:
             self.selected = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         self.history.append(row)
-        if part + 1 == self.settings.validations:
+        epoch_ended = part + 1 == self.settings.validations
+        if epoch_ended:
             self.batch = 0
         if self.ranks.first:
             store.write_text(self.plan.folder / HISTORY, history_to_csv(self.history))
-        if self.ranks.highest(int(self._due())) and not self._ended():
+        if self.ranks.highest(int(epoch_ended or self._due())) and not self._ended():
             self._save()
         self._report(row)
 
@@ -497,10 +516,8 @@ class _Training:
                 f"{folder.name}: validation accuracy never reached {self.settings.stop_at:.2%}; the best checkpoint is "
                 "kept"
             )
-        # safetensors stores no tensor twice; models that share weights are stored with copies of them
-        tensors = {name: value.contiguous().clone() for name, value in self.selected.items()}
         with store.atomic_path(folder / WEIGHTS) as path:
-            save_file(tensors, path, metadata={"model": self.config.model.name, "affbench": __version__})
+            write_weights(path, self.selected, self.config.model.name)
         best = max(self.history, key=lambda row: row.validation_accuracy)
         environment = {
             "run": folder.name,

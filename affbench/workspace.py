@@ -21,7 +21,7 @@ class Workspace:
     progress
         Receives progress and notes.
     checkpoint_seconds
-        Least time between two saves of what an interrupted run needs to go on.
+        Least time between two saves within an epoch; there is one after every epoch anyway.
     """
 
     data: Path

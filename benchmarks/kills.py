@@ -198,12 +198,14 @@ def run(kills: int, seed: int) -> dict[str, Counts]:
             found.halves_believed += believed_halves(home) > 0
             completed = complete(stage, home, inputs)
             found.reruns_completed += completed
-            if completed and fingerprint(home) == wanted[stage.name]:
+            got = fingerprint(home) if completed else {}
+            if got == wanted[stage.name]:
                 found.results_equal += 1
             else:
-                sys.stderr.write(
-                    f"{stage.name}, kill {number}: not as undisturbed\n{(home / 'log').read_text()[-2000:]}"
-                )
+                both = got.items() ^ wanted[stage.name].items()
+                different = "\n".join(f"  {name}: {value}" for name, value in sorted(both))
+                log = (home / "log").read_text()[-2000:]
+                sys.stderr.write(f"{stage.name}, kill {number}: not as undisturbed\n{different}\n{log}")
             shutil.rmtree(home)
     return counts
 

@@ -24,7 +24,7 @@ from affbench.interrupt import Interrupted
 from affbench.progress import Progress, Task
 from affbench.runs import RESUME, WEIGHTS, Run, list_runs
 from affbench.steps import Step
-from affbench.training import TrainingError, learning_rate, plan_run, train
+from affbench.training import TrainingError, learning_rate, plan_run, train, write_weights
 from affbench.workspace import Workspace
 
 
@@ -58,6 +58,15 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(workspace: Wor
     assert same(weights(first), weights(again))
     assert [row.train_loss for row in first.history] == [row.train_loss for row in again.history]
     assert not same(weights(first), weights(other))
+
+
+def test_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    content = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+    files = [tmp_path / f"{number}.safetensors" for number in range(20)]
+    for path in files:
+        write_weights(path, content, "capsnet")
+    assert len({path.read_bytes() for path in files}) == 1
+    assert same(load_file(files[0]), content)
 
 
 def test_training_lowers_the_loss_and_learns(workspace: Workspace) -> None:
@@ -174,7 +183,6 @@ def test_interrupted_run_goes_on_to_the_same_weights(
 
 def test_saved_epochs_survive_a_kill(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tiny_config(epochs=3), Workspace(workspace.data, tmp_path / "whole", "cpu"))
-    often = replace(workspace, checkpoint_seconds=0.0)
     steps = Step.__call__
     count = iter(range(100))
 
@@ -185,7 +193,7 @@ def test_saved_epochs_survive_a_kill(workspace: Workspace, tmp_path: Path, monke
 
     monkeypatch.setattr(Step, "__call__", dies)
     with pytest.raises(SystemExit):
-        train(tiny_config(epochs=3), often)
+        train(tiny_config(epochs=3), workspace)  # saves after every epoch, however short
     monkeypatch.setattr(Step, "__call__", steps)
     notes: list[str] = []
     listener = Progress()
