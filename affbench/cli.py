@@ -300,12 +300,15 @@ def run(
 @command
 def report(
     session: Session,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Measure more: one factor at a time, and equivariance.")
+    ] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Tables, figures and a page over all finished runs."""
     from affbench.pipeline import report_all
 
-    written = report_all(session.workspace)
+    written = report_all(session.workspace, explain=explain)
     session.show(written.table.to_rich(), f"report: {written.html} and {written.markdown}")
     session.document({"html": str(written.html), "markdown": str(written.markdown)})
     if open_page:

@@ -164,12 +164,20 @@ class Pipeline(_Frozen):
         The file's name without ending; names the report.
     title, note
         Heading of the report, and a sentence that stands under each of its tables.
+    matched
+        A validation accuracy, 0 to 1: every run is also kept as it was when it first reached this, as a run of its own
+        (`TrainingConfig.stop_at`), so that models are compared at equal accuracy and not only at their best.
+    explain
+        Let the report also measure where and why models fail: accuracy over one factor of the transformation at a
+        time, and how class capsules move with each.
     """
 
     name: str
     title: str
     note: str = ""
     seeds: Seeds = (0,)
+    matched: float | None = Field(default=None, gt=0, le=1)
+    explain: bool = False
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -177,6 +185,9 @@ class Pipeline(_Frozen):
 
     def expand(self) -> list[tuple[str, RunConfig]]:
         """Every run of the pipeline with its label, in the order of the file, seeds innermost.
+
+        With `matched`, the runs of an entry are followed by those that stop there; an entry that sets ``stop_at``
+        itself has none.
 
         Raises
         ------
@@ -187,15 +198,18 @@ class Pipeline(_Frozen):
         for number, entry in enumerate(self.runs, start=1):
             where = f"[[runs]] number {number} of pipeline '{self.name}'"
             data = _validate(DataConfig, self.data.model_dump() | entry.data, f"data of {where}")
-            training = self.training.model_dump() | entry.training
-            for routings, seed in itertools.product(entry.routings or (None,), entry.seeds or self.seeds):
+            training = _validate(TrainingConfig, self.training.model_dump() | entry.training, f"training of {where}")
+            label = entry.label or entry.model
+            kinds = [(label, training)]
+            if self.matched is not None and training.stop_at is None:
+                stopping = training.model_copy(update={"stop_at": self.matched})
+                kinds.append((f"{label}, matched at {100 * self.matched:g}%", stopping))
+            for (name, kind), routings in itertools.product(kinds, entry.routings or (None,)):
                 options = entry.options | ({} if routings is None else {"routings": routings})
-                config = RunConfig(
-                    model=ModelConfig(name=entry.model, options=options),
-                    data=data,
-                    training=_validate(TrainingConfig, training | {"seed": seed}, f"training of {where}"),
-                )
-                cells.append((entry.label or entry.model, config))
+                model = ModelConfig(name=entry.model, options=options)
+                for seed in entry.seeds or self.seeds:
+                    own = kind.model_copy(update={"seed": seed})
+                    cells.append((name, RunConfig(model=model, data=data, training=own)))
         return cells
 
 

@@ -30,7 +30,7 @@ from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, 
 from affbench.statistics import clustered_interval, wilson_interval
 from affbench.workspace import Workspace
 
-VERSION = 1  # of this stage: raised whenever the same model and set would give another record
+VERSION = 2  # of this stage: raised whenever the same model and set would give another record
 BINS = 8  # per factor of the transformation
 CLASSES = 10
 
@@ -353,12 +353,15 @@ def evaluate_run(
             "precision": precision,
             "seconds": round(time.perf_counter() - start, 3),
             "key": key,
+            "evaluations": 1 + _evaluations(run, spec.name),
         } | _span(spec, copies, limit)
         predictions = predictions_path(run, spec.name)
         with store.atomic_path(predictions) as path, h5py.File(path, "w") as file:
             for name in ("predictions", "confidence"):
                 file.create_dataset(name, data=getattr(evaluation, name), compression="gzip", compression_opts=1)
             file.create_dataset("labels", data=dataset.labels, compression="gzip", compression_opts=1)
+            if dataset.source_index is not None:
+                file.create_dataset("source_index", data=dataset.source_index, compression="gzip", compression_opts=1)
         about["predictions_sha256"] = store.file_hash(predictions)
         record = _record(run, evaluation, dataset, about)
         store.write_json(record_path(run, spec.name), record.model_dump(mode="json"))
@@ -421,6 +424,17 @@ def _saved(run: Run, set_name: str, key: str) -> EvaluationRecord | None:
     except ArtefactError:
         return None  # derived: evaluated again
     return record if record.key == key and store.file_hash(predictions) == record.predictions_sha256 else None
+
+
+def _evaluations(run: Run, set_name: str) -> int:
+    """How often this checkpoint was tested on the set before, as its last record says."""
+    manifest = store.read_manifest(run.path)
+    try:
+        record = read_evaluation(record_path(run, set_name))
+    except ArtefactError:
+        return 0
+    same = manifest is not None and record.checkpoint_sha256 == manifest.files[WEIGHTS]["sha256"]
+    return record.evaluations if same else 0
 
 
 def _span(spec: catalogue.SetSpec, copies: int, limit: int | None) -> dict[str, Any]:

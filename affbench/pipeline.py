@@ -16,8 +16,8 @@ from affbench.config import DataConfig, EvaluationConfig, Pipeline, RunConfig
 from affbench.data import catalogue
 from affbench.errors import AffbenchError, DataError, UsageError
 from affbench.evaluation import is_evaluated
-from affbench.report import LabelledRun, Picture, Report, summary_table, write_report
-from affbench.report.pictures import model_pictures, sample_pictures
+from affbench.report import Extra, LabelledRun, Report, summary_table, write_report
+from affbench.report.pictures import model_extras, sample_pictures
 from affbench.runs import Run, list_runs, runs_dir
 from affbench.sweep import Cell, Engine, SweepResult, run_cells, sweep_cells
 from affbench.training import Plan, is_trained, plan_run
@@ -25,8 +25,7 @@ from affbench.workspace import Workspace
 
 State = Literal["cached", "to do", "missing"]
 LOCAL = Engine()
-PICTURED_MODELS = 6  # more would make the page long and slow, and tell little
-REPORT_VERSION = 1  # of the report stage: raised whenever the same runs would give another page
+REPORT_VERSION = 2  # of the report stage: raised whenever the same runs would give another page
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ class Outcome:
 
 def cells_of(pipeline: Pipeline) -> list[Cell]:
     """The runs of a pipeline."""
-    return [Cell(label, config) for label, config in pipeline.expand()]
+    stops = () if pipeline.matched is None else (pipeline.matched,)
+    return [Cell(label, config, () if config.training.stop_at else stops) for label, config in pipeline.expand()]
 
 
 def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
@@ -133,7 +133,15 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace, engine: Engine = LOCA
     outcome = Outcome(result, Report(folder / "report.md", folder / "report.html", table))
     if store.cached(folder, "report", REPORT_VERSION, inputs):
         return outcome
-    make_report(folder, runs, workspace, title=pipeline.title, note=pipeline.note, sets=pipeline.evaluation.sets)
+    make_report(
+        folder,
+        runs,
+        workspace,
+        title=pipeline.title,
+        note=pipeline.note,
+        sets=pipeline.evaluation.sets,
+        explain=pipeline.explain,
+    )
     if not result.failed:
         files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
         store.seal(folder, "report", REPORT_VERSION, inputs, files)
@@ -207,8 +215,8 @@ def run_cells_on(
     return cluster.run_cells(cells, evaluation, workspace, engine, sets)
 
 
-def report_all(workspace: Workspace) -> Report:
-    """A report over every finished run, in ``reports/all``.
+def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
+    """A report over every finished run, in ``reports/all``; `explain` as for `affbench.report.pictures.model_extras`.
 
     Raises
     ------
@@ -219,22 +227,30 @@ def report_all(workspace: Workspace) -> Report:
     if not runs:
         raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
     sets = sorted({name for run in runs for name in _evaluated_sets(run.run)})
-    return make_report(report_dir(workspace.results, "all"), runs, workspace, title="All runs", note="", sets=sets)
+    folder = report_dir(workspace.results, "all")
+    return make_report(folder, runs, workspace, title="All runs", note="", sets=sets, explain=explain)
 
 
 def make_report(
-    folder: Path, runs: Sequence[LabelledRun], workspace: Workspace, *, title: str, note: str, sets: Iterable[str]
+    folder: Path,
+    runs: Sequence[LabelledRun],
+    workspace: Workspace,
+    *,
+    title: str,
+    note: str,
+    sets: Iterable[str],
+    explain: bool = False,
 ) -> Report:
-    """Write a report with a sample sheet of each set and pictures of the first run of each of the first models."""
+    """Write a report with all that `affbench.report.pictures` shows of its runs and sets."""
     with store.lock(folder), workspace.progress.task("report", None):
         with store.writing(folder):
             if folder.is_dir():
                 shutil.rmtree(folder)  # nothing of an earlier report may stay among the files of this one
-        pictures: list[Picture] = sample_pictures(sets, workspace.data, folder / "pictures")
-        models = {entry.label: entry for entry in reversed(runs)}
-        for label in list(dict.fromkeys(entry.label for entry in runs))[:PICTURED_MODELS]:
-            pictures += model_pictures(models[label], workspace, folder / "pictures")
-        return write_report(folder, runs, title=title, note=note, pictures=pictures)
+        extras = model_extras(runs, workspace, folder / "pictures", explain=explain)
+        samples = sample_pictures(sets, workspace.data, folder / "pictures")
+        if samples:
+            extras.append(Extra("Samples of the sets", pictures=tuple(samples)))
+        return write_report(folder, runs, title=title, note=note, extras=extras)
 
 
 def report_dir(results_dir: Path, name: str) -> Path:

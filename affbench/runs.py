@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from affbench import store
 from affbench.config import RunConfig, read_run_config
@@ -125,6 +125,8 @@ class EvaluationRecord(BaseModel):
     per_class, confusion, by_transformation
         Shares per true class; counts, rows true and columns predicted classes; shares per bin of each factor of the
         transformation, None for sets without.
+    evaluations
+        How often this checkpoint was tested on the set; answers from disk do not count.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -152,6 +154,7 @@ class EvaluationRecord(BaseModel):
     precision: str
     seconds: float
     key: str
+    evaluations: int = Field(default=1, ge=1)
     predictions_sha256: str = ""
     affbench_version: str
 

@@ -52,10 +52,13 @@ class Cell:
         What tables and figures call it.
     config
         The run.
+    stops
+        Validation accuracies at which other cells stop this training; see `affbench.training.train`.
     """
 
     label: str
     config: RunConfig
+    stops: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ def run_cell(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> 
     """Train and test one cell; an error becomes part of the result."""
     known = _named(cell)
     try:
-        run = train(cell.config, workspace)
+        run = train(cell.config, workspace, stops=cell.stops)
         known |= _trained(run)
         accuracy = {}
         for name in evaluation.sets:

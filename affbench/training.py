@@ -7,7 +7,7 @@ import io
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,14 @@ def is_trained(plan: Plan) -> bool:
     return manifest is not None and manifest.key == plan.key
 
 
-def train(config: RunConfig, workspace: Workspace, *, tensorboard: bool = False, force: bool = False) -> Run:
+def train(
+    config: RunConfig,
+    workspace: Workspace,
+    *,
+    tensorboard: bool = False,
+    force: bool = False,
+    stops: Sequence[float] = (),
+) -> Run:
     """Train a model, or return the finished run of the same configuration.
 
     The weights kept are those of the first epoch with the highest accuracy on the validation split; no test set is
@@ -151,6 +158,8 @@ def train(config: RunConfig, workspace: Workspace, *, tensorboard: bool = False,
         Write logs for TensorBoard into the run's folder as well.
     force
         Train again, even if the run is finished.
+    stops
+        Validation accuracies: the runs that stop at them are kept as well, as this training passes through their ends.
 
     Returns
     -------
@@ -173,8 +182,13 @@ def train(config: RunConfig, workspace: Workspace, *, tensorboard: bool = False,
     with joined(workspace.device) as ranks, store.lock(plan.folder) if ranks.first else contextlib.nullcontext():
         finished = ranks.highest(int(ranks.first and _is_whole(plan, force=force)))
         if not finished:
-            _Training(plan, workspace, ranks, tensorboard=tensorboard).run()
+            also = [] if config.training.stop_at else [plan_run(_stopping(config, stop), workspace) for stop in stops]
+            _Training(plan, workspace, ranks, tensorboard=tensorboard, also=also).run()
     return Run(plan.folder)
+
+
+def _stopping(config: RunConfig, validation_accuracy: float) -> RunConfig:
+    return override(config, training=config.training.model_dump() | {"stop_at": validation_accuracy})
 
 
 def _is_whole(plan: Plan, *, force: bool) -> bool:
@@ -209,6 +223,31 @@ def learning_rate(config: TrainingConfig, step: int, epoch: int) -> float:
     if config.schedule == "keras":
         return config.learning_rate * float(0.9**epoch)
     return config.learning_rate
+
+
+def stop_epoch(history: Sequence[Epoch], validation_accuracy: float | None) -> float | None:
+    """The epoch, interpolated between validations, at which an accuracy was first reached; None if it never was.
+
+    Parameters
+    ----------
+    history
+        Rows of a run, one per validation.
+    validation_accuracy
+        0 to 1; None for a run that has no such target.
+    """
+    if validation_accuracy is None:
+        return None
+    before: Epoch | None = None
+    for row in history:
+        if row.validation_accuracy >= validation_accuracy:
+            if before is None:
+                return row.epoch
+            share = (validation_accuracy - before.validation_accuracy) / (
+                row.validation_accuracy - before.validation_accuracy
+            )
+            return before.epoch + share * (row.epoch - before.epoch)
+        before = row
+    return None
 
 
 def load_training_digits(config: RunConfig, data_dir: Path) -> tuple[Dataset, Augmentation]:
@@ -253,8 +292,11 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], model: str) -> None
 class _Training:
     """The state of one run while it is trained."""
 
-    def __init__(self, plan: Plan, workspace: Workspace, ranks: Ranks, *, tensorboard: bool) -> None:
+    def __init__(
+        self, plan: Plan, workspace: Workspace, ranks: Ranks, *, tensorboard: bool, also: Sequence[Plan]
+    ) -> None:
         self.plan, self.config, self.settings = plan, plan.config, plan.config.training
+        self.also = also  # runs that stop at an accuracy on the way, and are otherwise this one
         self.progress: Progress = workspace.progress
         self.checkpoint_seconds = workspace.checkpoint_seconds
         self.ranks = ranks
@@ -302,16 +344,16 @@ class _Training:
                 self._save()
                 raise
             if self.ranks.first:
-                self._finish()
+                self._finish(self.plan)
             self.ranks.highest(0)  # nobody goes on before the run is finished
 
     def _ended(self) -> bool:
-        return len(self.history) == self.settings.epochs * self.settings.validations or (
-            self._reached(self.history[-1].validation_accuracy) if self.history else False
-        )
+        return len(self.history) == self.settings.epochs * self.settings.validations or self._reached(self.plan)
 
-    def _reached(self, validation_accuracy: float) -> bool:
-        return self.settings.stop_at is not None and validation_accuracy >= self.settings.stop_at
+    def _reached(self, plan: Plan) -> bool:
+        """Whether the last validation reached the accuracy that a run stops at."""
+        target = plan.config.training.stop_at
+        return target is not None and bool(self.history) and self.history[-1].validation_accuracy >= target
 
     def _leg(self, stop: Stop) -> None:
         """Train up to the next validation: an epoch, or a part of one where several validations are asked for."""
@@ -392,6 +434,7 @@ class _Training:
             self.batch = 0
         if self.ranks.first:
             store.write_text(self.plan.folder / HISTORY, history_to_csv(self.history))
+            self._finish_others()
         if self.ranks.highest(int(epoch_ended or self._due())) and not self._ended():
             self._save()
         self._report(row)
@@ -496,25 +539,25 @@ class _Training:
         if state["randoms_device"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["randoms_device"][self.ranks.rank], self.device)
 
-    def _crossing(self) -> float | None:
-        """The epoch, interpolated between validations, at which the accuracy to stop at was reached; None if never."""
-        if self.settings.stop_at is None or not self._reached(self.history[-1].validation_accuracy):
-            return None
-        last = self.history[-1]
-        if len(self.history) == 1:
-            return last.epoch
-        before = self.history[-2]
-        share = (self.settings.stop_at - before.validation_accuracy) / (
-            last.validation_accuracy - before.validation_accuracy
-        )
-        return before.epoch + share * (last.epoch - before.epoch)
+    def _finish_others(self) -> None:
+        """Keep the runs that stop here: up to now they are this one."""
+        for plan in self.also:
+            first = not any(row.validation_accuracy >= (plan.config.training.stop_at or 1) for row in self.history[:-1])
+            if first and (self._ended() or self._reached(plan)):
+                with store.lock(plan.folder):
+                    if not is_trained(plan):
+                        with store.writing(plan.folder):
+                            plan.folder.mkdir(parents=True, exist_ok=True)
+                        store.write_text(plan.folder / CONFIG, plan.config.to_toml())
+                        store.write_text(plan.folder / HISTORY, history_to_csv(self.history))
+                        self._finish(plan)
 
-    def _finish(self) -> None:
-        folder = self.plan.folder
-        if self.settings.stop_at is not None and self._crossing() is None:
+    def _finish(self, plan: Plan) -> None:
+        folder, target = plan.folder, plan.config.training.stop_at
+        crossing = stop_epoch(self.history, target)
+        if target is not None and crossing is None:
             self.progress.note(
-                f"{folder.name}: validation accuracy never reached {self.settings.stop_at:.2%}; the best checkpoint is "
-                "kept"
+                f"{folder.name}: validation accuracy never reached {target:.2%}; the best checkpoint is kept"
             )
         with store.atomic_path(folder / WEIGHTS) as path:
             write_weights(path, self.selected, self.config.model.name)
@@ -525,8 +568,8 @@ class _Training:
             "seed": self.settings.seed,
             "selected_epoch": best.epoch,
             "selected_by": f"validation accuracy on {self.validation.name}, n = {self.validation_images:,}",
-            "stop_at": self.settings.stop_at,
-            "stop_at_reached_epoch": self._crossing(),
+            "stop_at": target,
+            "stop_at_reached_epoch": crossing,
             "train_images": self.batches.images,
             "train_seconds": round(sum(row.seconds for row in self.history), 3),
             "precision": self.precision,
@@ -534,9 +577,9 @@ class _Training:
             **describe(self.device),
         }
         store.write_json(folder / ENVIRONMENT, environment)
-        if self.writer is not None:
+        if self.writer is not None and plan is self.plan:
             self.writer.close()
-        store.seal(folder, "train", VERSION, self.plan.inputs, [CONFIG, HISTORY, WEIGHTS, ENVIRONMENT])
+        store.seal(folder, "train", VERSION, plan.inputs, [CONFIG, HISTORY, WEIGHTS, ENVIRONMENT])
         (folder / RESUME).unlink(missing_ok=True)
 
 

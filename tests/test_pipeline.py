@@ -7,6 +7,7 @@ import pytest
 from tiny import SAMPLE, TINY_CAPSNET, TINY_CNN, tiny_config
 
 from affbench import pipeline as stages
+from affbench import training
 from affbench.config import EvaluationConfig, Pipeline
 from affbench.data import catalogue
 from affbench.errors import AffbenchError, DataError, UsageError
@@ -105,10 +106,10 @@ def test_sets_that_do_not_fit_the_model_are_refused(workspace: Workspace) -> Non
 def test_failed_run_is_reported_with_the_others_and_its_report_is_not_final(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails_for_cnn(config: Any, workspace: Workspace) -> Any:
+    def fails_for_cnn(config: Any, workspace: Workspace, **kept: Any) -> Any:
         if config.model.name == "cnn":
             raise AffbenchError("no luck")
-        return train(config, workspace)
+        return train(config, workspace, **kept)
 
     monkeypatch.setattr("affbench.sweep.train", fails_for_cnn)
     outcome = run_pipeline(tiny_pipeline(), workspace)
@@ -126,7 +127,7 @@ def test_sweep_report_has_the_figure_of_accuracy_against_routing(workspace: Work
 
 
 def test_sweep_in_which_nothing_finished_is_an_error(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any) -> Any:
+    def fails(*_: Any, **kept: Any) -> Any:
         raise AffbenchError("no luck")
 
     monkeypatch.setattr("affbench.sweep.train", fails)
@@ -147,3 +148,25 @@ def test_report_version_is_part_of_its_key(workspace: Workspace, monkeypatch: py
     run_pipeline(tiny_pipeline(), workspace)
     monkeypatch.setattr(stages, "REPORT_VERSION", 10**6)
     assert ("report", "to do") in states(tiny_pipeline(), workspace)
+
+
+def test_matched_runs_cost_no_training_and_stand_beside_the_best(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    run = training._Training.run
+
+    def counting(self: Any) -> None:
+        trained.append(self.plan.folder.name)
+        run(self)
+
+    monkeypatch.setattr(training._Training, "run", counting)
+    outcome = run_pipeline(tiny_pipeline(matched=0.05, explain=True, training={"epochs": 2}), workspace)
+    assert [cell.label for cell in outcome.result.cells] == [
+        *("CapsNet", "CapsNet, matched at 5%", "CNN", "CNN, matched at 5%")
+    ]
+    assert len(trained) == 2
+    assert len(list_runs(workspace.results)) == 4
+    page = outcome.report.html.read_text()
+    for section in ("Matched accuracy", "Pair by pair", "One factor at a time", "Variance explained", "Samples of the"):
+        assert section in page

@@ -43,10 +43,10 @@ def test_sweep_summarises_the_cells_over_their_seeds(workspace: Workspace) -> No
 
 
 def test_failing_cell_is_reported_and_the_others_finish(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails_for_two(config: RunConfig, workspace: Workspace) -> Run:
+    def fails_for_two(config: RunConfig, workspace: Workspace, **kept: Any) -> Run:
         if config.model.routings == 2:
             raise AffbenchError("this one fails")
-        return train(config, workspace)
+        return train(config, workspace, **kept)
 
     monkeypatch.setattr(sweep, "train", fails_for_two)
     result = run_cells(sweep_cells(tiny_config(epochs=1), [1, 2, 3], [0]), ON_SAMPLE, workspace)
@@ -58,11 +58,11 @@ def test_interrupted_sweep_goes_on_where_it_stopped(workspace: Workspace, monkey
     cells = sweep_cells(tiny_config(epochs=1), [1, 2, 3], [0])
     trained: list[Any] = []
 
-    def stops(config: RunConfig, workspace: Workspace) -> Run:
+    def stops(config: RunConfig, workspace: Workspace, **kept: Any) -> Run:
         if config.model.routings == 3 and len(trained) == 2:
             raise Interrupted("stopped")
         trained.append(config.model.routings)
-        return train(config, workspace)
+        return train(config, workspace, **kept)
 
     monkeypatch.setattr(sweep, "train", stops)
     with pytest.raises(Interrupted):
@@ -84,7 +84,7 @@ def test_mistake_in_the_last_cell_is_found_before_the_first_is_trained(workspace
 
 
 def test_any_error_in_a_cell_is_its_own(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def out_of_memory(*_: Any) -> Run:
+    def out_of_memory(*_: Any, **kept: Any) -> Run:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate much.")
 
     monkeypatch.setattr(sweep, "train", out_of_memory)

@@ -24,7 +24,7 @@ from affbench.interrupt import Interrupted
 from affbench.progress import Progress, Task
 from affbench.runs import RESUME, WEIGHTS, Run, list_runs
 from affbench.steps import Step
-from affbench.training import TrainingError, learning_rate, plan_run, train, write_weights
+from affbench.training import TrainingError, _Training, is_trained, learning_rate, plan_run, train, write_weights
 from affbench.workspace import Workspace
 
 
@@ -397,3 +397,22 @@ def test_target_that_is_never_reached_is_said(workspace: Workspace, monkeypatch:
     assert run.environment["stop_at_reached_epoch"] is None
     assert len(run.history) == 2
     assert any("never reached 100.00%" in note for note in notes)
+
+
+def test_a_run_that_stops_on_the_way_is_kept_as_if_it_had_been_trained_alone(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([0.2, 0.5, 0.4, 0.2, 0.5])  # nothing is left for a training beyond these two
+    monkeypatch.setattr(_Training, "_validate", lambda self, stop: next(accuracies))
+    best = train(tiny_config(epochs=3), workspace, stops=(0.4, 0.9))
+    alone = train(tiny_config(epochs=3, stop_at=0.4), Workspace(workspace.data, tmp_path / "alone", "cpu"))
+    never = plan_run(tiny_config(epochs=3, stop_at=0.9), workspace)
+    kept = train(tiny_config(epochs=3, stop_at=0.4), workspace)
+    assert kept.name == alone.name != best.name
+    assert kept.environment["stop_at_reached_epoch"] == alone.environment["stop_at_reached_epoch"]
+    assert [row.epoch for row in kept.history] == [1, 2]
+    for file in ("config.toml", WEIGHTS):
+        assert (kept.path / file).read_bytes() == (alone.path / file).read_bytes()
+    assert is_trained(never)
+    assert Run(never.folder).environment["stop_at_reached_epoch"] is None
+    assert same(weights(Run(never.folder)), weights(best))

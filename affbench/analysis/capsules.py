@@ -6,9 +6,11 @@ it has ``decode(capsules, labels)`` -> (B, 1, H, W), as `affbench.models.capsnet
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from affbench import store
+from affbench.data import catalogue
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.synthesis import AffineRange, render, synthesize
-from affbench.errors import UsageError
+from affbench.device import resolve_device
+from affbench.errors import ArtefactError, UsageError
+from affbench.evaluation import load_model
 from affbench.models.routing import coupling_coefficients
+from affbench.runs import WEIGHTS, Run
+from affbench.workspace import Workspace
 
 Floats = npt.NDArray[np.float32]
+
+VERSION = 1  # of the stage "entropy": raised whenever the same model and images would give another one
 
 OFFSETS = tuple(round(0.05 * step, 2) for step in range(-5, 6))  # those of CapsNet-Keras
 GRID: dict[str, tuple[float, ...]] = {
@@ -396,6 +406,48 @@ def coupling_entropy(model: nn.Module, images: npt.NDArray[np.uint8], batch_size
         relative=float(per_image.mean() / most),
         sd=float(per_image.std() / most) if len(images) > 1 else 0.0,
     )
+
+
+def run_entropy(run: Run, set_name: str, workspace: Workspace, *, limit: int) -> CouplingEntropy:
+    """`coupling_entropy` of a finished run on test images; kept in the run's folder and answered from there.
+
+    Parameters
+    ----------
+    run
+        A finished run of a capsule network with routing.
+    set_name
+        Name of the set.
+    workspace
+        Folders and device.
+    limit
+        Use the first `limit` images.
+
+    Raises
+    ------
+    UsageError
+        The model does not route, or there is no such set.
+    DataError, ArtefactError
+        The set or the checkpoint is missing or damaged.
+    """
+    spec = catalogue.find_set(set_name)
+    part = catalogue.check_split(spec, "test")
+    manifest = store.read_manifest(run.path)
+    if manifest is None:
+        raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
+    inputs = {
+        "checkpoint": manifest.files.get(WEIGHTS, {}).get("sha256"),
+        "model": run.config.model.model_dump(mode="json"),
+        "set": catalogue.set_key(spec, part, workspace.data),
+        "limit": limit,
+    }
+
+    def make(target: Path) -> None:
+        dataset = catalogue.load_dataset(spec.name, part, workspace.data, limit=limit)
+        found = coupling_entropy(load_model(run, resolve_device(workspace.device)), dataset.images)
+        target.write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+    path = store.derive_file(run.path / "entropy" / f"{spec.name}.json", "entropy", VERSION, inputs, make)
+    return CouplingEntropy(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def decoder_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:

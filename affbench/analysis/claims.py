@@ -109,7 +109,7 @@ class _Trend:
     values: npt.NDArray[np.float64]
 
 
-def sweep_points(runs: Sequence[Run]) -> list[SweepPoint]:
+def sweep_runs(runs: Sequence[Run]) -> list[Run]:
     """The runs of a sweep: of those that differ in routing iterations and seed only, the largest group.
 
     Parameters
@@ -119,7 +119,7 @@ def sweep_points(runs: Sequence[Run]) -> list[SweepPoint]:
 
     Returns
     -------
-    list of SweepPoint
+    list of Run
         By iterations, then seed; empty where no group has two different numbers of iterations.
     """
     groups: dict[str, list[Run]] = {}
@@ -131,8 +131,13 @@ def sweep_points(runs: Sequence[Run]) -> list[SweepPoint]:
             rest = run.config.model_copy(update={"model": model, "training": training})
             groups.setdefault(rest.model_dump_json(), []).append(run)
     sweeps = [own for own in groups.values() if len({run.config.model.routings for run in own}) > 1]
-    points = [_point(run) for run in max(sweeps, key=len, default=[])]
-    return sorted(points, key=lambda point: (point.routings, point.seed))
+    largest: list[Run] = max(sweeps, key=len, default=[])
+    return sorted(largest, key=lambda run: (run.config.model.routings or 0, run.config.training.seed))
+
+
+def sweep_points(runs: Sequence[Run]) -> list[SweepPoint]:
+    """What the runs of a sweep measured, see `sweep_runs`."""
+    return [_point(run) for run in sweep_runs(runs)]
 
 
 def judge_claims(points: Sequence[SweepPoint]) -> list[Claim]:

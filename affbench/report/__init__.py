@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from affbench.report.page import Picture, Report, write_report
+    from affbench.report.page import Extra, Picture, Report, write_report
     from affbench.report.results import LabelledRun
     from affbench.report.tables import Table, summary_table
 
-__all__ = ["LabelledRun", "Picture", "Report", "Table", "summary_table", "write_report"]
+__all__ = ["Extra", "LabelledRun", "Picture", "Report", "Table", "summary_table", "write_report"]
 
 _HOME = {
+    "Extra": "page",
     "LabelledRun": "results",
     "Picture": "page",
     "Report": "page",

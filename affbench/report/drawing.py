@@ -133,16 +133,28 @@ def save_drawing(
     StorageError
         A file cannot be written.
     """
+    data = write_data(path, header, rows)
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label in a script the font lacks
+        figure.savefig(temporary, format="png", metadata={"Title": title})
+    return Drawing(title, caption, path, data)
+
+
+def write_data(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """Write the numbers of the picture `path` as CSV beside it; None is an empty cell.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([_inert(value) for value in row] for row in rows)
     data = path.with_suffix(".csv")
     write_text(data, text.getvalue())
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label in a script the font lacks
-        figure.savefig(temporary, format="png", metadata={"Title": title})
-    return Drawing(title, caption, path, data)
+    return data
 
 
 def _inert(value: Any) -> Any:

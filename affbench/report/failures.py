@@ -119,8 +119,13 @@ def draw_positions(
     return save_drawing(figure, path, title, caption, header, table)
 
 
-def draw_factors(curves: Sequence[FactorCurve], path: Path, *, title: str, caption: str) -> Drawing:
-    """Accuracy over each factor alone, a panel per factor and a line per run with its interval as a band."""
+def draw_factors(
+    curves: Sequence[FactorCurve], path: Path, *, title: str, caption: str, labels: Sequence[str] = ()
+) -> Drawing:
+    """Accuracy over each factor alone, a panel per factor and a line per run with its interval as a band.
+
+    The legend names the runs, or calls them by `labels`, in the order of their first curves.
+    """
     factors = list(dict.fromkeys(curve.factor for curve in curves))
     runs = list(dict.fromkeys(curve.run for curve in curves))
     columns = min(3, len(factors))
@@ -145,7 +150,12 @@ def draw_factors(curves: Sequence[FactorCurve], path: Path, *, title: str, capti
         axes.set_ylabel("accuracy %", fontsize=9, color=INK)
     handles = [Line2D([], [], **_run_look(number)) for number in range(len(runs))]
     figure.legend(
-        handles, [literal(run, 48) for run in runs], loc="outside lower center", ncols=2, fontsize=8, frameon=False
+        handles,
+        [literal(name, 48) for name in labels or runs],
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
     )
     header = ("run", "seed", "factor", "set", "low", "high", "n", "correct", "accuracy", "ci95_low", "ci95_high")
     rows = (

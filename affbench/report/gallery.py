@@ -274,6 +274,7 @@ def factor_figure(
     *,
     factors: Sequence[str] = tuple(FACTORS),
     limit: int | None = None,
+    labels: Sequence[str] = (),
 ) -> Drawing:
     """Accuracy of runs on sets in which one factor alone varies, wider than in affNIST.
 
@@ -289,6 +290,8 @@ def factor_figure(
         Names of `affbench.analysis.factors.FACTORS`.
     limit
         Test on the first `limit` digits only.
+    labels
+        What the legend calls the runs; their names when empty.
 
     Returns
     -------
@@ -312,7 +315,7 @@ def factor_figure(
     )
     name = runs[0].name if len(runs) == 1 else f"{len(runs)}-runs"
     path = folder / f"factors-{name}.png"
-    return draw_factors(curves, path, title="Accuracy over one factor alone", caption=caption)
+    return draw_factors(curves, path, title="Accuracy over one factor alone", caption=caption, labels=labels)
 
 
 def _capsule_model(run: Run, workspace: Workspace, *, decoder: bool) -> nn.Module:

@@ -16,12 +16,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from affbench import __version__
+from affbench.report import comparisons as compare
 from affbench.report import figures as draw
 from affbench.report import tables as tabulate
+from affbench.report.claims import claims_table
 from affbench.report.drawing import Drawing
 from affbench.report.methods import methods
 from affbench.report.results import LabelledRun, Result, Results, read_results
 from affbench.report.tables import Table, markdown_text, percent
+from affbench.runs import Run
 from affbench.store import atomic_path, write_text, writing
 
 FIGURES = "figures"
@@ -38,11 +41,31 @@ class Picture:
         What it shows.
     path
         A PNG file; copied into the report's folder where it lies elsewhere.
+    data
+        The CSV file of its numbers, if there is one; copied likewise.
     """
 
     title: str
     caption: str
     path: Path
+    data: Path | None = None
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A section of a report that somebody else made.
+
+    Attributes
+    ----------
+    title
+        Heading.
+    tables, pictures
+        What it shows.
+    """
+
+    title: str
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +114,7 @@ class _RunDetails:
 
 
 def write_report(
-    out_dir: Path, runs: Sequence[LabelledRun], *, title: str, note: str = "", pictures: Sequence[Picture] = ()
+    out_dir: Path, runs: Sequence[LabelledRun], *, title: str, note: str = "", extras: Sequence[Extra] = ()
 ) -> Report:
     """Write ``report.md``, ``report.html`` and ``figures/`` over some runs.
 
@@ -107,8 +130,8 @@ def write_report(
     note
         What has to be said of all its numbers, such as that they are of a sample; stands under the title and under
         each table of results.
-    pictures
-        More to show, such as sample sheets.
+    extras
+        More sections, such as sample sheets.
 
     Returns
     -------
@@ -123,18 +146,15 @@ def write_report(
     results = read_results(runs)
     table = tabulate.summarise(results, note=note)
     figures = out_dir / FIGURES
-    images, problems = _pictures(pictures, out_dir)
-    sections = [
-        *_result_sections(results, table, figures, note),
-        *([_Section("Pictures", "pictures", images=tuple(images))] if images else []),
-        _Section("Methods", "methods", paragraphs=tuple(methods(results))),
-    ]
+    found, problems = _result_sections(results, table, figures, note)
+    more, unreadable = _extra_sections(extras, out_dir)
+    sections = [*found, *more, _Section("Methods", "methods", paragraphs=tuple(methods(results)))]
     counts = tabulate.evaluations_table(results)
     page = {
         "title": title,
         "note": note,
         "sections": [section for section in sections if section.tables or section.images or section.paragraphs],
-        "problems": (*results.problems, *problems),
+        "problems": (*results.problems, *problems, *unreadable),
         "runs": [_details(result) for result in results.results],
         "counts": counts,
         "version": __version__,
@@ -148,16 +168,24 @@ def write_report(
     return Report(markdown, html, table)
 
 
-def _result_sections(results: Results, summary: Table, folder: Path, note: str) -> list[_Section]:
-    """The sections with tables and figures, those without either included."""
+def _result_sections(
+    results: Results, summary: Table, folder: Path, note: str
+) -> tuple[list[_Section], tuple[str, ...]]:
+    """The sections with tables and figures, those without either included, and what had to be left out."""
+    matched = compare.matched_table(results, note=note)
+    pairs, problems = compare.comparison_tables(results, note=note)
     published = [table for name in results.sets if (table := tabulate.published_table(results, name, note=note))]
     sections = [
         _Section("Results", "results", (summary,), _drawn(draw.accuracy_per_set(results, folder / "accuracy.png"))),
+        _Section("Matched accuracy", "matched", (matched,) if matched else ()),
+        _Section("Pair by pair", "pairs", tuple(pairs)),
         _Section("Published results", "published", tuple(published)),
     ]
     sweep = tabulate.sweep_table(results, note=note)
     drawn = draw.routing_sweep(results, tabulate.sweep_groups(results), folder / "routing-sweep.png")
-    sections.append(_Section("Routing iterations", "routing", (sweep,) if sweep else (), _drawn(drawn)))
+    claims = claims_table([Run(result.folder) for result in results.results], note=note)
+    routing = tuple(table for table in (sweep, claims) if table)
+    sections.append(_Section("Routing iterations", "routing", routing, _drawn(drawn)))
     ablation = tabulate.ablation_table(results, note=note)
     sections.append(_Section("Ablation", "ablation", (ablation,) if ablation else ()))
     training = draw.training_curves(results, folder / "training.png")
@@ -172,7 +200,7 @@ def _result_sections(results: Results, summary: Table, folder: Path, note: str) 
         ]
         tables = (by_class,) if by_factor is None else (by_factor, by_class)
         sections.append(_Section(f"Where it breaks: {name}", f"set-{slug}", tables, tuple(found)))
-    return sections
+    return sections, tuple(problems)
 
 
 def _drawn(figure: Drawing | None) -> tuple[_Image, ...]:
@@ -182,26 +210,38 @@ def _drawn(figure: Drawing | None) -> tuple[_Image, ...]:
     return (_Image(figure.title, figure.caption, link, _data_uri(figure.path.read_bytes()), data),)
 
 
-def _pictures(pictures: Sequence[Picture], out_dir: Path) -> tuple[list[_Image], list[str]]:
-    """The pictures, copied beside the report where they lie elsewhere, and a sentence for each that is none."""
-    images, problems = [], []
-    for number, picture in enumerate(pictures, start=1):
-        try:
-            content = picture.path.read_bytes()
-        except OSError as error:
-            problems.append(f"Picture '{picture.title}' is left out: {picture.path.name}: {error.strerror}.")
-            continue
-        if not content.startswith(_PNG):
-            problems.append(f"Picture '{picture.title}' is left out: {picture.path.name} is not a PNG file.")
-            continue
-        path = picture.path
-        if not path.resolve().is_relative_to(out_dir.resolve()):
-            path = out_dir / FIGURES / f"picture-{number}-{path.name}"
-            with atomic_path(path) as temporary, writing(path):
-                shutil.copyfile(picture.path, temporary)
-        link = quote(path.resolve().relative_to(out_dir.resolve()).as_posix())
-        images.append(_Image(picture.title, picture.caption, link, _data_uri(content)))
-    return images, problems
+def _extra_sections(extras: Sequence[Extra], out_dir: Path) -> tuple[list[_Section], list[str]]:
+    """The sections, their pictures beside the report, and a sentence for each file that is no picture."""
+    sections, problems, names = [], [], set[str]()
+    for number, extra in enumerate(extras, start=1):
+        images = []
+        for picture in extra.pictures:
+            try:
+                content = picture.path.read_bytes()
+            except OSError as error:
+                problems.append(f"Picture '{picture.title}' is left out: {picture.path.name}: {error.strerror}.")
+                continue
+            if not content.startswith(_PNG):
+                problems.append(f"Picture '{picture.title}' is left out: {picture.path.name} is not a PNG file.")
+                continue
+            link = _beside(picture.path, out_dir, names)
+            data = "" if picture.data is None or not picture.data.is_file() else _beside(picture.data, out_dir, names)
+            images.append(_Image(picture.title, picture.caption, link, _data_uri(content), data))
+        sections.append(_Section(extra.title, f"extra-{number}", extra.tables, tuple(images)))
+    return sections, problems
+
+
+def _beside(path: Path, out_dir: Path, taken: set[str]) -> str:
+    """The link to a file from the report's folder, into which it is copied where it lies elsewhere."""
+    if not path.resolve().is_relative_to(out_dir.resolve()):
+        name = path.name
+        while name in taken:
+            name = f"more-{name}"
+        taken.add(name)
+        source, path = path, out_dir / FIGURES / f"picture-{name}"
+        with atomic_path(path) as temporary, writing(path):
+            shutil.copyfile(source, temporary)
+    return quote(path.resolve().relative_to(out_dir.resolve()).as_posix())
 
 
 def _data_uri(png: bytes) -> str:

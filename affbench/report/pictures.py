@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from affbench.analysis.capsules import has_decoder
+from affbench.analysis.capsules import has_capsules, has_decoder, run_entropy
+from affbench.analysis.claims import sweep_runs
+from affbench.analysis.factors import one_factor_set
 from affbench.data import catalogue
+from affbench.errors import UsageError
 from affbench.evaluation import is_evaluated, load_model
+from affbench.report.claims import entropy_table
 from affbench.report.drawing import Drawing
 from affbench.report.gallery import (
     NothingWrongError,
+    equivariance_figure,
+    factor_figure,
     mistakes_figure,
     perturbation_figure,
     position_figure,
     reconstruction_figure,
 )
-from affbench.report.page import Picture
+from affbench.report.page import Extra, Picture
 from affbench.report.results import LabelledRun
 from affbench.report.sheets import factor_histograms, sample_sheet
+from affbench.report.tables import Table
 from affbench.workspace import Workspace
 
+PICTURED_MODELS = 6  # more would make the page long and slow, and tell little
 MOST_ANSWERS = 10_000  # images of a set that pictures look at: a report over many runs has to stay quick
+EXPLAINED_DIGITS = 2_000  # of each one-factor set
+ENTROPY_IMAGES = 256  # the spread over images is small
 PERTURBED = 5  # the class whose capsule reports show
 SHEET_IMAGES = 2_000  # enough of a set to find every class
 SHEET_DIGITS, SHEET_COPIES = 200, 12  # of an affine set, enough for the histograms of its factors
@@ -55,45 +66,76 @@ def sample_pictures(sets: Iterable[str], data_dir: Path, folder: Path, split: st
         sheet, histograms = folder / f"sample-{name}.png", folder / f"factors-{name}.png"
         if dataset.transforms is None:
             sample_sheet(dataset, sheet, title=title)
-            pictures.append(Picture(f"Sample of {name}", f"Some of the {size:,} images of {title}.", sheet))
+            pictures.append(_with_data(f"Sample of {name}", f"Some of the {size:,} images of {title}.", sheet))
             continue
         originals = catalogue.originals_of(name, part, data_dir)
         sample_sheet(dataset, sheet, originals=None if originals is None else originals.images, title=title)
         caption = f"Original digits at the left, transformed versions of each beside it ({title})."
-        pictures.append(Picture(f"Sample of {name}", caption, sheet))
+        pictures.append(_with_data(f"Sample of {name}", caption, sheet))
         factor_histograms(dataset, histograms)
         caption = f"The six factors of the transformations of {title}: {len(dataset):,} of its images."
-        pictures.append(Picture(f"Factors of {name}", caption, histograms))
+        pictures.append(_with_data(f"Factors of {name}", caption, histograms))
     return pictures
 
 
-def reconstruction_picture(entry: LabelledRun, workspace: Workspace, folder: Path) -> Picture | None:
-    """Real test digits over their reconstructions; None for a model without decoder."""
-    if not _draws(entry):
-        return None
-    title = f"Reconstructions by {_named(entry)}"
-    return _picture(reconstruction_figure(entry.run, workspace, folder), title)
+def model_extras(
+    runs: Sequence[LabelledRun], workspace: Workspace, folder: Path, *, explain: bool = False
+) -> list[Extra]:
+    """What models show of themselves: surest mistakes, accuracy by position, what capsules draw and how they couple.
 
-
-def model_pictures(entry: LabelledRun, workspace: Workspace, folder: Path) -> list[Picture]:
-    """What one run shows of itself: reconstructions, a perturbed capsule, its surest mistakes, accuracy by position.
-
-    Nothing is tested for it: mistakes and positions are of the affine sets the run was tested on, at most
-    `MOST_ANSWERS` images of each.
+    Nothing is tested for it: mistakes and positions are of the affine sets a run was tested on, at most `MOST_ANSWERS`
+    images of each. The first run of each of the first `PICTURED_MODELS` labels is shown, those that stopped at an
+    accuracy last.
 
     Parameters
     ----------
-    entry
-        A finished run.
+    runs
+        Finished runs.
     workspace
         Folders and device.
     folder
         Where the PNG files and their CSV go.
+    explain
+        Measure more: accuracy over one factor at a time, and equivariance, each on some thousand images a model.
     """
+    entries = sorted(runs, key=lambda entry: entry.run.config.training.stop_at is not None)
+    first = {entry.label: entry for entry in reversed(entries)}
+    shown = [first[label] for label in dict.fromkeys(entry.label for entry in entries)][:PICTURED_MODELS]
+    failures = [picture for entry in shown for picture in _failures(entry, workspace, folder)]
+    extras = [Extra("Surest mistakes and positions", pictures=tuple(failures))] if failures else []
+    if explain and (factors := _factors(shown, workspace, folder)) is not None:
+        extras.append(Extra("One factor at a time", pictures=(factors,)))
+    tables: list[Table] = []
+    learned: list[Picture] = []
+    for entry in shown:
+        learned += _drawn_capsules(entry, workspace, folder)
+        if explain and has_capsules(load_model(entry.run)):
+            drawing, table = equivariance_figure(entry.run, workspace, folder)
+            learned.append(_picture(drawing, f"Equivariance, {_named(entry)}"))
+            tables.append(replace(table, title=f"Variance explained, all classes, {_named(entry)}"))
+    if learned:
+        extras.append(Extra("What capsules learned", tuple(tables), tuple(learned)))
+    if (entropy := _entropy(runs, workspace)) is not None:
+        extras.append(Extra("Coupling entropy", (entropy,)))
+    return extras
+
+
+def _drawn_capsules(entry: LabelledRun, workspace: Workspace, folder: Path) -> list[Picture]:
+    """Reconstructions and a perturbed capsule; nothing for a model that does not draw."""
+    reconstruction = entry.run.config.model.options.get("reconstruction")  # looking here first costs nothing
+    if not reconstruction or not has_decoder(load_model(entry.run)):
+        return []
+    drawing = reconstruction_figure(entry.run, workspace, folder)
+    perturbed = perturbation_figure(entry.run, workspace, folder, digit=PERTURBED)
+    return [
+        _picture(drawing, f"Reconstructions by {_named(entry)}"),
+        _picture(perturbed, f"Dimensions of class {PERTURBED}'s capsule, {_named(entry)}"),
+    ]
+
+
+def _failures(entry: LabelledRun, workspace: Workspace, folder: Path) -> list[Picture]:
+    """Surest mistakes and accuracy by position, on the affine sets a run was tested on."""
     pictures = []
-    if (picture := reconstruction_picture(entry, workspace, folder)) is not None:
-        drawing = perturbation_figure(entry.run, workspace, folder, digit=PERTURBED)
-        pictures = [picture, _picture(drawing, f"Dimensions of class {PERTURBED}'s capsule, {_named(entry)}")]
     for record in entry.run.evaluations.values():
         if not catalogue.find_set(record.set).affine:
             continue
@@ -108,10 +150,28 @@ def model_pictures(entry: LabelledRun, workspace: Workspace, folder: Path) -> li
     return pictures
 
 
-def _draws(entry: LabelledRun) -> bool:
-    """Whether the run's model draws digits; looks at the options first, which costs nothing."""
-    reconstruction = entry.run.config.model.options.get("reconstruction")
-    return bool(reconstruction) and has_decoder(load_model(entry.run))
+def _factors(shown: Sequence[LabelledRun], workspace: Workspace, folder: Path) -> Picture | None:
+    """Accuracy over each factor alone, of the models for whose images there is a synthetic set."""
+    able = []
+    for entry in shown:
+        with contextlib.suppress(UsageError):
+            one_factor_set(entry.run.config.data.train_set, "rotation")
+            able.append(entry)
+    if not able:
+        return None
+    runs, labels = [entry.run for entry in able], [_named(entry) for entry in able]
+    drawing = factor_figure(runs, workspace, folder, limit=EXPLAINED_DIGITS, labels=labels)
+    return _picture(drawing, "Accuracy over one factor alone")
+
+
+def _entropy(runs: Sequence[LabelledRun], workspace: Workspace) -> Table | None:
+    """Coupling entropy over the largest sweep of routing iterations among the runs."""
+    found = []
+    for run in sweep_runs([entry.run for entry in runs]):
+        name = run.config.data.train_set
+        with contextlib.suppress(UsageError):  # a model of one's own may have routings and no coupling coefficients
+            found.append((run.name, run_entropy(run, name, workspace, limit=ENTROPY_IMAGES)))
+    return entropy_table(found, f"{name}, test split, first {ENTROPY_IMAGES} images") if found else None
 
 
 def _named(entry: LabelledRun) -> str:
@@ -119,4 +179,8 @@ def _named(entry: LabelledRun) -> str:
 
 
 def _picture(drawing: Drawing, title: str) -> Picture:
-    return Picture(title, drawing.caption, drawing.path)
+    return Picture(title, drawing.caption, drawing.path, drawing.data)
+
+
+def _with_data(title: str, caption: str, path: Path) -> Picture:
+    return Picture(title, caption, path, path.with_suffix(".csv"))

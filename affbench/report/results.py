@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from affbench.config import RunConfig
@@ -25,13 +26,10 @@ class LabelledRun:
         Runs of one configuration with different seeds share it.
     run
         The run's folder.
-    evaluated
-        Set name to how many times the run was tested on it, where that is known.
     """
 
     label: str
     run: Run
-    evaluated: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class Result:
 
     Attributes
     ----------
-    label, name
-        The model's label and the run's own name.
+    label, name, folder
+        The model's label, the run's own name, and where it lies.
     config
         Everything that determined the run.
     history
@@ -50,17 +48,15 @@ class Result:
         Versions, device, parameter count and the like, as ``environment.json`` has them.
     evaluations
         Set name to record.
-    evaluated
-        As for `LabelledRun`.
     """
 
     label: str
     name: str
+    folder: Path
     config: RunConfig
     history: tuple[Epoch, ...]
     environment: Mapping[str, Any]
     evaluations: Mapping[str, EvaluationRecord]
-    evaluated: Mapping[str, int]
 
     @property
     def selected(self) -> Epoch:
@@ -202,9 +198,7 @@ def read_results(runs: Iterable[LabelledRun]) -> Results:
                 evaluations[record.set] = record
         if not evaluations:
             problems.append(f"Run {run.name} was not tested on any set yet; only its training is shown.")
-        results.append(
-            Result(labelled.label, run.name, config, history, environment, evaluations, dict(labelled.evaluated))
-        )
+        results.append(Result(labelled.label, run.name, run.path, config, history, environment, evaluations))
     return Results(tuple(results), tuple(problems))
 
 

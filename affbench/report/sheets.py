@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.errors import DataError
+from affbench.report.drawing import write_data
 from affbench.store import atomic_path
 
 DPI = 110
@@ -42,7 +43,7 @@ def sample_sheet(
     dataset
         The set.
     path
-        The PNG file to write.
+        The PNG file to write; its numbers lie beside it as CSV.
     originals
         uint8 (M, H, W), which ``source_index`` of an affine set counts in.
     rows
@@ -68,9 +69,10 @@ def sample_sheet(
         raise DataError(f"{dataset.name} ({dataset.split}) is empty; there is nothing to show.")
     heading = title if title is not None else f"{dataset.name}, {dataset.split}: {len(dataset):,} images"
     if originals is not None and dataset.transforms is not None and dataset.source_index is not None:
-        figure = _affine_sheet(dataset, originals, rows, columns, heading)
+        figure, shown = _affine_sheet(dataset, originals, rows, columns, heading)
     else:
-        figure = _plain_sheet(dataset, rows, columns, heading)
+        figure, shown = _plain_sheet(dataset, rows, columns, heading)
+    write_data(Path(path), *_listed(dataset, shown))
     return _save(figure, Path(path))
 
 
@@ -82,7 +84,7 @@ def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
     dataset
         A set with ``transforms``.
     path
-        The PNG file to write.
+        The PNG file to write; its numbers lie beside it as CSV.
 
     Returns
     -------
@@ -100,34 +102,50 @@ def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
         raise DataError(f"{dataset.name} ({dataset.split}) has no transformations to draw.")
     figure = Figure(figsize=(9.6, 5.2), dpi=DPI, layout="constrained")
     figure.suptitle(f"Transformations of {dataset.name}, {dataset.split}: {len(dataset):,} images")
+    rows = []
     for axes, name, unit, values in zip(
         figure.subplots(2, 3).flat, TRANSFORM_COLUMNS, _UNITS, dataset.transforms.T, strict=True
     ):
         low, high = float(values.min()), float(values.max())
         if low == high:  # a factor that is switched off
             low, high = low - 0.5, high + 0.5
-        axes.hist(values, bins=40, range=(low, high), color=INK)
+        counts, edges, _ = axes.hist(values, bins=40, range=(low, high), color=INK)
+        rows += [(name, *ends, int(n)) for n, *ends in zip(counts, edges[:-1], edges[1:], strict=True)]
         axes.set_title(name.replace("_", " "), fontsize=10)
         axes.set_xlabel(f"{unit}; {values.min():.3g} to {values.max():.3g}", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supylabel("images", fontsize=10)
+    write_data(Path(path), ("factor", "from", "to", "images"), rows)
     return _save(figure, Path(path))
 
 
-def _plain_sheet(dataset: Dataset, rows: int, columns: int, heading: str) -> Figure:
+def _listed(dataset: Dataset, shown: list[npt.NDArray[np.intp]]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """The images of a sheet, row by row: which of the set, of what class, from which original and how transformed."""
+    header: tuple[str, ...] = ("row", "index", "label")
+    rows = [(number, int(i), int(dataset.labels[i])) for number, line in enumerate(shown, start=1) for i in line]
+    if dataset.source_index is None or dataset.transforms is None:
+        return header, rows
+    source, transforms = dataset.source_index, dataset.transforms
+    header += ("source_index", *TRANSFORM_COLUMNS)
+    return header, [(*row, int(source[row[1]]), *map(float, transforms[row[1]])) for row in rows]
+
+
+def _plain_sheet(dataset: Dataset, rows: int, columns: int, heading: str) -> tuple[Figure, list[npt.NDArray[np.intp]]]:
     classes = np.unique(dataset.labels)[:rows]
     figure = Figure(figsize=(0.62 * columns + 0.5, 0.62 * len(classes) + 0.6), dpi=DPI)
     grid = _grid(figure, len(classes), columns, heading, left=0.4)
-    for line, label in zip(grid, classes, strict=True):
-        chosen = np.flatnonzero(dataset.labels == label)[:columns]
+    shown = [np.flatnonzero(dataset.labels == label)[:columns] for label in classes]
+    for line, label, chosen in zip(grid, classes, shown, strict=True):
         for axes, index in zip(line, chosen, strict=False):
             _digit(axes, dataset.images[index])
         line[0].text(-0.2, 0.5, str(label), transform=line[0].transAxes, ha="right", va="center", fontsize=11)
-    return figure
+    return figure, shown
 
 
-def _affine_sheet(dataset: Dataset, originals: npt.NDArray[np.uint8], rows: int, columns: int, heading: str) -> Figure:
+def _affine_sheet(
+    dataset: Dataset, originals: npt.NDArray[np.uint8], rows: int, columns: int, heading: str
+) -> tuple[Figure, list[npt.NDArray[np.intp]]]:
     assert dataset.source_index is not None  # noqa: S101 - for the type checker
     assert dataset.transforms is not None  # noqa: S101
     versions = _versions(dataset, rows, columns - 1)
@@ -153,7 +171,7 @@ def _affine_sheet(dataset: Dataset, originals: npt.NDArray[np.uint8], rows: int,
         ha="center",
         fontsize=8,
     )
-    return figure
+    return figure, list(versions.values())
 
 
 def _versions(dataset: Dataset, rows: int, most: int) -> dict[int, npt.NDArray[np.intp]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup, escape
 
 from affbench.report.published import ABLATION, Published, published_for
-from affbench.report.results import Group, LabelledRun, Result, Results, read_results
+from affbench.report.results import Group, LabelledRun, Results, read_results
 from affbench.runs import Share
 from affbench.statistics import SeedSummary, seed_summary
 
@@ -181,7 +181,8 @@ def set_heading(name: str, groups: Sequence[Group]) -> str:
     return f"{shown}, {'/'.join(sorted({record.split for record in records}))}\naccuracy %, {size}"
 
 
-def _accuracy(own: Group, name: str) -> Cell:
+def accuracy_cell(own: Group, name: str) -> Cell:
+    """Accuracy on one set with interval, spread over seeds, and seeds where some lack."""
     summary, interval = own.accuracy(name), own.interval(name)
     if summary is None or interval is None:
         return Cell(_ABSENT)
@@ -194,7 +195,8 @@ def _accuracy(own: Group, name: str) -> Cell:
     return Cell("\n".join(lines), 100 * summary.mean)
 
 
-def _validation(own: Group) -> Cell:
+def validation_cell(own: Group) -> Cell:
+    """Validation accuracy with its spread over seeds."""
     summary = own.validation
     spread = "" if summary.sd is None else f" ± {percent(summary.sd)}"
     return Cell(percent(summary.mean) + spread, 100 * summary.mean)
@@ -232,8 +234,8 @@ def summarise(results: Results, *, title: str = "Summary", note: str = "") -> Ta
             whole(own.parameters),
             whole(own.routings),
             _seeds(own),
-            _validation(own),
-            *(_accuracy(own, name) for name in results.sets),
+            validation_cell(own),
+            *(accuracy_cell(own, name) for name in results.sets),
         )
         for own in groups
     )
@@ -424,7 +426,7 @@ def published_table(results: Results, name: str, *, note: str = "") -> Table | N
 def _ours(own: Group, name: str) -> tuple[Cell, ...]:
     seeds = len(own.records(name))
     status = f"measured, {seeds} seed{'' if seeds == 1 else 's'}"
-    return Cell(own.name), Cell(_ABSENT), _accuracy(own, name), Cell(name), Cell("this report"), Cell(status)
+    return Cell(own.name), Cell(_ABSENT), accuracy_cell(own, name), Cell(name), Cell("this report"), Cell(status)
 
 
 def _theirs(row: Published) -> tuple[Cell, ...]:
@@ -440,11 +442,16 @@ def _theirs(row: Published) -> tuple[Cell, ...]:
 
 
 def evaluations_table(results: Results) -> Table | None:
-    """How many times each run was tested on each set; None where it is not known."""
-    counted: Sequence[Result] = [result for result in results.results if result.evaluated]
-    if not counted:
+    """How many times each run was tested on each set; None where nothing was tested."""
+    sets = results.sets
+    if not sets:
         return None
-    sets = list(dict.fromkeys(name for result in counted for name in result.evaluated))
-    rows = tuple((Cell(result.name), *(whole(result.evaluated.get(name)) for name in sets)) for result in counted)
-    caption = "How many times each run was tested on each set. Selection uses validation only, whatever this number."
-    return Table("Number of evaluations", ("Run", *sets), rows, caption)
+    rows = []
+    for result in results.results:
+        counts = [result.evaluations[name].evaluations if name in result.evaluations else 0 for name in sets]
+        rows.append((Cell(result.name), *map(whole, counts)))
+    caption = (
+        "How many times each checkpoint was tested on each set; answers from disk do not count. Selection uses "
+        "validation only, whatever this number."
+    )
+    return Table("Number of evaluations", ("Run", *sets), tuple(rows), caption)

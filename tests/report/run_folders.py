@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from affbench import store
 from affbench.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from affbench.evaluation import predictions_path
 from affbench.report.results import LabelledRun
 from affbench.runs import (
     CONFIG,
@@ -33,12 +35,18 @@ def share(right: np.ndarray) -> dict[str, Any]:
     return {"n": n, "correct": correct, "accuracy": correct / n, "ci95": wilson_interval(correct, n)}
 
 
-def record(run: str, config: RunConfig, name: str, accuracy: float, n: int = 640, copies: int = 1) -> EvaluationRecord:
-    """An evaluation whose accuracy is exactly the nearest possible to `accuracy`."""
+def record(run: Path, config: RunConfig, name: str, accuracy: float, n: int = 640, copies: int = 1) -> EvaluationRecord:
+    """An evaluation whose accuracy is exactly the nearest possible to `accuracy`, its predictions saved."""
     rng = np.random.default_rng(abs(hash((name, round(accuracy, 6)))) % 2**32)
     labels, right = np.arange(n) % 10, np.zeros(n, bool)
     right[rng.permutation(n)[: round(accuracy * n)]] = True
     predicted = np.where(right, labels, (labels + rng.integers(1, 10, n)) % 10)
+    predictions = predictions_path(Run(run), name.replace("/", "_"))
+    run.mkdir(parents=True, exist_ok=True)
+    with h5py.File(predictions, "w") as file:
+        file["predictions"], file["labels"] = predicted.astype(np.uint8), labels.astype(np.uint8)
+        if copies > 1:
+            file["source_index"] = np.arange(n) // copies
     confusion = np.zeros((10, 10), int)
     np.add.at(confusion, (labels, predicted), 1)
     affine = None
@@ -60,7 +68,7 @@ def record(run: str, config: RunConfig, name: str, accuracy: float, n: int = 640
         set_key=f"key-{name}",
         copies=copies if copies > 1 else None,
         limit=None,
-        run=run,
+        run=run.name,
         model=config.model.name,
         routings=config.model.routings,
         seed=config.training.seed,
@@ -78,6 +86,7 @@ def record(run: str, config: RunConfig, name: str, accuracy: float, n: int = 640
         precision="float32",
         seconds=1.5,
         key="1" * 64,
+        predictions_sha256=store.file_hash(predictions),
         affbench_version="0.1.0",
     )
 
@@ -96,12 +105,13 @@ def make_run(
     environment: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
     copies: int = 8,
+    stop_at: float | None = None,
 ) -> LabelledRun:
     """Write a run's folder and label it."""
     config = RunConfig(
         model=ModelConfig(name=model, options=options or {}),
         data=DataConfig(**(data or {"train_set": "mnist-translated", "shift": 6})),
-        training=TrainingConfig(seed=seed, epochs=len(validation)),
+        training=TrainingConfig(seed=seed, epochs=len(validation), stop_at=stop_at),
     )
     routing = f"-r{config.model.routings}" if config.model.routings else ""
     path = folder / (name or f"{model}{routings_free(routing)}-seed{seed}-{abs(hash(label)) % 16**8:08x}")
@@ -130,7 +140,7 @@ def make_run(
     sets = {"mnist-translated": 0.96, "affnist-synthetic": 0.72} if accuracy is None else accuracy
     for set_name, value in sets.items():
         versions = copies if set_name.startswith("affnist") else 1
-        content = record(path.name, config, set_name, value, copies=versions).model_dump(mode="json")
+        content = record(path, config, set_name, value, copies=versions).model_dump(mode="json")
         store.write_json(path / f"eval-{set_name.replace('/', '_')}.json", content)
     return LabelledRun(label, Run(path))
 

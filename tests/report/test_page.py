@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from run_folders import make_run, study
 
-from affbench.report import LabelledRun, Picture, write_report
+from affbench.report import Extra, LabelledRun, Picture, write_report
+from affbench.report.tables import Cell, Table
 from affbench.runs import Run
 
 NOTE = "Far too small to mean anything."
@@ -115,14 +116,38 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path: Path) -> N
     assert len(report.table.rows) == 2
 
 
-def test_pictures_are_shown_in_both_files(tmp_path: Path) -> None:
-    picture = tmp_path / "report" / "pictures" / "sheet.png"
-    picture.parent.mkdir(parents=True)
-    Image.new("L", (20, 20), 128).save(picture)
-    shown = [Picture("A sheet", "What it shows.", picture)]
-    report = write_report(tmp_path / "report", [make_run(tmp_path / "runs")], title="t", pictures=shown)
+def test_pictures_of_others_are_shown_in_both_files_with_their_data(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "report", tmp_path / "elsewhere"
+    pictures = []
+    for folder in (out / "pictures", elsewhere):
+        folder.mkdir(parents=True)
+        Image.new("L", (20, 20), 128).save(folder / "sheet.png")
+        (folder / "sheet.csv").write_text("row,index\n1,2\n")
+        pictures.append(Picture("A sheet", "What it shows.", folder / "sheet.png", folder / "sheet.csv"))
+    extra = Extra("More to see", (Table("A table", ("a",), ((Cell("b"),),)),), tuple(pictures))
+    report = write_report(out, [make_run(tmp_path / "runs")], title="t", extras=[extra])
+    page = Reader(report.html.read_text())
+    for word in ("More to see", "A table", "What it shows."):
+        assert word in page.text
+    links = [str(found["href"]) for tag, found in page.tags if tag == "a" and str(found["href"]).endswith("sheet.csv")]
+    assert len(set(links)) == 2
+    assert all((out / link).read_text() == "row,index\n1,2\n" for link in links)
     assert "pictures/sheet.png" in report.markdown.read_text()
-    assert "What it shows." in Reader(report.html.read_text()).text
+
+
+def test_every_figure_has_its_data_beside_it(tmp_path: Path, runs: list[LabelledRun]) -> None:
+    report = write_report(tmp_path / "report", runs, title="t")
+    page = Reader(report.html.read_text())
+    figures = sum(tag == "img" for tag, _ in page.tags)
+    data = [str(found["href"]) for tag, found in page.tags if tag == "a" and str(found["href"]).endswith(".csv")]
+    assert figures == len(data) > 3
+    assert all((report.html.parent / link).is_file() for link in data)
+
+
+def test_sections_answer_the_questions_of_a_sweep(tmp_path: Path, runs: list[LabelledRun]) -> None:
+    text = Reader(write_report(tmp_path / "report", runs, title="t").html.read_text()).text
+    for word in ("Claims of earlier work", "Not enough seeds to say", "Pair by pair", "Number of evaluations"):
+        assert word in text
 
 
 def test_methods_paragraph_states_what_was_done(tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""The tables that compare models: at matched validation accuracy against their best, and pair by pair."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from affbench.analysis.comparison import Comparison, compare
+from affbench.errors import AffbenchError
+from affbench.report.results import Group, Results, settings
+from affbench.report.tables import Cell, Table, accuracy_cell, set_heading, span, validation_cell
+from affbench.runs import Run
+from affbench.statistics import SeedSummary, holm, seed_summary
+
+MOST_PAIRS = 15  # of a set; with more models, each is compared with the first only
+LEVEL = 0.05
+
+
+def matched_table(results: Results, *, note: str = "") -> Table | None:
+    """Every model at matched validation accuracy and at its best; None where no run stopped at an accuracy.
+
+    Parameters
+    ----------
+    results
+        Runs of any kind.
+    note
+        As for `affbench.report.tables.Table`.
+    """
+    groups = results.groups
+    rows = []
+    shown: list[Group] = []
+    for matched in groups:
+        target = matched.config.training.stop_at
+        if target is None:
+            continue
+        best = next((own for own in groups if _same_but_for_the_end(own, matched)), None)
+        name = matched.name if best is None else best.name
+        epochs = [result.environment.get("stop_at_reached_epoch") for result in matched.results]
+        reached = [float(epoch) for epoch in epochs if isinstance(epoch, int | float)]
+        shown += [matched] if best is None else [matched, best]
+        rows.append(
+            (
+                Cell(name),
+                Cell(f"matched at {100 * target:g}%\n{len(reached)} of {len(epochs)} seeds reached it"),
+                _epochs(reached),
+                *_accuracies(matched, results.sets),
+            )
+        )
+        if best is not None:
+            kept = [result.selected.epoch for result in best.results]
+            rows.append((Cell(name), Cell("best"), _epochs(kept), *_accuracies(best, results.sets)))
+    if not rows:
+        return None
+    caption = (
+        "Matched: the first validation that reached the accuracy ended the training, and its epoch is interpolated "
+        "between validations; a seed that never reached it counts with its best. Best: the validation with the highest "
+        "accuracy of the whole training. Both are chosen on validation digits alone; brackets as in the summary."
+    )
+    headings = [set_heading(name, shown) for name in results.sets]
+    columns = ("Model", "Checkpoint", "Epoch", "Validation\naccuracy %", *headings)
+    return Table("At matched accuracy and at best", columns, tuple(rows), caption, note)
+
+
+def comparison_tables(results: Results, *, note: str = "") -> tuple[list[Table], list[str]]:
+    """The models pair by pair on each set, matched with matched ones and best with best ones.
+
+    Parameters
+    ----------
+    results
+        Runs of any kind.
+    note
+        As for `affbench.report.tables.Table`.
+
+    Returns
+    -------
+    list of Table, list of str
+        A table per set on which at least two models were tested, and a sentence for each comparison left out.
+    """
+    found: list[tuple[Group, Group, Comparison]] = []
+    problems = []
+    for name in results.sets:
+        for first, second in _pairs([own for own in results.groups if own.records(name)]):
+            try:
+                comparison = compare(_runs(first), _runs(second), name)
+            except AffbenchError as error:
+                problems.append(f"{first.name} and {second.name} are not compared on {name}: {error}")
+                continue
+            if comparison is not None:
+                found.append((first, second, comparison))
+    corrected = holm([comparison.over_digits.p for _, _, comparison in found])
+    tables = []
+    for name in results.sets:
+        own = [(*entry, p) for entry, p in zip(found, corrected, strict=True) if entry[2].set == name]
+        if own:
+            tables.append(_table(name, own, len(found), note))
+    return tables, problems
+
+
+def _table(name: str, found: Sequence[tuple[Group, Group, Comparison, float]], tests: int, note: str) -> Table:
+    rows = []
+    for first, second, comparison, p in found:
+        digits, seeds = comparison.over_digits, comparison.over_seeds
+        over_digits = f"{100 * digits.difference:+.2f}\n[{100 * digits.low:+.2f}, {100 * digits.high:+.2f}]"
+        over_seeds = Cell("–")
+        if seeds.low is not None and seeds.high is not None:
+            over_seeds = Cell(f"[{100 * seeds.low:+.2f}, {100 * seeds.high:+.2f}]", 100 * seeds.low)
+        rows.append(
+            (
+                Cell(f"{first.name}\nminus {second.name}"),
+                Cell(str(seeds.n), seeds.n),
+                Cell(over_digits, 100 * digits.difference),
+                over_seeds,
+                Cell(f"{p:.3f}" if p >= 0.001 else "< 0.001", p),
+                Cell(_verdict(first.name, second.name, digits.difference, p, seeds)),
+            )
+        )
+    n = span(comparison.n for _, _, comparison, _ in found)
+    originals = span(comparison.n_originals for _, _, comparison, _ in found)
+    size = f"n {n}" if n == originals else f"n {n} of {originals} digits"
+    caption = (
+        f"Difference of accuracy in points on the same images ({size}). Over digits: 95% bootstrap interval over "
+        "original digits, each with all its versions and all seeds, for these trained networks. Over seeds: 95% t "
+        f"interval of the mean difference. p: exact randomisation test over digits, two-sided, after Holm over {tests} "
+        "tests of this page."
+    )
+    columns = ("Models", "Seeds", "Difference,\nover digits", "Interval\nover seeds", "p (Holm)", "What it says")
+    return Table(f"Pair by pair: {name}", columns, tuple(rows), caption, note)
+
+
+def _verdict(first: str, second: str, difference: float, p: float, seeds: SeedSummary) -> str:
+    ahead = first if difference > 0 else second
+    if p >= LEVEL:
+        return "no difference shown"
+    if seeds.low is None or seeds.high is None:
+        return f"{ahead} ahead, with this seed"
+    if seeds.low <= 0 <= seeds.high:
+        return f"{ahead} ahead with these seeds, not surely with others"
+    return f"{ahead} ahead"
+
+
+def _pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
+    ends = dict.fromkeys(own.config.training.stop_at for own in groups)
+    for end in ends:
+        alike = [own for own in groups if own.config.training.stop_at == end]
+        pairs = list(itertools.combinations(alike, 2))
+        yield from pairs if len(pairs) <= MOST_PAIRS else [(other, alike[0]) for other in alike[1:]]
+
+
+def _runs(group: Group) -> dict[int, Run]:
+    return {result.config.training.seed: Run(result.folder) for result in group.results}
+
+
+def _same_but_for_the_end(best: Group, matched: Group) -> bool:
+    end = {"training.stop_at": None}
+    return best.config.training.stop_at is None and settings(best.config) == settings(matched.config) | end
+
+
+def _epochs(epochs: Sequence[float]) -> Cell:
+    if not epochs:
+        return Cell("–")
+    summary = seed_summary(epochs)
+    extent = "" if summary.n == 1 else f"\n{summary.minimum:.2f} to {summary.maximum:.2f}"
+    return Cell(f"{summary.mean:.2f}{extent}", summary.mean)
+
+
+def _accuracies(group: Group, sets: Sequence[str]) -> list[Cell]:
+    return [validation_cell(group), *(accuracy_cell(group, name) for name in sets)]

@@ -1,0 +1,110 @@
+"""Models at matched accuracy, and pair by pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import make_run
+
+from affbench.analysis.comparison import compare
+from affbench.errors import ArtefactError
+from affbench.evaluation import predictions_path
+from affbench.report.comparisons import comparison_tables, matched_table
+from affbench.report.results import LabelledRun, read_results
+from affbench.runs import Run
+from affbench.statistics import paired_difference
+
+AFFINE = "affnist-synthetic"
+
+
+def by_seed(runs: list[LabelledRun]) -> dict[int, Run]:
+    return {entry.run.config.training.seed: entry.run for entry in runs}
+
+
+def several(folder: Path, label: str, shares: list[float], stop_at: float | None = None) -> list[LabelledRun]:
+    return [
+        make_run(folder, label, seed=seed, accuracy={AFFINE: share}, stop_at=stop_at, model=label.lower().split(",")[0])
+        for seed, share in enumerate(shares)
+    ]
+
+
+def test_difference_is_that_of_the_accuracies_and_keeps_versions_of_a_digit_together(tmp_path: Path) -> None:
+    first = by_seed(several(tmp_path, "capsnet", [0.80, 0.82]))
+    second = by_seed(several(tmp_path, "cnn", [0.70, 0.74]))
+    found = compare(first, second, AFFINE)
+    assert found is not None
+    assert found.seeds == (0, 1)
+    assert (found.n, found.n_originals) == (640, 80)
+    assert found.over_digits.difference == pytest.approx(0.09, abs=2e-3)
+    assert found.over_seeds.mean == pytest.approx(found.over_digits.difference)
+    right = [np.concatenate([_right(runs[seed]) for seed in (0, 1)]) for runs in (first, second)]
+    assert found.over_digits == paired_difference(*right, np.tile(np.arange(640) // 8, 2))
+
+
+def _right(run: Run) -> np.ndarray:
+    import h5py
+
+    with h5py.File(predictions_path(run, AFFINE), "r") as file:
+        return file["predictions"][:] == file["labels"][:]
+
+
+def test_only_common_seeds_and_the_same_images_are_compared(tmp_path: Path) -> None:
+    first = by_seed(several(tmp_path, "capsnet", [0.8, 0.8]))
+    second = by_seed(several(tmp_path, "cnn", [0.7, 0.7, 0.7]))
+    found = compare(first, second, AFFINE)
+    assert found is not None
+    assert found.seeds == (0, 1)
+    assert compare(first, second, "mnist-translated") is None
+    assert compare({}, second, AFFINE) is None
+
+
+def test_damaged_predictions_are_named_and_missing_ones_left_out(tmp_path: Path) -> None:
+    runs = [*several(tmp_path, "capsnet", [0.8]), *several(tmp_path, "cnn", [0.7])]
+    path = predictions_path(runs[0].run, AFFINE)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ArtefactError, match=r"predictions-affnist-synthetic.h5 is damaged; 'affbench eval --run"):
+        compare(by_seed(runs[:1]), by_seed(runs[1:]), AFFINE)
+    tables, problems = comparison_tables(read_results(runs))
+    assert not tables
+    assert "is damaged" in problems[0]
+    path.unlink()
+    assert comparison_tables(read_results(runs)) == ([], [])
+
+
+def test_verdicts_say_how_far_they_reach(tmp_path: Path) -> None:
+    def verdict(name: str, ours: list[float], theirs: list[float]) -> str:
+        runs = [*several(tmp_path / name, "capsnet", ours), *several(tmp_path / name, "cnn", theirs)]
+        ((table,), _) = comparison_tables(read_results(runs))
+        return table.rows[0][-1].text
+
+    assert verdict("clear", [0.90, 0.91, 0.92], [0.60, 0.61, 0.62]) == "capsnet ahead"
+    assert verdict("behind", [0.60, 0.61, 0.62], [0.90, 0.91, 0.92]) == "cnn ahead"
+    assert verdict("none", [0.80, 0.81, 0.80], [0.80, 0.80, 0.81]) == "no difference shown"
+    assert verdict("one", [0.90], [0.60]) == "capsnet ahead, with this seed"
+    assert verdict("seeds", [0.95, 0.70, 0.80], [0.60, 0.69, 0.81]).endswith("not surely with others")
+
+
+def test_matched_runs_are_compared_with_matched_ones_and_stand_over_the_best(tmp_path: Path) -> None:
+    runs = []
+    for label in ("capsnet", "cnn"):
+        runs += several(tmp_path, label, [0.80, 0.81])
+        for entry in several(tmp_path, f"{label}, matched at 95%", [0.75, 0.76], stop_at=0.95):
+            runs.append(entry)
+    results = read_results(runs)
+    table = matched_table(results)
+    assert table is not None
+    assert [row[0].text for row in table.rows] == ["capsnet", "capsnet", "cnn", "cnn"]
+    assert [row[1].text.split("\n")[0] for row in table.rows] == ["matched at 95%", "best"] * 2
+    assert table.rows[0][4].text.startswith("75.")
+    assert table.rows[1][4].text.startswith("80.")
+    ((pairs,), _) = comparison_tables(results)
+    assert [row[0].text for row in pairs.rows] == [
+        "capsnet\nminus cnn",
+        "capsnet, matched at 95%\nminus cnn, matched at 95%",
+    ]
+
+
+def test_there_is_no_matched_table_without_a_target(tmp_path: Path) -> None:
+    assert matched_table(read_results(several(tmp_path, "capsnet", [0.8]))) is None
