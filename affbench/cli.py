@@ -320,10 +320,16 @@ def report(
 def leaderboard(
     session: Session,
     set_name: Annotated[str | None, typer.Option("--set", help="One set only; every set by default.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="Copy a run to results/reference, ready to be committed; repeatable.")
+    ] = None,
 ) -> None:
     """All runs by set, committed ones included; ranks respect ties within the noise."""
-    from affbench.leaderboard import leaderboard_table, leaderboards
+    from affbench.leaderboard import add_reference, leaderboard_table, leaderboards
+    from affbench.runs import find_run
 
+    for run in [find_run(session.workspace.results, name) for name in add or []]:
+        session.show(f"added: {add_reference(run, session.workspace.results).path}")
     boards = leaderboards(session.workspace.results, set_name)
     session.show(*(leaderboard_table(board).to_rich() for board in boards))
     session.document({"leaderboards": [board.to_dict() for board in boards]})

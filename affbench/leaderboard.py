@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from affbench.runs import CONFIG, ENVIRONMENT, HISTORY, WEIGHTS, EvaluationRecor
 
 Origin = Literal["reference", "yours"]
 
+REPORTS = "reports"  # the folder among the committed runs that holds reports over them
 MAX_BYTES = 1_000_000  # of a committed file: results are small, checkpoints are not committed
 _KNOWN = re.compile(r"config\.toml|history\.csv|environment\.json|manifest\.json|eval-.+\.json|model\.safetensors")
 
@@ -146,6 +149,44 @@ def leaderboard_table(board: Leaderboard) -> Table:
     return Table(f"Leaderboard: {board.set}", columns, tuple(rows), caption)
 
 
+def add_reference(run: Run, results_dir: Path) -> Run:
+    """Copy what may be committed of a finished run to ``reference``: all but predictions and a large checkpoint.
+
+    Parameters
+    ----------
+    run
+        A finished run that was tested on at least one set.
+    results_dir
+        Its ``reference`` folder receives a folder of the run's name, in the place of an earlier one.
+
+    Returns
+    -------
+    Run
+        The copy.
+
+    Raises
+    ------
+    ArtefactError
+        The run is not fit to be a reference; nothing is changed.
+    StorageError
+        The folder cannot be written.
+    """
+    target = reference_dir(results_dir) / run.name
+    with store.writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".adding-", dir=target.parent) as folder:
+            copy = Path(folder) / run.name
+            copy.mkdir()
+            for path in run.path.iterdir():
+                if _KNOWN.fullmatch(path.name) and path.stat().st_size <= MAX_BYTES:
+                    shutil.copyfile(path, copy / path.name)
+            validate_reference(copy)
+            if target.is_dir():
+                shutil.rmtree(target)
+            copy.replace(target)
+    return Run(target)
+
+
 def validate_reference(folder: Path) -> Run:
     """Check that a folder may stand in ``results/reference``.
 
@@ -223,7 +264,7 @@ def _check_record(record: EvaluationRecord, run: Run, checkpoint: str) -> None:
 def _reference_runs(folder: Path) -> Iterable[Run]:
     if not folder.is_dir():
         return []
-    return [validate_reference(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+    return [validate_reference(path) for path in sorted(folder.iterdir()) if path.is_dir() and path.name != REPORTS]
 
 
 def _ranked(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, ...]:

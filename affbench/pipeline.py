@@ -223,7 +223,7 @@ def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
     AffbenchError
         There is no finished run.
     """
-    runs = [LabelledRun(_label(run), run) for run in list_runs(workspace.results) if run.finished]
+    runs = [LabelledRun(run.config.model.name, run) for run in list_runs(workspace.results) if run.finished]
     if not runs:
         raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
     sets = sorted({name for run in runs for name in _evaluated_sets(run.run)})
@@ -256,11 +256,6 @@ def make_report(
 def report_dir(results_dir: Path, name: str) -> Path:
     """Where the report called `name` lies."""
     return results_dir / "reports" / name
-
-
-def _label(run: Run) -> str:
-    routings = run.config.model.routings
-    return run.config.model.name + ("" if routings is None else f", routing {routings}")
 
 
 def _evaluated_sets(run: Run) -> list[str]:

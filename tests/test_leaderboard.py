@@ -14,7 +14,7 @@ from tiny import SAMPLE, Affbench, tiny_config
 import affbench as package
 from affbench.errors import ArtefactError, UsageError
 from affbench.evaluation import evaluate_run
-from affbench.leaderboard import validate_reference
+from affbench.leaderboard import REPORTS, validate_reference
 from affbench.training import train
 from affbench.workspace import Workspace
 
@@ -24,7 +24,7 @@ AFFINE = "affnist-synthetic-sample"
 
 def test_reference_runs_are_whole() -> None:
     assert (REFERENCE / "README.md").is_file()
-    for folder in sorted(path for path in REFERENCE.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in REFERENCE.iterdir() if path.is_dir() and path.name != REPORTS):
         assert validate_reference(folder).name == folder.name
 
 
@@ -35,16 +35,31 @@ def test_without_evaluations_there_is_no_leaderboard(affbench: Affbench) -> None
 
 
 @pytest.fixture
-def reference(workspace: Workspace) -> Path:
+def reference(workspace: Workspace, affbench: Affbench) -> Path:
     """A folder as a pull request would bring it."""
     run = train(tiny_config(epochs=1), workspace)
     evaluate_run(run, SAMPLE, workspace, limit=100)
-    folder = workspace.results / "reference" / run.name
-    folder.mkdir(parents=True)
-    for path in run.path.iterdir():
-        if path.suffix in (".toml", ".csv", ".json"):
-            (folder / path.name).write_bytes(path.read_bytes())
-    return folder
+    assert affbench("leaderboard", "--add", run.name).status == 0
+    return workspace.results / "reference" / run.name
+
+
+def test_added_run_comes_without_predictions_and_replaces_an_earlier_one(
+    reference: Path, workspace: Workspace, affbench: Affbench
+) -> None:
+    assert not list(reference.glob("predictions-*"))
+    (reference / "history.csv").write_text("changed")
+    (workspace.results / "reference" / "reports" / "study").mkdir(parents=True)
+    assert affbench("leaderboard", "--add", reference.name).status == 0
+    assert validate_reference(reference).name == reference.name
+    assert sorted(path.name for path in reference.parent.iterdir()) == sorted([reference.name, "reports"])
+
+
+def test_run_without_evaluation_is_not_added(workspace: Workspace, affbench: Affbench) -> None:
+    run = train(tiny_config(epochs=1), workspace)
+    ended = affbench("leaderboard", "--add", run.name)
+    assert ended.status == 1
+    assert "holds no eval-SET.json" in " ".join(ended.stderr.split())
+    assert not (workspace.results / "reference" / run.name).exists()
 
 
 def test_committed_run_is_valid_and_listed(reference: Path, affbench: Affbench) -> None:

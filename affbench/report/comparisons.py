@@ -100,10 +100,10 @@ def _table(name: str, found: Sequence[tuple[Group, Group, Comparison, float]], t
     rows = []
     for first, second, comparison, p in found:
         digits, seeds = comparison.over_digits, comparison.over_seeds
-        over_digits = f"{100 * digits.difference:+.2f}\n[{100 * digits.low:+.2f}, {100 * digits.high:+.2f}]"
+        over_digits = f"{_signed(digits.difference)}\n[{_signed(digits.low)}, {_signed(digits.high)}]"
         over_seeds = Cell("–")
         if seeds.low is not None and seeds.high is not None:
-            over_seeds = Cell(f"[{100 * seeds.low:+.2f}, {100 * seeds.high:+.2f}]", 100 * seeds.low)
+            over_seeds = Cell(f"[{_signed(seeds.low)}, {_signed(seeds.high)}]", 100 * seeds.low)
         rows.append(
             (
                 Cell(f"{first.name}\nminus {second.name}"),
@@ -127,6 +127,10 @@ def _table(name: str, found: Sequence[tuple[Group, Group, Comparison, float]], t
     return Table(f"Pair by pair: {name}", columns, tuple(rows), caption, note)
 
 
+def _signed(share: float) -> str:
+    return f"{100 * share:+.2f}".replace("-", "−")
+
+
 def _verdict(first: str, second: str, difference: float, p: float, seeds: SeedSummary) -> str:
     ahead = first if difference > 0 else second
     if p >= LEVEL:
@@ -134,7 +138,7 @@ def _verdict(first: str, second: str, difference: float, p: float, seeds: SeedSu
     if seeds.low is None or seeds.high is None:
         return f"{ahead} ahead, with this seed"
     if seeds.low <= 0 <= seeds.high:
-        return f"{ahead} ahead with these seeds, not surely with others"
+        return f"{ahead} ahead; other seeds may differ"
     return f"{ahead} ahead"
 
 

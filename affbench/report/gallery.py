@@ -260,7 +260,7 @@ def position_figure(
     box = f" The dashed box holds the positions seen in training (shifts up to {trained} pixels)." if trained else ""
     caption = (
         f"{run.name} on {record.set} ({record.split} split, n = {record.n:,}); position: {where}. The 95% intervals "
-        f"are in the CSV; where there are few images they are wide.{box}"
+        f"are in the CSV; positions with fewer than 20 images, in italics, do not set the colours.{box}"
     )
     title = f"Accuracy by position, {run.name} on {record.set}"
     path = folder / f"positions-{run.name}-{_slug(record.set)}.png"

@@ -181,14 +181,15 @@ def _result_sections(
         _Section("Pair by pair", "pairs", tuple(pairs)),
         _Section("Published results", "published", tuple(published)),
     ]
-    sweep = tabulate.sweep_table(results, note=note)
-    drawn = draw.routing_sweep(results, tabulate.sweep_groups(results), folder / "routing-sweep.png")
-    claims = claims_table([Run(result.folder) for result in results.results], note=note)
+    whole = results.whole
+    sweep = tabulate.sweep_table(whole, note=note)
+    drawn = draw.routing_sweep(whole, tabulate.sweep_groups(whole), folder / "routing-sweep.png")
+    claims = claims_table([Run(result.folder) for result in whole.results], note=note)
     routing = tuple(table for table in (sweep, claims) if table)
     sections.append(_Section("Routing iterations", "routing", routing, _drawn(drawn)))
     ablation = tabulate.ablation_table(results, note=note)
     sections.append(_Section("Ablation", "ablation", (ablation,) if ablation else ()))
-    training = draw.training_curves(results, folder / "training.png")
+    training = draw.training_curves(whole, folder / "training.png")
     sections.append(_Section("Training", "training", images=_drawn(training)))
     for number, name in enumerate(results.sets, start=1):
         slug = f"{number}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name)[:60]}"

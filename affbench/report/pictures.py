@@ -25,9 +25,10 @@ from affbench.report.gallery import (
     reconstruction_figure,
 )
 from affbench.report.page import Extra, Picture
-from affbench.report.results import LabelledRun
+from affbench.report.results import LabelledRun, read_results
 from affbench.report.sheets import factor_histograms, sample_sheet
 from affbench.report.tables import Table
+from affbench.runs import Run
 from affbench.workspace import Workspace
 
 PICTURED_MODELS = 6  # more would make the page long and slow, and tell little
@@ -84,8 +85,8 @@ def model_extras(
     """What models show of themselves: surest mistakes, accuracy by position, what capsules draw and how they couple.
 
     Nothing is tested for it: mistakes and positions are of the affine sets a run was tested on, at most `MOST_ANSWERS`
-    images of each. The first run of each of the first `PICTURED_MODELS` labels is shown, those that stopped at an
-    accuracy last.
+    images of each. The first run of each of the first `PICTURED_MODELS` configurations that trained to the end is
+    shown.
 
     Parameters
     ----------
@@ -98,9 +99,8 @@ def model_extras(
     explain
         Measure more: accuracy over one factor at a time, and equivariance, each on some thousand images a model.
     """
-    entries = sorted(runs, key=lambda entry: entry.run.config.training.stop_at is not None)
-    first = {entry.label: entry for entry in reversed(entries)}
-    shown = [first[label] for label in dict.fromkeys(entry.label for entry in entries)][:PICTURED_MODELS]
+    results = read_results(runs).whole
+    shown = [LabelledRun(own.name, Run(own.results[0].folder)) for own in results.groups[:PICTURED_MODELS]]
     failures = [picture for entry in shown for picture in _failures(entry, workspace, folder)]
     extras = [Extra("Surest mistakes and positions", pictures=tuple(failures))] if failures else []
     if explain and (factors := _factors(shown, workspace, folder)) is not None:
@@ -115,7 +115,7 @@ def model_extras(
             tables.append(replace(table, title=f"Variance explained, all classes, {_named(entry)}"))
     if learned:
         extras.append(Extra("What capsules learned", tuple(tables), tuple(learned)))
-    if (entropy := _entropy(runs, workspace)) is not None:
+    if (entropy := _entropy([Run(result.folder) for result in results.results], workspace)) is not None:
         extras.append(Extra("Coupling entropy", (entropy,)))
     return extras
 
@@ -164,10 +164,10 @@ def _factors(shown: Sequence[LabelledRun], workspace: Workspace, folder: Path) -
     return _picture(drawing, "Accuracy over one factor alone")
 
 
-def _entropy(runs: Sequence[LabelledRun], workspace: Workspace) -> Table | None:
+def _entropy(runs: Sequence[Run], workspace: Workspace) -> Table | None:
     """Coupling entropy over the largest sweep of routing iterations among the runs."""
     found = []
-    for run in sweep_runs([entry.run for entry in runs]):
+    for run in sweep_runs(runs):
         name = run.config.data.train_set
         with contextlib.suppress(UsageError):  # a model of one's own may have routings and no coupling coefficients
             found.append((run.name, run_entropy(run, name, workspace, limit=ENTROPY_IMAGES)))

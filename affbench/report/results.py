@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +152,18 @@ class Results:
         return group(self.results)
 
     @property
+    def whole(self) -> Results:
+        """Without the runs that stopped at an accuracy, unless there are no others."""
+        kept = tuple(result for result in self.results if result.config.training.stop_at is None)
+        return replace(self, results=kept) if kept else self
+
+    @property
     def sets(self) -> list[str]:
         """Names of all sets that any run was tested on, originals before affine ones."""
         names = {name for result in self.results for name in result.evaluations}
-        return sorted(names, key=lambda n: (_SET_ORDER.index(n) if n in _SET_ORDER else len(_SET_ORDER), n))
+        bases = {name: name.partition("@")[0].removesuffix("-sample") for name in names}
+        last = len(_SET_ORDER)
+        return sorted(names, key=lambda n: (_SET_ORDER.index(bases[n]) if bases[n] in _SET_ORDER else last, n))
 
 
 def read_results(runs: Iterable[LabelledRun]) -> Results:
@@ -235,7 +243,10 @@ def _difference(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) ->
     parts = []
     for key in dict.fromkeys(key for other in others for key in other):
         if len({json.dumps(other.get(key)) for other in others}) > 1:
-            name = "routing" if key == "model.options.routings" else key.rpartition(".")[2]
             value = mine.get(key)
+            if key == "training.stop_at":
+                parts.append("to the end" if value is None else f"stopped at {100 * value:g}%")
+                continue
+            name = "routing" if key == "model.options.routings" else key.rpartition(".")[2]
             parts.append(f"{name} {'default' if value is None else value}")
     return f" ({', '.join(parts)})" if parts else ""

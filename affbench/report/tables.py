@@ -174,11 +174,22 @@ def span(values: Iterable[int]) -> str:
 
 def set_heading(name: str, groups: Sequence[Group]) -> str:
     """A column's heading that says set, split and n."""
-    records = [record for own in groups for record in own.records(name)]
-    n, originals = {record.n for record in records}, {record.n_originals for record in records}
-    size = f"n {span(n)}" + ("" if n == originals else f"\nof {span(originals)} digits")
+    split, n, originals = _extent(name, groups)
     shown = name.replace("-sample", "\n-sample").replace("@", "\n@")  # where a narrow terminal may break it
-    return f"{shown}, {'/'.join(sorted({record.split for record in records}))}\naccuracy %, {size}"
+    return f"{shown}, {split}\naccuracy %, n {n}" + ("" if n == originals else f"\nof {originals} digits")
+
+
+def _described(name: str, groups: Sequence[Group]) -> str:
+    """The same in one line, without what is measured."""
+    split, n, originals = _extent(name, groups)
+    return f"{name}, {split}, n {n}" + ("" if n == originals else f" of {originals} digits")
+
+
+def _extent(name: str, groups: Sequence[Group]) -> tuple[str, str, str]:
+    """Split, number of images and number of originals of the evaluations on a set, in words."""
+    records = [record for own in groups for record in own.records(name)]
+    n, originals = ([getattr(record, key) for record in records] for key in ("n", "n_originals"))
+    return "/".join(sorted({record.split for record in records})), span(n), span(originals)
 
 
 def accuracy_cell(own: Group, name: str) -> Cell:
@@ -355,10 +366,6 @@ def transformation_table(results: Results, name: str, *, note: str = "") -> Tabl
 def _model_heading(own: Group, name: str) -> str:
     seeds = len(own.records(name))
     return f"{own.name}\n{seeds} seed{'' if seeds == 1 else 's'}"
-
-
-def _described(name: str, groups: Sequence[Group]) -> str:
-    return set_heading(name, groups).replace("\naccuracy %", "")
 
 
 def ablation_table(results: Results, *, note: str = "") -> Table | None:
