@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from affbench import __version__, store
-from affbench.data import catalogue
+from affbench.data import catalogue, hdf5
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.device import Computed, autocast, resolve_device, resolve_precision
@@ -356,7 +356,7 @@ def evaluate_run(
             "evaluations": 1 + _evaluations(run, spec.name),
         } | _span(spec, copies, limit)
         predictions = predictions_path(run, spec.name)
-        with store.atomic_path(predictions) as path, h5py.File(path, "w") as file:
+        with store.atomic_path(predictions) as path, hdf5.new_file(path) as file:
             for name in ("predictions", "confidence"):
                 file.create_dataset(name, data=getattr(evaluation, name), compression="gzip", compression_opts=1)
             file.create_dataset("labels", data=dataset.labels, compression="gzip", compression_opts=1)
@@ -443,6 +443,8 @@ def _span(spec: catalogue.SetSpec, copies: int, limit: int | None) -> dict[str, 
 
 def _record(run: Run, evaluation: Evaluation, dataset: Dataset, about: dict[str, Any]) -> EvaluationRecord:
     manifest = store.read_manifest(run.path)
+    if manifest is None:
+        raise ArtefactError(f"run {run.name} vanished from {run.path.parent} while it was tested.")
     facts = {
         "set": evaluation.set,
         "split": evaluation.split,
@@ -460,7 +462,7 @@ def _record(run: Run, evaluation: Evaluation, dataset: Dataset, about: dict[str,
         "per_class": evaluation.per_class,
         "confusion": evaluation.confusion.tolist(),
         "by_transformation": evaluation.by_transformation,
-        "checkpoint_sha256": manifest.files[WEIGHTS]["sha256"] if manifest else "",
+        "checkpoint_sha256": manifest.files[WEIGHTS]["sha256"],
         "affbench_version": __version__,
     }
     return EvaluationRecord.model_validate(about | facts)

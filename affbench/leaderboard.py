@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -172,18 +171,11 @@ def add_reference(run: Run, results_dir: Path) -> Run:
         The folder cannot be written.
     """
     target = reference_dir(results_dir) / run.name
-    with store.writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".adding-", dir=target.parent) as folder:
-            copy = Path(folder) / run.name
-            copy.mkdir()
-            for path in run.path.iterdir():
-                if _KNOWN.fullmatch(path.name) and path.stat().st_size <= MAX_BYTES:
-                    shutil.copyfile(path, copy / path.name)
-            validate_reference(copy)
-            if target.is_dir():
-                shutil.rmtree(target)
-            copy.replace(target)
+    with store.lock(run.path), store.atomic_folder(target) as new:
+        for path in run.path.iterdir():
+            if _KNOWN.fullmatch(path.name) and path.stat().st_size <= MAX_BYTES:
+                shutil.copyfile(path, new / path.name)
+        validate_reference(new)
     return Run(target)
 
 
@@ -264,7 +256,11 @@ def _check_record(record: EvaluationRecord, run: Run, checkpoint: str) -> None:
 def _reference_runs(folder: Path) -> Iterable[Run]:
     if not folder.is_dir():
         return []
-    return [validate_reference(path) for path in sorted(folder.iterdir()) if path.is_dir() and path.name != REPORTS]
+    return [
+        validate_reference(path)
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and path.name != REPORTS
+    ]
 
 
 def _ranked(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, ...]:

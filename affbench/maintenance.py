@@ -117,7 +117,7 @@ def _abandoned(folder: Path) -> Iterator[Leftover]:
     for path in sorted(folder.rglob(".*")) if folder.is_dir() else ():
         if "reference" in path.relative_to(folder).parts or not path.exists():
             continue
-        size = path.stat().st_size
+        size = sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
         if path.name.endswith(".part") and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
             yield Leftover(path, size, "temporary file of a process that died")
         elif path.name.endswith(".lock") and not _held(path):

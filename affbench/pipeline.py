@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -242,15 +241,17 @@ def make_report(
     explain: bool = False,
 ) -> Report:
     """Write a report with all that `affbench.report.pictures` shows of its runs and sets."""
-    with store.lock(folder), workspace.progress.task("report", None):
-        with store.writing(folder):
-            if folder.is_dir():
-                shutil.rmtree(folder)  # nothing of an earlier report may stay among the files of this one
-        extras = model_extras(runs, workspace, folder / "pictures", explain=explain)
-        samples = sample_pictures(sets, workspace.data, folder / "pictures")
+    with (
+        store.lock(folder),
+        workspace.progress.task("report", None),
+        store.atomic_folder(folder) as new,
+    ):
+        extras = model_extras(runs, workspace, new / "pictures", explain=explain)
+        samples = sample_pictures(sets, workspace.data, new / "pictures")
         if samples:
             extras.append(Extra("Samples of the sets", pictures=tuple(samples)))
-        return write_report(folder, runs, title=title, note=note, extras=extras)
+        report = write_report(new, runs, title=title, note=note, extras=extras)
+    return replace(report, markdown=folder / report.markdown.name, html=folder / report.html.name)
 
 
 def report_dir(results_dir: Path, name: str) -> Path:

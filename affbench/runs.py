@@ -80,7 +80,7 @@ def history_from_csv(path: Path) -> list[Epoch]:
                 Epoch(**{k: int(v) if k == "step" else float(v) if v else None for k, v in row.items()})  # type: ignore[arg-type]
                 for row in csv.DictReader(file)
             ]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise ArtefactError(f"{path} cannot be read as a training history ({error}).") from error
 
 

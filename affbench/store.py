@@ -14,6 +14,8 @@ import hashlib
 import inspect
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,20 +25,27 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from affbench import __version__
-from affbench.errors import ArtefactError, BusyError, StorageError
+from affbench.errors import AffbenchError, ArtefactError, BusyError, StorageError
 
 MANIFEST = "manifest.json"
+_ELSEWHERE = "choose another folder with --data-dir or --results-dir"
 _HINTS = {
-    errno.ENOSPC: "the disk is full; free some space, or choose another folder with --data-dir or --results-dir",
-    errno.EDQUOT: "the disk quota is used up; free some space, or choose another folder with --data-dir or "
-    "--results-dir",
-    errno.EROFS: "it is read-only; choose another folder with --data-dir or --results-dir",
-    errno.EACCES: "permission denied; choose another folder with --data-dir or --results-dir",
-    errno.ENOLCK: "its file system has no locks; choose another folder with --data-dir or --results-dir",
-    errno.ENOTSUP: "its file system has no locks; choose another folder with --data-dir or --results-dir",
-    errno.ENOSYS: "its file system has no locks; choose another folder with --data-dir or --results-dir",
-    errno.EPERM: "permission denied; choose another folder with --data-dir or --results-dir",
+    errno.ENOSPC: f"the disk is full; free some space, or {_ELSEWHERE}",
+    errno.EDQUOT: f"the disk quota is used up; free some space, or {_ELSEWHERE}",
+    errno.EFBIG: "the file would be larger than its file system or the limit of this process allows (see 'ulimit -f'); "
+    f"raise the limit, or {_ELSEWHERE}",
+    errno.EROFS: f"it is read-only; {_ELSEWHERE}",
+    errno.EACCES: f"permission denied; {_ELSEWHERE}",
+    errno.EPERM: f"permission denied; {_ELSEWHERE}",
+    errno.ENOLCK: f"its file system has no locks; {_ELSEWHERE}",
+    errno.ENOTSUP: f"its file system has no locks; {_ELSEWHERE}",
+    errno.ENOSYS: f"its file system has no locks; {_ELSEWHERE}",
+    errno.EIO: f"the disk reports an error; check it, or {_ELSEWHERE}",
+    errno.ESTALE: "its file system is no longer there; run the same command again once it is back",
+    errno.ENOTCONN: "its file system is no longer there; run the same command again once it is back",
 }
+_VANISHED = "its folder vanished meanwhile; run the same command again, with the folder left where it is"
+_PROBE = 1 << 16  # bytes; more than what is left in the last block of a file
 # A lock that outlives its holder is no lock: filelock from version 4 has to be told not to fall back on one.
 _HARD: dict[str, Any] = (
     {"fallback_to_soft": False} if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters else {}
@@ -82,10 +91,30 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # h5py raises OSError without an errno when HDF5 itself met the error.
-        number = error.errno or next((n for n in _HINTS if f"errno = {n}" in str(error)), 0)
-        hint = _HINTS.get(number, error.strerror or str(error))
-        raise StorageError(f"cannot write {target}: {hint}.") from error
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> StorageError:
+    """The sentence for an operating-system error."""
+    # h5py raises OSError without an errno when HDF5 itself met the error.
+    told = re.search(r"errno = (\d+)", str(error))
+    number = error.errno or (int(told[1]) if told else 0)
+    vanished = number == errno.ENOENT and not target.parent.is_dir()
+    hint = _VANISHED if vanished else _HINTS.get(number, error.strerror or str(error))
+    return StorageError(f"cannot write {target}: {hint}.")
+
+
+def _refusal(path: Path) -> OSError | None:
+    """Why the operating system lets nobody write on at the end of a file, if it does not."""
+    try:
+        with path.open("rb+") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 @contextlib.contextmanager
@@ -118,9 +147,49 @@ def atomic_path(target: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(target)
-        except BaseException:
+        except BaseException as error:
+            # torch, safetensors and h5py meet a full disk with errors of their own, so the disk itself is asked.
+            foreign = isinstance(error, Exception) and not isinstance(error, (OSError, AffbenchError))
+            refusal = _refusal(temporary) if foreign else None
             temporary.unlink(missing_ok=True)
+            if refusal is not None:
+                raise _unwritable(target, refusal) from error
             raise
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """An empty folder of the same name that takes the place of `target` if the block succeeds, else vanishes.
+
+    Only one process may do so at a time: what an earlier one left unfinished is removed.
+
+    Parameters
+    ----------
+    target
+        The folder to write; one of that name stays as it is until the block has succeeded.
+
+    Yields
+    ------
+    Path
+        Where to write.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.part")
+    with writing(target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        new = temporary / target.name
+        new.mkdir(parents=True)
+        try:
+            yield new
+            if target.is_dir():
+                shutil.rmtree(target)
+            new.replace(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -157,7 +226,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtefactError(f"{path} is missing.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtefactError(f"{path} cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict):
         raise ArtefactError(f"{path} does not hold a JSON object.")
@@ -206,9 +275,18 @@ def seal(artefact: Path, stage: str, version: int, inputs: Mapping[str, Any], na
         As for `content_key`.
     names
         For a folder, the files that belong to the artefact.
+
+    Raises
+    ------
+    StorageError
+        A file is no longer there, or the manifest cannot be written.
     """
     members = {name: artefact / name for name in names} if names is not None else {artefact.name: artefact}
-    files = {name: {"sha256": file_hash(path), "bytes": path.stat().st_size} for name, path in members.items()}
+    try:
+        files = {name: {"sha256": file_hash(path), "bytes": path.stat().st_size} for name, path in members.items()}
+    except OSError as error:
+        why = f"{error.filename} vanished meanwhile" if error.errno == errno.ENOENT else str(error)
+        raise StorageError(f"{artefact} cannot be finished: {why}; run the same command again.") from error
     manifest = Manifest(content_key(stage, version, inputs), stage, version, dict(inputs), files)
     write_json(manifest_path(artefact), manifest.__dict__)
 
@@ -256,12 +334,16 @@ def verify(artefact: Path, manifest: Manifest, only: str | None = None) -> None:
         if only is not None and name != only:
             continue
         path = artefact / name if artefact.is_dir() else artefact.with_name(name)
-        if not path.is_file():
-            raise ArtefactError(f"{path} is missing, although its manifest lists it.")
-        size = path.stat().st_size
+        try:
+            if not path.is_file():
+                raise ArtefactError(f"{path} is missing, although its manifest lists it.")
+            size = path.stat().st_size
+            whole = size == expected["bytes"] and file_hash(path) == expected["sha256"]
+        except OSError as error:
+            raise ArtefactError(f"{path} cannot be read ({error.strerror or error}).") from error
         if size != expected["bytes"]:
             raise ArtefactError(f"{path} is damaged: it has {size:,} bytes, its manifest says {expected['bytes']:,}.")
-        if file_hash(path) != expected["sha256"]:
+        if not whole:
             raise ArtefactError(f"{path} is damaged: its sha256 is not the one in its manifest.")
 
 
@@ -323,7 +405,7 @@ def lock(target: Path, timeout: float = -1) -> Iterator[None]:
     Raises
     ------
     StorageError
-        The lock cannot be had.
+        The lock cannot be had, or its folder vanished while it was held.
     """
     path = target.with_name(f".{target.name}.lock")
     with writing(path):
@@ -336,6 +418,41 @@ def lock(target: Path, timeout: float = -1) -> Iterator[None]:
         except NotImplementedError as error:
             raise StorageError(f"{path.parent} is on a file system without locks; choose another folder.") from error
     try:
-        yield
+        with _staying(target, path):
+            yield
     finally:
         held.release()
+
+
+@contextlib.contextmanager
+def _staying(target: Path, lock_file: Path) -> Iterator[None]:
+    """Say so if the folder of `target` is removed meanwhile: what was written there is incomplete.
+
+    Raises
+    ------
+    StorageError
+        It was, and perhaps made again by this process.
+    """
+    folder = target.parent
+    try:
+        handle = os.open(folder, os.O_RDONLY)  # as long as it is open, no other folder gets the same number
+    except OSError:  # Windows opens no folders, and removes none that holds an open lock
+        yield
+        return
+
+    def vanished() -> bool:
+        try:
+            return not lock_file.exists() and not os.path.samestat(os.fstat(handle), folder.stat())
+        except OSError:
+            return True
+
+    try:
+        yield
+        if vanished():
+            raise StorageError(f"cannot write {target}: {_VANISHED}.")
+    except OSError as error:
+        if vanished():
+            raise StorageError(f"cannot write {target}: {_VANISHED}.") from error
+        raise
+    finally:
+        os.close(handle)

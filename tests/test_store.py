@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from affbench import store
 from affbench.errors import ArtefactError, StorageError
@@ -109,6 +115,94 @@ def test_full_disk_is_said_and_nothing_stays(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot write .*file: the disk is full; free some space"):
         fill()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def short_files() -> Iterator[int]:
+    """No file of this process may grow beyond so many bytes."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    yield 1_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def save_tensors(path: Path) -> None:
+    save_file({"weights": torch.zeros(2_000)}, path)
+
+
+@pytest.mark.parametrize("save", [save_tensors, partial(torch.save, torch.zeros(2_000))], ids=["safetensors", "torch"])
+def test_libraries_with_errors_of_their_own_do_not_hide_a_full_disk(
+    tmp_path: Path, short_files: int, save: Callable[[Path], None]
+) -> None:
+    with (
+        pytest.raises(StorageError, match=r"cannot write .*file: .*'ulimit -f'"),
+        store.atomic_path(tmp_path / "file") as path,
+    ):
+        save(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="of its own"), store.atomic_path(tmp_path / "file"):
+        raise RuntimeError("an error of its own")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (OSError(errno.ENOSPC, "no space"), "the disk is full"),
+        (OSError(errno.EDQUOT, "quota"), "quota is used up"),
+        (OSError(errno.EFBIG, "large"), "raise the limit, or choose another folder"),
+        (OSError(errno.EIO, "damaged"), "the disk reports an error"),
+        (OSError(errno.ESTALE, "stale"), "run the same command again once it is back"),
+        (OSError("file write failed: errno = 28, error message = 'No space left on device'"), "the disk is full"),
+        (OSError("file write failed: errno = 2, error message = 'No such file'"), "errno = 2,"),
+        (OSError(errno.EMLINK, "too many links"), "too many links"),
+    ],
+)
+def test_errors_of_the_operating_system_say_what_to_do(tmp_path: Path, error: OSError, hint: str) -> None:
+    with pytest.raises(StorageError, match=f"cannot write .*file: .*{hint}"), store.writing(tmp_path / "file"):
+        raise error
+
+
+def test_folder_that_vanishes_while_a_file_is_written_is_said(tmp_path: Path) -> None:
+    target = tmp_path / "folder" / "file"
+
+    def write() -> None:
+        with store.atomic_path(target) as path:
+            path.write_text("content")
+            shutil.rmtree(target.parent)
+
+    with pytest.raises(StorageError, match="folder vanished meanwhile; run the same command again"):
+        write()
+    assert not target.parent.exists()
+
+
+def test_artefact_that_lost_a_file_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("content")
+    with pytest.raises(StorageError, match=r"cannot be finished: .*b vanished meanwhile; run the same command again"):
+        store.seal(tmp_path, "stage", 1, {}, ["a", "b"])
+    assert store.read_manifest(tmp_path) is None
+
+
+def test_folder_that_vanishes_under_a_lock_is_said_even_if_it_is_made_again(tmp_path: Path) -> None:
+    target = tmp_path / "folder" / "file"
+
+    def write(*, again: bool, damaged: bool = False) -> None:
+        with store.lock(target):
+            shutil.rmtree(target.parent)
+            if again:
+                store.write_text(target, "the rest")
+            if damaged:
+                (target.parent / "before").read_text()
+
+    for options in ({"again": True}, {"again": False}, {"again": True, "damaged": True}):
+        with pytest.raises(StorageError, match="folder vanished meanwhile"):
+            write(**options)
+    with store.lock(target):  # and no lock is left behind
+        (target.parent / ".file.lock").unlink()  # as `clean` may do in the moment before a lock is taken
 
 
 def test_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:

@@ -420,13 +420,16 @@ def extracted(path: Path, name: str, limit: int = MAT_LIMIT) -> Iterator[Path]:
         target = Path(folder) / f"member{suffix}"
         with reading(path, "a zip archive"), zipfile.ZipFile(path) as archive, archive.open(name) as member:
             size = 0
-            with target.open("wb") as file:
-                while block := member.read(BLOCK):
+            with writing(target), target.open("wb") as file:  # closing it writes as well
+                while True:
+                    with reading(path, "a zip archive"):
+                        block = member.read(BLOCK)
+                    if not block:
+                        break
                     size += len(block)
                     if size > limit:
                         raise DataError(f"{path} is not opened because {name} unpacks to more than {limit:,} bytes.")
-                    with writing(target):
-                        file.write(block)
+                    file.write(block)
         yield target
 
 

@@ -7,7 +7,9 @@ inputs), ``license``, ``affbench_version``, and what a set adds of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +23,112 @@ from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.errors import ArtefactError
 
 CHUNK = 256  # images a chunk: 400 kB at 40×40, so a slice costs little more than itself
+
+
+class _Steadfast:
+    """A file that takes whatever HDF5 writes, and keeps the first error of the operating system for later.
+
+    A library that cannot write its last bytes, such as those of a full disk, crashes when the process ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._position = self._end = 0
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+
+        def action() -> None:
+            self._file.seek(self._position)
+            written = 0
+            while written < len(view):
+                written += self._file.write(view[written:]) or 0
+
+        self._try(action)
+        self._position += len(view)
+        self._end = max(self._end, self._position)
+        return len(view)
+
+    def read(self, size: int = -1) -> bytes:
+        data = bytearray(max(size, 0))
+        self.readinto(data)
+        return bytes(data)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        view[:] = bytes(len(view))
+
+        def action() -> None:
+            self._file.seek(self._position)
+            found = 0
+            while found < len(view) and (n := self._file.readinto(view[found:])):
+                found += n
+
+        self._try(action)
+        self._position += len(view)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._end = self._position if size is None else size
+        self._try(lambda: self._file.truncate(self._end))
+        return self._end
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self.error = self.error or error
+
+    def _try(self, action: Callable[[], object]) -> None:
+        """After the first error the file is lost, so nothing more is tried."""
+        if self.error is None:
+            try:
+                action()
+            except OSError as error:
+                self.error = error
+
+
+@contextlib.contextmanager
+def _whole(target: _Steadfast) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(target, "w") as file:
+            yield file
+    except Exception as error:
+        if target.error is not None and error is not target.error:
+            raise target.error from error
+        raise
+    finally:
+        target.close()
+    if target.error is not None:
+        raise target.error
+
+
+def new_file(path: Path) -> contextlib.AbstractContextManager[h5py.File]:
+    """A new HDF5 file to write in a ``with`` block; a full disk ends in an ordinary error, not in a crash.
+
+    Parameters
+    ----------
+    path
+        The file to write (a temporary path; `affbench.store` puts it in place).
+
+    Raises
+    ------
+    OSError
+        On leaving the block: the operating system did not take all that was written.
+    """
+    return _whole(_Steadfast(path))
 
 
 class SetWriter:
@@ -41,7 +149,9 @@ class SetWriter:
     """
 
     def __init__(self, path: Path, count: int, canvas: int, attributes: Mapping[str, Any], *, affine: bool) -> None:
-        self._file = h5py.File(path, "w")
+        self._open = contextlib.ExitStack()
+        self._target = _Steadfast(path)
+        self._file = self._open.enter_context(_whole(self._target))
         self._next = 0
         self._count = count
         chunk = max(1, min(CHUNK, count))
@@ -69,6 +179,8 @@ class SetWriter:
         source_index: npt.NDArray[np.int32] | None = None,
     ) -> None:
         """Add the next images; arguments as the attributes of `Dataset`."""
+        if self._target.error is not None:
+            raise self._target.error
         stop = self._next + len(images)
         self._file["images"][self._next : stop] = images
         self._file["labels"][self._next : stop] = labels
@@ -83,7 +195,7 @@ class SetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._open.__exit__(kind, error, trace)
         if error is None and self._next != self._count:
             raise ArtefactError(f"a set of {self._count:,} images was announced, but {self._next:,} were written.")
 
@@ -130,7 +242,7 @@ def read_set(path: Path, key: str = "", start: int = 0, stop: int | None = None)
                 key=key,
                 attributes=attributes,
             )
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise ArtefactError(f"{path} is not a converted affbench set, or is damaged ({error}).") from error
     if dataset.images.ndim != 3 or dataset.images.dtype != np.uint8 or len(dataset.labels) != len(dataset.images):
         raise ArtefactError(f"{path} is not a converted affbench set: its images are not uint8 (N, H, W) with labels.")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -64,6 +67,34 @@ def test_set_of_another_length_than_announced_is_refused(tmp_path: Path) -> None
         SetWriter(tmp_path / "set.h5", 6, 40, ATTRIBUTES, affine=False) as writer,
     ):
         writer.append(dataset.images, dataset.labels)
+
+
+@pytest.mark.parametrize("room", [0, 100, 2_000, 5_000, 20_000, 60_000])
+def test_disk_that_fills_up_on_the_way_ends_in_one_ordinary_error(tmp_path: Path, room: int) -> None:
+    # In a process of its own: HDF5 has crashed when it could not write its last bytes at the end of one.
+    code = (
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from pathlib import Path\n"
+        "from affbench.data.hdf5 import SetWriter\n"
+        "attributes = dict.fromkeys(('name', 'split', 'source', 'sha256', 'license'), 'x')\n"
+        "noise = np.random.default_rng(0).integers(0, 256, (100, 40, 40), dtype=np.uint8)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
+        "appended = 0\n"
+        "try:\n"
+        "    with SetWriter(Path(sys.argv[1]), 10_000, 40, attributes, affine=False) as writer:\n"
+        "        for appended in range(100):\n"
+        "            writer.append(noise, np.zeros(100, np.uint8))\n"
+        "except OSError as error:\n"
+        "    print(error.errno, appended)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "set.h5"), str(room)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    number, appended = map(int, done.stdout.split())
+    assert number == errno.EFBIG
+    assert appended < 20  # it does not go on for the rest of a long conversion
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other file", "other layout"])
