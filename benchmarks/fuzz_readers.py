@@ -40,7 +40,7 @@ from safetensors.torch import save_file
 from affbench import store
 from affbench.config import RunConfig, read_pipeline, read_run_config
 from affbench.data import hdf5, idx
-from affbench.data.affnist import convert, export_mat, find_source, read_homnist, read_mat
+from affbench.data.affnist import AffnistSource, convert, export_mat, read_homnist, read_mat
 from affbench.data.dataset import Dataset
 from affbench.data.synthesis import synthesize
 from affbench.errors import AffbenchError
@@ -137,16 +137,9 @@ def seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
 
 
 def _converted(images: Path, labels: Path) -> Dataset:
-    folder = Path(tempfile.mkdtemp(dir=images.parent))
-    try:
-        for path, name in ((images, "affNIST_test_x.npz"), (labels, "affNIST_test_y.npz")):
-            (folder / name).symlink_to(path)
-        convert(find_source(folder, "test"), folder / "set.h5", "test", ATTRIBUTES)
-        return hdf5.read_set(folder / "set.h5")
-    finally:
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+    target = images.parent / "converted.h5"
+    convert(AffnistSource("npz", images, labels), target, "test", ATTRIBUTES)
+    return hdf5.read_set(target)
 
 
 def _run(folder: Path) -> Run:

@@ -36,9 +36,6 @@ PIXELS = CANVAS * CANVAS
 CLASSES = 10
 ROWS = 10_240  # images converted at once: 16 MB, a whole number of the converted file's chunks
 
-_OFFICIAL = {"train": "training", "validation": "validation", "test": "test"}  # their names of the splits
-_SUBFOLDERS = ("", "transformed", "32x/transformed")
-
 
 @dataclass(frozen=True)
 class AffnistSource:
@@ -110,59 +107,13 @@ def read_mat(path: Path | str, name: str = "affnist", split: str = "test") -> Da
     return whole
 
 
-def find_source(folder: Path | str, split: str = "test") -> AffnistSource:
-    """Find a split of affNIST in a folder, in whichever form it is there.
-
-    Parameters
-    ----------
-    folder
-        Holds ``test.mat``, ``test.mat.zip``, ``test_batches/``, ``test_batches.zip``, the batches themselves, or the
-        pair ``affNIST_test_x.npz`` and ``affNIST_test_y.npz``; or is itself a .mat or .zip file. For other splits
-        ``training`` or ``validation`` stands for ``test``. Forms with transformations are preferred.
-    split
-        ``"train"``, ``"validation"`` or ``"test"``.
-
-    Returns
-    -------
-    AffnistSource
-
-    Raises
-    ------
-    DataError
-        There is no such folder, or none of these in it.
-    """
-    folder = Path(folder)
-    if split not in _OFFICIAL:
-        raise DataError(f"affNIST has no split '{split}'; it has {', '.join(_OFFICIAL)}.")
-    official = _OFFICIAL[split]
-    if folder.is_file() and folder.suffix.lower() in (".mat", ".zip"):
-        return AffnistSource("mat", folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder} does not exist; give the folder that the affNIST files lie in.")
-    wanted = (f"{official}.mat", f"{official}.mat.zip", f"{official}_batches", f"{official}_batches.zip")
-    for place in _SUBFOLDERS:
-        for wish in wanted:
-            path = folder / place / wish
-            if path.is_file() or (path / "1.mat").is_file():
-                return AffnistSource("mat", path)
-    if (folder / "1.mat").is_file():
-        return AffnistSource("mat", folder)
-    images, labels = (folder / f"affNIST_{official}_{part}.npz" for part in "xy")
-    if images.is_file() and labels.is_file():
-        return AffnistSource("npz", images, labels)
-    raise DataError(
-        f"{folder} holds no affNIST {split} set; any of {', '.join(wanted)} would do, or the pair {images.name} and "
-        f"{labels.name}."
-    )
-
-
 def convert(source: AffnistSource, target: Path, split: str, attributes: Mapping[str, Any]) -> None:
     """Write a converted set from a source, part by part.
 
     Parameters
     ----------
     source
-        From `find_source`.
+        Where the split lies.
     target
         The HDF5 file to write (a temporary path; `affbench.store` puts it in place).
     split

@@ -260,7 +260,7 @@ _HOMNIST = Source(
     (RemoteFile("homNIST_test.mat", max_bytes=4096 * MIB),),
     license="not stated where affbench's authors read of it",
     homepage="https://www.kaggle.com/datasets/lachlanemacdonald/homnist",
-    citation="L. E. MacDonald. homNIST: MNIST under homographies (Kaggle data set).",
+    citation="homNIST: MNIST under homographies. Kaggle data set lachlanemacdonald/homnist.",
 )
 
 SOURCES: Mapping[str, Source] = MappingProxyType(
