@@ -391,16 +391,28 @@ def predictions_path(run: Run, set_name: str) -> Path:
     return run.path / f"predictions-{set_name}.h5"
 
 
-def _key(run: Run, spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path) -> str:
+def answer_inputs(run: Run, spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path) -> dict[str, Any]:
+    """All that determines what a run answers on a set, for the key of whatever is made from it.
+
+    Raises
+    ------
+    ArtefactError
+        The run is not finished.
+    DataError
+        The files that the set is made from are missing.
+    """
     manifest = store.read_manifest(run.path)
     if manifest is None:
         raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
-    inputs = {
+    return {
         "checkpoint": manifest.files.get(WEIGHTS, {}).get("sha256"),
         "model": run.config.model.model_dump(mode="json"),
         "set": catalogue.set_key(spec, split, data_dir),
     }
-    return store.content_key("eval", VERSION, inputs)
+
+
+def _key(run: Run, spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path) -> str:
+    return store.content_key("eval", VERSION, answer_inputs(run, spec, split, data_dir))
 
 
 def _wanted(spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path, copies: int, limit: int | None) -> int:

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import SAMPLE, TINY_CAPSNET, TINY_CNN, tiny_config
+from tiny import SAMPLE, TINY_CAPSNET, TINY_CNN, tiny_config, trainings
 
 from affbench import pipeline as stages
-from affbench import training
 from affbench.config import EvaluationConfig, Pipeline
 from affbench.data import catalogue
 from affbench.errors import AffbenchError, DataError, UsageError
@@ -153,14 +152,7 @@ def test_report_version_is_part_of_its_key(workspace: Workspace, monkeypatch: py
 def test_matched_runs_cost_no_training_and_stand_beside_the_best(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[str] = []
-    run = training._Training.run
-
-    def counting(self: Any) -> None:
-        trained.append(self.plan.folder.name)
-        run(self)
-
-    monkeypatch.setattr(training._Training, "run", counting)
+    trained = trainings(monkeypatch)
     outcome = run_pipeline(tiny_pipeline(matched=0.05, explain=True, training={"epochs": 2}), workspace)
     assert [cell.label for cell in outcome.result.cells] == [
         *("CapsNet", "CapsNet, matched at 5%", "CNN", "CNN, matched at 5%")

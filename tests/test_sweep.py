@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SAMPLE, Affbench, tiny_config
+from tiny import SAMPLE, Affbench, tiny_config, trainings
 
-from affbench import sweep, training
+from affbench import sweep
 from affbench.config import EvaluationConfig, RunConfig, override
 from affbench.errors import AffbenchError, UsageError
 from affbench.interrupt import Interrupted
@@ -95,14 +95,7 @@ def test_any_error_in_a_cell_is_its_own(workspace: Workspace, monkeypatch: pytes
 def test_two_sweeps_at_once_train_the_cells_they_share_once(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[str] = []
-    run = training._Training.run
-
-    def counting(self: Any) -> None:
-        trained.append(self.plan.folder.name)
-        run(self)
-
-    monkeypatch.setattr(training._Training, "run", counting)
+    trained = trainings(monkeypatch)
     results: dict[int, Any] = {}
 
     def start(number: int, routings: list[int]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from affbench.config import RunConfig
 
 SAMPLE = "mnist-translated-sample"
@@ -23,6 +25,21 @@ def tiny_config(**training: Any) -> RunConfig:
             "training": {"epochs": 2, "batch_size": 32, "precision": "float32"} | training,
         }
     )
+
+
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the runs that are trained from now on."""
+    from affbench import training  # not above: conftest decides on the threads of torch before it is imported
+
+    trained: list[str] = []
+    run = training._Training.run
+
+    def counting(self: Any) -> None:
+        trained.append(self.plan.folder.name)
+        run(self)
+
+    monkeypatch.setattr(training._Training, "run", counting)
+    return trained
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.synthesis import AffineRange, render, synthesize
 from affbench.device import resolve_device
-from affbench.errors import ArtefactError, UsageError
-from affbench.evaluation import load_model
+from affbench.errors import UsageError
+from affbench.evaluation import answer_inputs, load_model
 from affbench.models.routing import coupling_coefficients
-from affbench.runs import WEIGHTS, Run
+from affbench.runs import Run
 from affbench.workspace import Workspace
 
 Floats = npt.NDArray[np.float32]
@@ -431,15 +431,7 @@ def run_entropy(run: Run, set_name: str, workspace: Workspace, *, limit: int) ->
     """
     spec = catalogue.find_set(set_name)
     part = catalogue.check_split(spec, "test")
-    manifest = store.read_manifest(run.path)
-    if manifest is None:
-        raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
-    inputs = {
-        "checkpoint": manifest.files.get(WEIGHTS, {}).get("sha256"),
-        "model": run.config.model.model_dump(mode="json"),
-        "set": catalogue.set_key(spec, part, workspace.data),
-        "limit": limit,
-    }
+    inputs = answer_inputs(run, spec, part, workspace.data) | {"limit": limit}
 
     def make(target: Path) -> None:
         dataset = catalogue.load_dataset(spec.name, part, workspace.data, limit=limit)

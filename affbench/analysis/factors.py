@@ -13,9 +13,9 @@ from affbench import store
 from affbench.data import catalogue
 from affbench.data.dataset import TRANSFORM_COLUMNS
 from affbench.device import resolve_device, resolve_precision
-from affbench.errors import ArtefactError, UsageError
-from affbench.evaluation import load_model, predict
-from affbench.runs import WEIGHTS, Run
+from affbench.errors import UsageError
+from affbench.evaluation import answer_inputs, load_model, predict
+from affbench.runs import Run
 from affbench.statistics import wilson_interval
 from affbench.workspace import Workspace
 
@@ -116,15 +116,7 @@ def factor_curve(run: Run, factor: str, workspace: Workspace, *, limit: int | No
     """
     name = one_factor_set(run.config.data.train_set, factor)
     spec = catalogue.find_set(name)
-    manifest = store.read_manifest(run.path)
-    if manifest is None:
-        raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
-    inputs = {
-        "checkpoint": manifest.files.get(WEIGHTS, {}).get("sha256"),
-        "model": run.config.model.model_dump(mode="json"),
-        "set": catalogue.set_key(spec, "test", workspace.data),
-        "limit": limit,
-    }
+    inputs = answer_inputs(run, spec, "test", workspace.data) | {"limit": limit}
 
     def make(target: Any) -> None:
         dataset = catalogue.load_dataset(name, "test", workspace.data, copies=1, limit=limit)
