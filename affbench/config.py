@@ -252,7 +252,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         known = sorted(str(p) for p in Path("pipelines").glob("*.toml"))
         raise UsageError(f"there is no file {path}" + (f": {nearest(str(path), known)}" if known else ".")) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib raises more than its own errors
         raise UsageError(f"{path} is not valid TOML: {error}.") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None

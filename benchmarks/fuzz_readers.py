@@ -184,7 +184,7 @@ def mutate(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
         # Headers matter most, so half of the injuries go to the first bytes.
         at = rng.randrange(min(len(data), 256)) if rng.random() < 0.5 else rng.randrange(len(data))
         length = rng.choice((1, 2, 4, 8, 32, 200))
-        kind = rng.randrange(7)
+        kind = rng.randrange(8)
         if kind == 0:
             data[at] ^= 1 << rng.randrange(8)
         elif kind == 1:
@@ -199,6 +199,8 @@ def mutate(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
             other = rng.choice(others)
             start = rng.randrange(max(1, len(other) - length))
             data[at : at + length] = other[start : start + length]
+        elif kind == 6:
+            data[at:at] = data[at : at + length] * rng.choice((100, 20_000 // length))
         else:
             del data[at:]
     return bytes(data)

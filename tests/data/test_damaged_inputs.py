@@ -292,6 +292,7 @@ def test_converted_set_of_another_kind(
         b"[model.options]\nfilters = nan\n[training]\nlearning_rate = inf",
         b"[[runs]]\n[[runs.model]]",
         b'"\\u001b[2J" = 1',
+        pytest.param(b"a = " + b"1" * 20_000, id="long number"),
         pytest.param(
             b"a = " + b"[" * DEEP,
             id="deep",
