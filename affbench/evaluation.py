@@ -348,6 +348,7 @@ def evaluate_run(
         model = load_model(run, device)
         start = time.perf_counter()
         evaluation = evaluate(model, dataset, precision=precision, progress=workspace.progress)
+        _checkpoint(run)  # nothing is written into the folder of a run that is gone
         about = {
             "device": str(device),
             "precision": precision,
@@ -440,13 +441,19 @@ def _saved(run: Run, set_name: str, key: str) -> EvaluationRecord | None:
 
 def _evaluations(run: Run, set_name: str) -> int:
     """How often this checkpoint was tested on the set before, as its last record says."""
-    manifest = store.read_manifest(run.path)
     try:
         record = read_evaluation(record_path(run, set_name))
     except ArtefactError:
         return 0
-    same = manifest is not None and record.checkpoint_sha256 == manifest.files[WEIGHTS]["sha256"]
-    return record.evaluations if same else 0
+    return record.evaluations if record.checkpoint_sha256 == _checkpoint(run) else 0
+
+
+def _checkpoint(run: Run) -> str:
+    """The checksum of a run's weights."""
+    manifest = store.read_manifest(run.path)
+    if manifest is None:
+        raise ArtefactError(f"run {run.name} vanished from {run.path.parent} while it was tested; train it again.")
+    return str(manifest.files[WEIGHTS]["sha256"])
 
 
 def _span(spec: catalogue.SetSpec, copies: int, limit: int | None) -> dict[str, Any]:
@@ -454,9 +461,6 @@ def _span(spec: catalogue.SetSpec, copies: int, limit: int | None) -> dict[str, 
 
 
 def _record(run: Run, evaluation: Evaluation, dataset: Dataset, about: dict[str, Any]) -> EvaluationRecord:
-    manifest = store.read_manifest(run.path)
-    if manifest is None:
-        raise ArtefactError(f"run {run.name} vanished from {run.path.parent} while it was tested.")
     facts = {
         "set": evaluation.set,
         "split": evaluation.split,
@@ -474,7 +478,7 @@ def _record(run: Run, evaluation: Evaluation, dataset: Dataset, about: dict[str,
         "per_class": evaluation.per_class,
         "confusion": evaluation.confusion.tolist(),
         "by_transformation": evaluation.by_transformation,
-        "checkpoint_sha256": manifest.files[WEIGHTS]["sha256"],
+        "checkpoint_sha256": _checkpoint(run),
         "affbench_version": __version__,
     }
     return EvaluationRecord.model_validate(about | facts)

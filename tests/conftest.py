@@ -16,6 +16,14 @@ from affbench.workspace import Workspace
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Those that take longest begin, so that no worker is left alone with one of them at the end.
+SLOWEST = ("test_cluster", "test_full_disk", "test_kills", "test_vanished_folder", "test_fuzz", "test_distributed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder that tests share, so that sets are converted once; tests that damage data make their own."""

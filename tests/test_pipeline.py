@@ -36,6 +36,13 @@ def tiny_pipeline(**changes: Any) -> Pipeline:
     )
 
 
+@pytest.fixture
+def unillustrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures, which take most of their time."""
+    monkeypatch.setattr(stages, "model_extras", lambda *_, **__: [])
+    monkeypatch.setattr(stages, "sample_pictures", lambda *_: [])
+
+
 def states(pipeline: Pipeline, workspace: Workspace) -> set[tuple[str, str]]:
     return {(step.stage, step.state) for step in plan_pipeline(pipeline, workspace)}
 
@@ -44,6 +51,7 @@ def written(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("unillustrated")
 def test_pipeline_does_everything_once(workspace: Workspace) -> None:
     assert {state for stage, state in states(tiny_pipeline(), workspace) if stage != "convert"} == {"to do"}
     assert not workspace.results.exists()
@@ -68,6 +76,7 @@ def test_report_names_models_sets_and_the_note(workspace: Workspace) -> None:
     assert len([name for name in pictures if name.startswith("reconstructions-capsnet") and name.endswith(".png")]) == 1
 
 
+@pytest.mark.usefixtures("unillustrated")
 def test_only_what_changed_is_done_again(workspace: Workspace) -> None:
     run_pipeline(tiny_pipeline(), workspace)
     more = tiny_pipeline(seeds=[0, 1])
@@ -78,6 +87,7 @@ def test_only_what_changed_is_done_again(workspace: Workspace) -> None:
     assert len(list_runs(workspace.results)) == 4
 
 
+@pytest.mark.usefixtures("unillustrated")
 def test_damaged_report_is_written_again(workspace: Workspace) -> None:
     outcome = run_pipeline(tiny_pipeline(), workspace)
     outcome.report.html.write_text("half")
@@ -102,6 +112,7 @@ def test_sets_that_do_not_fit_the_model_are_refused(workspace: Workspace) -> Non
         plan_pipeline(tiny_pipeline(evaluation={"sets": ["mnist-sample"]}), workspace)
 
 
+@pytest.mark.usefixtures("unillustrated")
 def test_failed_run_is_reported_with_the_others_and_its_report_is_not_final(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +145,7 @@ def test_sweep_in_which_nothing_finished_is_an_error(workspace: Workspace, monke
         run_sweep(tiny_config(), [1], [0], EvaluationConfig(sets=(SAMPLE,)), workspace)
 
 
+@pytest.mark.usefixtures("unillustrated")
 def test_report_over_all_runs(workspace: Workspace) -> None:
     with pytest.raises(AffbenchError, match="no finished run"):
         report_all(workspace)
@@ -143,6 +155,7 @@ def test_report_over_all_runs(workspace: Workspace) -> None:
     assert len(report.table.rows) == 2
 
 
+@pytest.mark.usefixtures("unillustrated")
 def test_report_version_is_part_of_its_key(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     run_pipeline(tiny_pipeline(), workspace)
     monkeypatch.setattr(stages, "REPORT_VERSION", 10**6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from affbench.analysis.comparison import Comparison, compare
 from affbench.errors import AffbenchError
@@ -33,7 +33,7 @@ def matched_table(results: Results, *, note: str = "") -> Table | None:
         target = matched.config.training.stop_at
         if target is None:
             continue
-        best = next((own for own in groups if _same_but_for_the_end(own, matched)), None)
+        best = _best_of(matched, groups)
         name = matched.name if best is None else best.name
         epochs = [result.environment.get("stop_at_reached_epoch") for result in matched.results]
         reached = [float(epoch) for epoch in epochs if isinstance(epoch, int | float)]
@@ -87,18 +87,26 @@ def comparison_tables(results: Results, *, note: str = "") -> tuple[list[Table],
                 continue
             if comparison is not None:
                 found.append((first, second, comparison))
+    names = {own.name: (_best_of(own, results.groups) or own).name for own in results.groups}
     corrected = holm([comparison.over_digits.p for _, _, comparison in found])
     tables = []
     for name in results.sets:
         own = [(*entry, p) for entry, p in zip(found, corrected, strict=True) if entry[2].set == name]
         if own:
-            tables.append(_table(name, own, len(found), note))
+            tables.append(_table(name, own, names, len(found), note))
     return tables, problems
 
 
-def _table(name: str, found: Sequence[tuple[Group, Group, Comparison, float]], tests: int, note: str) -> Table:
+def _table(
+    name: str,
+    found: Sequence[tuple[Group, Group, Comparison, float]],
+    names: Mapping[str, str],
+    tests: int,
+    note: str,
+) -> Table:
     rows = []
-    for first, second, comparison, p in found:
+    for one, other, comparison, p in found:
+        first, second, target = names[one.name], names[other.name], one.config.training.stop_at
         digits, seeds = comparison.over_digits, comparison.over_seeds
         over_digits = f"{_signed(digits.difference)}\n[{_signed(digits.low)}, {_signed(digits.high)}]"
         over_seeds = Cell("–")
@@ -106,12 +114,13 @@ def _table(name: str, found: Sequence[tuple[Group, Group, Comparison, float]], t
             over_seeds = Cell(f"[{_signed(seeds.low)}, {_signed(seeds.high)}]", 100 * seeds.low)
         rows.append(
             (
-                Cell(f"{first.name}\nminus {second.name}"),
+                Cell(f"{first}\nminus {second}"),
+                Cell("best" if target is None else f"matched at {100 * target:g}%"),
                 Cell(str(seeds.n), seeds.n),
                 Cell(over_digits, 100 * digits.difference),
                 over_seeds,
                 Cell(f"{p:.3f}" if p >= 0.001 else "< 0.001", p),
-                Cell(_verdict(first.name, second.name, digits.difference, p, seeds)),
+                Cell(_verdict(first, second, digits.difference, p, seeds)),
             )
         )
     n = span(comparison.n for _, _, comparison, _ in found)
@@ -123,7 +132,15 @@ def _table(name: str, found: Sequence[tuple[Group, Group, Comparison, float]], t
         f"interval of the mean difference. p: exact randomisation test over digits, two-sided, after Holm over {tests} "
         "tests of this page."
     )
-    columns = ("Models", "Seeds", "Difference,\nover digits", "Interval\nover seeds", "p (Holm)", "What it says")
+    columns = (
+        "Models",
+        "Checkpoints",
+        "Seeds",
+        "Difference,\nover digits",
+        "Interval\nover seeds",
+        "p (Holm)",
+        "What it says",
+    )
     return Table(f"Pair by pair: {name}", columns, tuple(rows), caption, note)
 
 
@@ -154,9 +171,12 @@ def _runs(group: Group) -> dict[int, Run]:
     return {result.config.training.seed: Run(result.folder) for result in group.results}
 
 
-def _same_but_for_the_end(best: Group, matched: Group) -> bool:
-    end = {"training.stop_at": None}
-    return best.config.training.stop_at is None and settings(best.config) == settings(matched.config) | end
+def _best_of(matched: Group, groups: Sequence[Group]) -> Group | None:
+    """The same runs trained to the end; None for runs that were, or where there are none."""
+    if matched.config.training.stop_at is None:
+        return None
+    wanted = settings(matched.config) | {"training.stop_at": None}
+    return next((own for own in groups if settings(own.config) == wanted), None)
 
 
 def _epochs(epochs: Sequence[float]) -> Cell:

@@ -1,7 +1,6 @@
 """Pictures of a set: a sheet of samples and the distribution of its transformations.
 
-Digits are shown as dark ink on white paper. Figures are drawn on a canvas of their own, never through pyplot, so that
-they work without a display and leave nothing behind.
+Digits are shown as dark ink on white paper.
 """
 
 from __future__ import annotations
@@ -11,17 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.errors import DataError
-from affbench.report.drawing import write_data
+from affbench.report.drawing import COLOURS, INK, dress, literal, new_figure, show_sheet, write_data
 from affbench.store import atomic_path
 
-DPI = 110
-INK = "#1f4e79"
 _UNITS = ("degrees", "pixels per pixel", "factor", "factor", "pixels, down", "pixels, right")
 
 
@@ -100,8 +95,9 @@ def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
     """
     if dataset.transforms is None or not len(dataset):
         raise DataError(f"{dataset.name} ({dataset.split}) has no transformations to draw.")
-    figure = Figure(figsize=(9.6, 5.2), dpi=DPI, layout="constrained")
-    figure.suptitle(f"Transformations of {dataset.name}, {dataset.split}: {len(dataset):,} images")
+    figure = new_figure(9.6, 5.2)
+    heading = f"Transformations of {dataset.name}, {dataset.split}: {len(dataset):,} images"
+    figure.suptitle(literal(heading), fontsize=10.5, color=INK)
     rows = []
     for axes, name, unit, values in zip(
         figure.subplots(2, 3).flat, TRANSFORM_COLUMNS, _UNITS, dataset.transforms.T, strict=True
@@ -109,13 +105,12 @@ def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
         low, high = float(values.min()), float(values.max())
         if low == high:  # a factor that is switched off
             low, high = low - 0.5, high + 0.5
-        counts, edges, _ = axes.hist(values, bins=40, range=(low, high), color=INK)
+        counts, edges = np.histogram(values, bins=40, range=(low, high))
         rows += [(name, *ends, int(n)) for n, *ends in zip(counts, edges[:-1], edges[1:], strict=True)]
-        axes.set_title(name.replace("_", " "), fontsize=10)
-        axes.set_xlabel(f"{unit}; {values.min():.3g} to {values.max():.3g}", fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.supylabel("images", fontsize=10)
+        axes.stairs(counts, edges, fill=True, color=COLOURS[0])
+        dress(axes, name.replace("_", " "), f"{unit}; {values.min():.3g} to {values.max():.3g}")
+        axes.set_ylim(bottom=0)
+    figure.supylabel("images", fontsize=9, color=INK)
     write_data(Path(path), ("factor", "from", "to", "images"), rows)
     return _save(figure, Path(path))
 
@@ -133,13 +128,13 @@ def _listed(dataset: Dataset, shown: list[npt.NDArray[np.intp]]) -> tuple[tuple[
 
 def _plain_sheet(dataset: Dataset, rows: int, columns: int, heading: str) -> tuple[Figure, list[npt.NDArray[np.intp]]]:
     classes = np.unique(dataset.labels)[:rows]
-    figure = Figure(figsize=(0.62 * columns + 0.5, 0.62 * len(classes) + 0.6), dpi=DPI)
-    grid = _grid(figure, len(classes), columns, heading, left=0.4)
     shown = [np.flatnonzero(dataset.labels == label)[:columns] for label in classes]
-    for line, label, chosen in zip(grid, classes, shown, strict=True):
-        for axes, index in zip(line, chosen, strict=False):
-            _digit(axes, dataset.images[index])
-        line[0].text(-0.2, 0.5, str(label), transform=line[0].transAxes, ha="right", va="center", fontsize=11)
+    tiles = np.zeros((len(classes), columns, dataset.canvas, dataset.canvas), np.uint8)
+    for line, chosen in zip(tiles, shown, strict=True):
+        line[: len(chosen)] = dataset.images[chosen]
+    figure = new_figure(0.62 * columns + 0.5, 0.62 * len(classes) + 0.6)
+    figure.suptitle(literal(heading), fontsize=10.5, color=INK)
+    show_sheet(figure.subplots(), tiles, [str(label) for label in classes], [""] * columns, size=11)
     return figure, shown
 
 
@@ -155,22 +150,21 @@ def _affine_sheet(
             f"{dataset.name} points to original {beyond:,}, but there are {len(originals):,}; give the digits of its "
             f"own split."
         )
-    figure = Figure(figsize=(0.84 * columns + 0.2, 1.22 * len(versions) + 1.0), dpi=DPI)
-    grid = _grid(figure, len(versions), columns, heading, between=0.52, bottom=0.95)
-    for line, (source, indices) in zip(grid, versions.items(), strict=True):
-        _digit(line[0], _centred(originals[source], dataset.canvas))
-        line[0].set_title(f"original {source}", fontsize=7, pad=2)
-        for axes, index in zip(line[1:], indices, strict=False):
-            _digit(axes, dataset.images[index])
-            _caption(axes, dataset.transforms[index])
-    figure.text(
-        0.5,
-        0.12 / figure.get_figheight(),
-        "Left: the original. Below each version: rotation in degrees, shear; vertical × horizontal expansion; "
-        "shift down, right in pixels.",
-        ha="center",
+    figure = new_figure(0.84 * columns + 0.2, 1.24 * len(versions) + 0.8)
+    figure.suptitle(literal(heading), fontsize=10.5, color=INK)
+    figure.supxlabel(
+        "Left: the original. Above each version: rotation in degrees, shear; vertical × horizontal expansion; shift "
+        "down, right in pixels.",
         fontsize=8,
+        color=INK,
     )
+    grid = figure.subplots(len(versions), 1, squeeze=False)[:, 0]
+    for axes, (source, indices) in zip(grid, versions.items(), strict=True):
+        tiles = np.zeros((1, columns, dataset.canvas, dataset.canvas), np.uint8)
+        tiles[0, 0] = _centred(originals[source], dataset.canvas)
+        tiles[0, 1 : 1 + len(indices)] = dataset.images[indices]
+        captions = [f"original {source}", *(_caption(dataset.transforms[index]) for index in indices)]
+        show_sheet(axes, tiles, [""], captions + [""] * (columns - len(captions)), size=6.5)
     return figure, list(versions.values())
 
 
@@ -188,49 +182,9 @@ def _versions(dataset: Dataset, rows: int, most: int) -> dict[int, npt.NDArray[n
     return {int(source): np.flatnonzero(dataset.source_index == source)[:most] for source in sources[order]}
 
 
-def _caption(axes: Axes, transform: npt.NDArray[np.float32]) -> None:
+def _caption(transform: npt.NDArray[np.float32]) -> str:
     rotation, shear, vertical, horizontal, down, right = (float(value) for value in transform)
-    text = f"{rotation:+.0f}°  {shear:+.2f}\n{vertical:.2f} × {horizontal:.2f}\n{down:+.1f}, {right:+.1f}"
-    axes.set_xlabel(text, fontsize=6.5, labelpad=2, linespacing=1.15)
-
-
-def _grid(
-    figure: Figure,
-    rows: int,
-    columns: int,
-    heading: str,
-    *,
-    left: float = 0.1,
-    between: float = 0.06,
-    bottom: float = 0.1,
-) -> npt.NDArray[Any]:
-    """Empty axes (rows, columns); margins in inches, `between` as a share of an image's height."""
-    width, height = figure.get_size_inches()
-    figure.suptitle(heading, fontsize=11, y=1 - 0.1 / height, va="top")
-    grid: npt.NDArray[Any] = figure.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        gridspec_kw={
-            "left": left / width,
-            "right": 1 - 0.1 / width,
-            "top": 1 - 0.5 / height,
-            "bottom": bottom / height,
-            "wspace": 0.06,
-            "hspace": between,
-        },
-    )
-    for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
-    return grid
-
-
-def _digit(axes: Axes, image: npt.NDArray[np.uint8]) -> None:
-    axes.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-    axes.spines[:].set_visible(True)
-    axes.spines[:].set(color="#bbbbbb", linewidth=0.5)
+    return f"{rotation:+.0f}°  {shear:+.2f}\n{vertical:.2f} × {horizontal:.2f}\n{down:+.1f}, {right:+.1f}"
 
 
 def _centred(image: npt.NDArray[np.uint8], canvas: int) -> npt.NDArray[np.uint8]:
@@ -241,6 +195,5 @@ def _centred(image: npt.NDArray[np.uint8], canvas: int) -> npt.NDArray[np.uint8]
 
 def _save(figure: Figure, path: Path) -> Path:
     with atomic_path(path) as temporary:
-        FigureCanvasAgg(figure)
         figure.savefig(temporary, format="png")
     return path

@@ -176,7 +176,7 @@ def set_heading(name: str, groups: Sequence[Group]) -> str:
     """A column's heading that says set, split and n."""
     split, n, originals = _extent(name, groups)
     shown = name.replace("-sample", "\n-sample").replace("@", "\n@")  # where a narrow terminal may break it
-    return f"{shown}, {split}\naccuracy %, n {n}" + ("" if n == originals else f"\nof {originals} digits")
+    return f"{shown}\n{split} accuracy %\nn {n}" + ("" if n == originals else f" of\n{originals} digits")
 
 
 def _described(name: str, groups: Sequence[Group]) -> str:
