@@ -62,7 +62,7 @@ class DataConfig(_Frozen):
     limit
         Use the first `limit` training digits only.
     copies
-        Versions of each training digit, where the set is a synthetic affine one.
+        Versions of each training and validation digit, where the set is a synthetic affine one.
     """
 
     train_set: str = "mnist-translated"

@@ -111,12 +111,14 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
         raise UsageError(f"'{spec.name}' has no training split; 'affnist' or 'affnist-train' does.")
     digits = spec if spec.affine else catalogue.find_set(spec.family)
     source = model_source(config.model.name)
-    inputs = {
+    inputs: dict[str, Any] = {
         "config": resolved.model_dump(mode="json"),
         "train": catalogue.set_key(digits, "train", workspace.data),
         "validation": catalogue.set_key(spec, "validation", workspace.data),
         "model_source": store.file_hash(source) if source else None,
     }
+    if spec.form == "affine":
+        inputs["validation_copies"] = resolved.data.copies
     key = store.content_key("train", VERSION, inputs)
     return Plan(resolved, inputs, key, runs_dir(workspace.results) / run_name(resolved, key))
 
@@ -303,7 +305,9 @@ class _Training:
         self.device = resolve_device(ranks.device(workspace.device))
         self.precision = resolve_precision(self.settings.precision, self.device)
         digits, augmentation = load_training_digits(self.config, workspace.data)
-        self.validation = catalogue.load_dataset(self.config.data.train_set, "validation", workspace.data)
+        self.validation = catalogue.load_dataset(
+            self.config.data.train_set, "validation", workspace.data, copies=self.config.data.copies
+        )
         self.validation_images = len(self.validation)
         if not ranks.alone:
             own = ranks.share(self.validation_images)

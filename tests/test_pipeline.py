@@ -11,6 +11,7 @@ from affbench.config import EvaluationConfig, Pipeline
 from affbench.data import catalogue
 from affbench.errors import AffbenchError, DataError, UsageError
 from affbench.pipeline import plan_pipeline, report_all, report_dir, run_pipeline, run_sweep
+from affbench.report import pictures
 from affbench.runs import list_runs
 from affbench.training import train
 from affbench.workspace import Workspace
@@ -166,6 +167,7 @@ def test_matched_runs_cost_no_training_and_stand_beside_the_best(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = trainings(monkeypatch)
+    monkeypatch.setattr(pictures, "EXPLAINED_DIGITS", 50)
     outcome = run_pipeline(tiny_pipeline(matched=0.05, explain=True, training={"epochs": 2}), workspace)
     assert [cell.label for cell in outcome.result.cells] == [
         *("CapsNet", "CapsNet, matched at 5%", "CNN", "CNN, matched at 5%")

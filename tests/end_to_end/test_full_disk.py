@@ -87,17 +87,10 @@ def test_set_that_does_not_fit(disk: Disk, copies: str, unwritten: str) -> None:
     assert (disk.seen / target.name).stat().st_size > 100_000
 
 
-@pytest.mark.parametrize(
-    ("disk", "epochs", "unwritten"),
-    [
-        ("short files", "2", "resume.pt"),
-        ("small disk", "1", "model.safetensors"),
-    ],
-    indirect=["disk"],
-)
-def test_training_that_cannot_save(disk: Disk, epochs: str, unwritten: str) -> None:
-    command = ("train", *TRAINING, "--epochs", epochs, "--seed", "7")
-    assert unwritten in refused(disk, *command, room=20_000)
+@pytest.mark.parametrize("disk", ["small disk"], indirect=True)
+def test_training_that_cannot_save(disk: Disk) -> None:
+    command = ("train", *TRAINING, "--epochs", "2", "--seed", "7")
+    assert "resume.pt" in refused(disk, *command, room=20_000)
     assert len(list((disk.seen / "results" / "runs").glob("*/manifest.json"))) == 1
     document = completed(disk, *command)
     assert not document["cached"]
@@ -137,10 +130,10 @@ def test_files_that_cannot_be_fetched(disk: Disk, home: Path) -> None:
 
 
 @pytest.mark.parametrize("disk", ["small disk"], indirect=True)
-def test_sweep_says_it_of_every_cell_and_goes_on_later(disk: Disk) -> None:
-    command = ("sweep", "--routings", "1,2", "--seeds", "1", "--sets", SAMPLE, "--epochs", "1", *TRAINING)
+def test_sweep_says_it_of_its_cell_and_goes_on_later(disk: Disk) -> None:
+    command = ("sweep", "--routings", "1", "--seeds", "1", "--sets", SAMPLE, "--epochs", "1", *TRAINING)
     assert "model.safetensors" in refused(disk, *command, room=20_000)
-    assert [cell["error"] for cell in completed(disk, *command)["cells"]] == [None, None]
+    assert [cell["error"] for cell in completed(disk, *command)["cells"]] == [None]
 
 
 def test_file_system_that_is_read_only(tmp_path: Path, home: Path) -> None:
