@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from affbench.config import RunConfig
 from affbench.data import catalogue
-from affbench.runs import Epoch, Run
+from affbench.runs import Epoch, EvaluationRecord
 from affbench.statistics import holm, seed_summary
 
 Verdict = Literal["supported", "contradicted", "no evidence against", "no evidence for", "not enough seeds"]
@@ -109,7 +110,21 @@ class _Trend:
     values: npt.NDArray[np.float64]
 
 
-def sweep_runs(runs: Sequence[Run]) -> list[Run]:
+class Trained(Protocol):
+    """What is looked at of a run: `affbench.runs.Run`, or one that has been read."""
+
+    @property
+    def config(self) -> RunConfig: ...
+    @property
+    def history(self) -> Sequence[Epoch]: ...
+    @property
+    def evaluations(self) -> Mapping[str, EvaluationRecord]: ...
+
+
+_Run = TypeVar("_Run", bound=Trained)
+
+
+def sweep_runs(runs: Sequence[_Run]) -> list[_Run]:
     """The runs of a sweep: of those that differ in routing iterations and seed only, the largest group.
 
     Parameters
@@ -119,23 +134,19 @@ def sweep_runs(runs: Sequence[Run]) -> list[Run]:
 
     Returns
     -------
-    list of Run
+    list
         By iterations, then seed; empty where no group has two different numbers of iterations.
     """
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[_Run]] = {}
     for run in runs:
         if run.config.model.routings is not None:
-            options = {key: value for key, value in run.config.model.options.items() if key != "routings"}
-            model = run.config.model.model_copy(update={"options": options})
-            training = run.config.training.model_copy(update={"seed": 0})
-            rest = run.config.model_copy(update={"model": model, "training": training})
-            groups.setdefault(rest.model_dump_json(), []).append(run)
+            groups.setdefault(run.config.but_for_routing, []).append(run)
     sweeps = [own for own in groups.values() if len({run.config.model.routings for run in own}) > 1]
-    largest: list[Run] = max(sweeps, key=len, default=[])
+    largest: list[_Run] = max(sweeps, key=len, default=[])
     return sorted(largest, key=lambda run: (run.config.model.routings or 0, run.config.training.seed))
 
 
-def sweep_points(runs: Sequence[Run]) -> list[SweepPoint]:
+def sweep_points(runs: Sequence[Trained]) -> list[SweepPoint]:
     """What the runs of a sweep measured, see `sweep_runs`."""
     return [_point(run) for run in sweep_runs(runs)]
 
@@ -190,7 +201,7 @@ def judge_claims(points: Sequence[SweepPoint]) -> list[Claim]:
     return judged
 
 
-def _point(run: Run) -> SweepPoint:
+def _point(run: Trained) -> SweepPoint:
     last: Epoch = run.history[-1]
     gap = None if last.train_accuracy is None else last.train_accuracy - last.validation_accuracy
     accuracy = {name: record.accuracy for name, record in run.evaluations.items()}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from affbench.analysis.capsules import CouplingEntropy
-from affbench.analysis.claims import Claim, judge_claims, sweep_points
+from affbench.analysis.claims import Claim, Trained, judge_claims, sweep_points
 from affbench.report.tables import Cell, Table
-from affbench.runs import Run
 
 
-def claims_table(runs: Sequence[Run], *, note: str = "") -> Table | None:
+def claims_table(runs: Sequence[Trained], *, note: str = "") -> Table | None:
     """What the runs of a routing sweep say about each claim; None where no runs differ in their iterations.
 
     Parameters

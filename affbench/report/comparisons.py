@@ -76,10 +76,11 @@ def comparison_tables(results: Results, *, note: str = "") -> tuple[list[Table],
     list of Table, list of str
         A table per set on which at least two models were tested, and a sentence for each comparison left out.
     """
+    groups = results.groups
     found: list[tuple[Group, Group, Comparison]] = []
     problems = []
     for name in results.sets:
-        for first, second in _pairs([own for own in results.groups if own.records(name)]):
+        for first, second in _pairs([own for own in groups if own.records(name)]):
             try:
                 comparison = compare(_runs(first), _runs(second), name)
             except AffbenchError as error:
@@ -87,7 +88,7 @@ def comparison_tables(results: Results, *, note: str = "") -> tuple[list[Table],
                 continue
             if comparison is not None:
                 found.append((first, second, comparison))
-    names = {own.name: (_best_of(own, results.groups) or own).name for own in results.groups}
+    names = {own.name: (_best_of(own, groups) or own).name for own in groups}
     corrected = holm([comparison.over_digits.p for _, _, comparison in found])
     tables = []
     for name in results.sets:
@@ -168,7 +169,7 @@ def _pairs(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
 
 
 def _runs(group: Group) -> dict[int, Run]:
-    return {result.config.training.seed: Run(result.folder) for result in group.results}
+    return {result.config.training.seed: result.run for result in group.results}
 
 
 def _best_of(matched: Group, groups: Sequence[Group]) -> Group | None:

@@ -19,7 +19,7 @@ from affbench.report.drawing import COLOURS, INK, MARKERS, Drawing, dress, liter
 from affbench.report.tables import FACTOR_UNITS
 
 _COLUMNS = 10
-_TELLING = 20  # images of a position whose accuracy says something
+TELLING = 20  # images of a position whose accuracy says something
 
 
 def draw_mistakes(
@@ -88,7 +88,7 @@ def draw_positions(
     figure = new_figure(8.2, 7.2)
     axes = figure.subplots()
     # Few images give extreme shares by chance, which would leave the others without contrast.
-    telling = [100 * own.accuracy for own in bins if own.accuracy is not None and own.n >= _TELLING]
+    telling = [100 * own.accuracy for own in bins if own.accuracy is not None and own.n >= TELLING]
     scale = telling or [100 * own.accuracy for own in bins if own.accuracy is not None]
     low, high = min(scale), max(scale)
     picture = axes.imshow(shares, cmap="viridis", vmin=low, vmax=high if high > low else low + 1)
@@ -96,7 +96,7 @@ def draw_positions(
         if own.accuracy is not None:
             place = (columns.index(own.horizontal), rows.index(own.vertical))
             bright = (100 * own.accuracy - low) / max(high - low, 1e-9) > 0.6
-            faint = own.n < _TELLING
+            faint = own.n < TELLING
             axes.text(
                 *place, f"{100 * own.accuracy:.1f}\n(n {own.n:,})", ha="center", va="center", fontsize=7.5,
                 color=INK if bright else "white", fontstyle="italic" if faint else "normal",

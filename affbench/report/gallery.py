@@ -19,7 +19,7 @@ from affbench.errors import AffbenchError, UsageError
 from affbench.evaluation import load_model, model_canvas, predict
 from affbench.report.capsules import draw_equivariance, draw_perturbation, draw_reconstructions, equivariance_table
 from affbench.report.drawing import Drawing
-from affbench.report.failures import draw_factors, draw_mistakes, draw_positions
+from affbench.report.failures import TELLING, draw_factors, draw_mistakes, draw_positions
 from affbench.report.tables import Table
 from affbench.runs import Run
 from affbench.workspace import Workspace
@@ -260,7 +260,7 @@ def position_figure(
     box = f" The dashed box holds the positions seen in training (shifts up to {trained} pixels)." if trained else ""
     caption = (
         f"{run.name} on {record.set} ({record.split} split, n = {record.n:,}); position: {where}. The 95% intervals "
-        f"are in the CSV; positions with fewer than 20 images, in italics, do not set the colours.{box}"
+        f"are in the CSV; positions with fewer than {TELLING} images, in italics, do not set the colours.{box}"
     )
     title = f"Accuracy by position, {run.name} on {record.set}"
     path = folder / f"positions-{run.name}-{_slug(record.set)}.png"

@@ -24,7 +24,6 @@ from affbench.report.drawing import Drawing
 from affbench.report.methods import methods
 from affbench.report.results import LabelledRun, Result, Results, read_results
 from affbench.report.tables import Table, markdown_text, percent
-from affbench.runs import Run
 from affbench.store import atomic_path, write_text, writing
 
 FIGURES = "figures"
@@ -184,7 +183,7 @@ def _result_sections(
     whole = results.whole
     sweep = tabulate.sweep_table(whole, note=note)
     drawn = draw.routing_sweep(whole, tabulate.sweep_groups(whole), folder / "routing-sweep.png")
-    claims = claims_table([Run(result.folder) for result in whole.results], note=note)
+    claims = claims_table(whole.results, note=note)
     routing = tuple(table for table in (sweep, claims) if table)
     sections.append(_Section("Routing iterations", "routing", routing, _drawn(drawn)))
     ablation = tabulate.ablation_table(results, note=note)

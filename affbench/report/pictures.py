@@ -25,10 +25,9 @@ from affbench.report.gallery import (
     reconstruction_figure,
 )
 from affbench.report.page import Extra, Picture
-from affbench.report.results import LabelledRun, read_results
+from affbench.report.results import LabelledRun, Result, read_results
 from affbench.report.sheets import factor_histograms, sample_sheet
 from affbench.report.tables import Table
-from affbench.runs import Run
 from affbench.workspace import Workspace
 
 PICTURED_MODELS = 6  # more would make the page long and slow, and tell little
@@ -100,7 +99,7 @@ def model_extras(
         Measure more: accuracy over one factor at a time, and equivariance, each on some thousand images a model.
     """
     results = read_results(runs).whole
-    shown = [LabelledRun(own.name, Run(own.results[0].folder)) for own in results.groups[:PICTURED_MODELS]]
+    shown = [replace(own.results[0], label=own.name) for own in results.groups[:PICTURED_MODELS]]
     failures = [picture for entry in shown for picture in _failures(entry, workspace, folder)]
     extras = [Extra("Surest mistakes and positions", pictures=tuple(failures))] if failures else []
     if explain and (factors := _factors(shown, workspace, folder)) is not None:
@@ -115,14 +114,14 @@ def model_extras(
             tables.append(replace(table, title=f"Variance explained, all classes, {_named(entry)}"))
     if learned:
         extras.append(Extra("What capsules learned", tuple(tables), tuple(learned)))
-    if (entropy := _entropy([Run(result.folder) for result in results.results], workspace)) is not None:
+    if (entropy := _entropy(results.results, workspace)) is not None:
         extras.append(Extra("Coupling entropy", (entropy,)))
     return extras
 
 
-def _drawn_capsules(entry: LabelledRun, workspace: Workspace, folder: Path) -> list[Picture]:
+def _drawn_capsules(entry: Result, workspace: Workspace, folder: Path) -> list[Picture]:
     """Reconstructions and a perturbed capsule; nothing for a model that does not draw."""
-    reconstruction = entry.run.config.model.options.get("reconstruction")  # looking here first costs nothing
+    reconstruction = entry.config.model.options.get("reconstruction")  # looking here first costs nothing
     if not reconstruction or not has_decoder(load_model(entry.run)):
         return []
     drawing = reconstruction_figure(entry.run, workspace, folder)
@@ -133,10 +132,10 @@ def _drawn_capsules(entry: LabelledRun, workspace: Workspace, folder: Path) -> l
     ]
 
 
-def _failures(entry: LabelledRun, workspace: Workspace, folder: Path) -> list[Picture]:
+def _failures(entry: Result, workspace: Workspace, folder: Path) -> list[Picture]:
     """Surest mistakes and accuracy by position, on the affine sets a run was tested on."""
     pictures = []
-    for record in entry.run.evaluations.values():
+    for record in entry.evaluations.values():
         if not catalogue.find_set(record.set).affine:
             continue
         span = {"copies": record.copies or catalogue.COPIES, "limit": min(record.n, MOST_ANSWERS)}
@@ -150,12 +149,12 @@ def _failures(entry: LabelledRun, workspace: Workspace, folder: Path) -> list[Pi
     return pictures
 
 
-def _factors(shown: Sequence[LabelledRun], workspace: Workspace, folder: Path) -> Picture | None:
+def _factors(shown: Sequence[Result], workspace: Workspace, folder: Path) -> Picture | None:
     """Accuracy over each factor alone, of the models for whose images there is a synthetic set."""
     able = []
     for entry in shown:
         with contextlib.suppress(UsageError):
-            one_factor_set(entry.run.config.data.train_set, "rotation")
+            one_factor_set(entry.config.data.train_set, "rotation")
             able.append(entry)
     if not able:
         return None
@@ -164,18 +163,18 @@ def _factors(shown: Sequence[LabelledRun], workspace: Workspace, folder: Path) -
     return _picture(drawing, "Accuracy over one factor alone")
 
 
-def _entropy(runs: Sequence[Run], workspace: Workspace) -> Table | None:
+def _entropy(runs: Sequence[Result], workspace: Workspace) -> Table | None:
     """Coupling entropy over the largest sweep of routing iterations among the runs."""
     found = []
     for run in sweep_runs(runs):
         name = run.config.data.train_set
         with contextlib.suppress(UsageError):  # a model of one's own may have routings and no coupling coefficients
-            found.append((run.name, run_entropy(run, name, workspace, limit=ENTROPY_IMAGES)))
+            found.append((run.name, run_entropy(run.run, name, workspace, limit=ENTROPY_IMAGES)))
     return entropy_table(found, f"{name}, test split, first {ENTROPY_IMAGES} images") if found else None
 
 
-def _named(entry: LabelledRun) -> str:
-    return f"{entry.label}, seed {entry.run.config.training.seed}"
+def _named(entry: Result) -> str:
+    return f"{entry.label}, seed {entry.config.training.seed}"
 
 
 def _picture(drawing: Drawing, title: str) -> Picture:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from affbench.config import RunConfig
@@ -38,8 +37,8 @@ class Result:
 
     Attributes
     ----------
-    label, name, folder
-        The model's label, the run's own name, and where it lies.
+    label, run
+        The model's label, and the run's folder.
     config
         Everything that determined the run.
     history
@@ -51,12 +50,16 @@ class Result:
     """
 
     label: str
-    name: str
-    folder: Path
+    run: Run
     config: RunConfig
     history: tuple[Epoch, ...]
     environment: Mapping[str, Any]
     evaluations: Mapping[str, EvaluationRecord]
+
+    @property
+    def name(self) -> str:
+        """The run's own name."""
+        return self.run.name
 
     @property
     def selected(self) -> Epoch:
@@ -206,7 +209,7 @@ def read_results(runs: Iterable[LabelledRun]) -> Results:
                 evaluations[record.set] = record
         if not evaluations:
             problems.append(f"Run {run.name} was not tested on any set yet; only its training is shown.")
-        results.append(Result(labelled.label, run.name, run.path, config, history, environment, evaluations))
+        results.append(Result(labelled.label, run, config, history, environment, evaluations))
     return Results(tuple(results), tuple(problems))
 
 

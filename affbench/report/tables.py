@@ -263,11 +263,7 @@ def sweep_groups(results: Results) -> list[list[Group]]:
     sweeps: dict[str, list[Group]] = {}
     for own in results.groups:
         if own.routings is not None:
-            options = {key: value for key, value in own.config.model.options.items() if key != "routings"}
-            model = own.config.model.model_copy(update={"options": options})
-            training = own.config.training.model_copy(update={"seed": 0})
-            rest = own.config.model_copy(update={"model": model, "training": training})
-            sweeps.setdefault(f"{own.label}\n{rest.model_dump_json()}", []).append(own)
+            sweeps.setdefault(f"{own.label}\n{own.config.but_for_routing}", []).append(own)
     return [sorted(own, key=lambda g: g.routings or 0) for own in sweeps.values() if len(own) > 1]
 
 

@@ -116,6 +116,14 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path: Path) -> N
     assert len(report.table.rows) == 2
 
 
+def test_damaged_evaluation_in_a_sweep_is_left_out_and_named(tmp_path: Path, runs: list[LabelledRun]) -> None:
+    (runs[0].run.path / "eval-mnist-translated.json").write_text("{")
+    read_anew = [LabelledRun(entry.label, Run(entry.run.path)) for entry in runs]
+    text = Reader(write_report(tmp_path / "report", read_anew, title="t").html.read_text()).text
+    assert f"An evaluation of run {runs[0].run.name} is left out" in text
+    assert "Claims of earlier work" in text
+
+
 def test_pictures_of_others_are_shown_in_both_files_with_their_data(tmp_path: Path) -> None:
     out, elsewhere = tmp_path / "report", tmp_path / "elsewhere"
     pictures = []
