@@ -28,6 +28,7 @@ from affbench.device import Computed, autocast, device_name, synchronise
 from affbench.errors import UsageError
 from affbench.models import build_model, model_options, parameter_count
 from affbench.models.capsnet import CapsNet
+from affbench.models.convolution import Conv2d
 from affbench.models.layout import prepare
 from affbench.models.options import whole
 from affbench.progress import Progress
@@ -73,6 +74,8 @@ class Speed:
     step, evaluation, floor
         A full training step (forward, backward, optimiser; the batch is there already); a forward pass in inference
         mode; the model's convolutions alone, forward and backward.
+    library_convolutions
+        The same convolutions by torch, which multiplies directly; None where the model's are torch's.
     textbook, routing_1, routing_10
         A full step of the textbook formulation, and of this model with 1 and 10 routing iterations; None where there
         is no such thing.
@@ -81,15 +84,16 @@ class Speed:
     split
         Part of the step to its time, each part measured alone; ``"other"`` is what the parts leave of the step.
         ``"data"`` is the making of a batch, which the step does not hold.
-    step_over_floor, textbook_over_step, textbook_float32_over_step, routing_10_over_1
-        Ratios within a round.
+    step_over_floor, textbook_over_step, textbook_float32_over_step, routing_10_over_1, library_over_step
+        Ratios within a round; the last of torch's convolutions alone to the whole step.
     peak_memory_bytes
         While training, above the idle process (CPU) or allocated on the device (CUDA); None where it is unknown.
     matrix_flops, copy_bytes
         Measured rates of this device: FLOP/s of a large matrix product in this precision, bytes/s read and written
         by a large copy.
     matrix_fraction
-        FLOPs of the convolutions in a step, over the step's time, as a fraction of ``matrix_flops``.
+        FLOPs of the convolutions in a step, multiplied directly, over the step's time, as a fraction of
+        ``matrix_flops``; above 1 where fewer multiplications yield the same.
     copy_fraction
         Bytes that the capsule layer has to move at least (weight, capsules and their gradients), over its time, as a
         fraction of ``copy_bytes``; None for a model without one.
@@ -111,6 +115,7 @@ class Speed:
     step: Spread
     evaluation: Spread
     floor: Spread | None
+    library_convolutions: Spread | None
     textbook: Spread | None
     textbook_float32: Spread | None
     routing_1: Spread | None
@@ -120,6 +125,7 @@ class Speed:
     textbook_over_step: Spread | None
     textbook_float32_over_step: Spread | None
     routing_10_over_1: Spread | None
+    library_over_step: Spread | None
     peak_memory_bytes: int | None
     matrix_flops: float
     copy_bytes: float
@@ -193,6 +199,8 @@ def benchmark_speed(
     convolutions = _Convolutions(candidate)
     if convolutions:
         actions["floor"] = convolutions.run
+    if convolutions.faster:
+        actions["library_convolutions"] = convolutions.run_library
     actions |= _parts(candidate, canvas)
     if isinstance(candidate.model, CapsNet):
         for count in (1, 10):
@@ -226,6 +234,7 @@ def benchmark_speed(
         step=spreads["step"],
         evaluation=spreads["evaluation"],
         floor=spreads.get("floor"),
+        library_convolutions=spreads.get("library_convolutions"),
         textbook=spreads.get("textbook"),
         textbook_float32=spreads.get("textbook_float32"),
         routing_1=spreads.get("routing_1"),
@@ -235,6 +244,7 @@ def benchmark_speed(
         textbook_over_step=_ratio(times, "textbook", "step"),
         textbook_float32_over_step=_ratio(times, "textbook_float32", "step"),
         routing_10_over_1=_ratio(times, "routing_10", "routing_1"),
+        library_over_step=_ratio(times, "library_convolutions", "step"),
         peak_memory_bytes=_peak_memory(device, precision, model, options, batch_size, canvas),
         matrix_flops=matrix_flops,
         copy_bytes=copy_bytes,
@@ -334,10 +344,23 @@ class _Convolutions:
         products = output.numel() * module.weight[0].numel()
         self.flops += 2 * products * (2 if from_image else 3)
 
+    @property
+    def faster(self) -> bool:
+        """Whether some are computed otherwise than torch does on this device."""
+        return self._candidate.device.type == "cpu" and any(isinstance(call[0], Conv2d) for call in self._calls)
+
     def run(self) -> None:
+        """Forward and backward, as the model does it."""
+        self._run(nn.Module.__call__)
+
+    def run_library(self) -> None:
+        """Forward and backward, as torch does it."""
+        self._run(nn.Conv2d.forward)
+
+    def _run(self, convolve: Callable[[nn.Conv2d, Tensor], Tensor]) -> None:
         for module, images, grad in self._calls:
             with autocast(self._candidate.device, self._candidate.precision):
-                result = module(images)
+                result = convolve(module, images)
             result.backward(grad)
             module.zero_grad(set_to_none=True)
             images.grad = None
@@ -541,6 +564,7 @@ def speed_table(speed: Speed) -> Table:
         share = f" ({seconds / speed.step.median:.0%})"
         table.add_row(f"  {name}{' (outside the step)' if name == 'data' else ''}", f"{seconds * 1e3:,.1f} ms{share}")
     for name, spread in (
+        ("convolutions alone, by torch", speed.library_convolutions),
         ("textbook step", speed.textbook),
         ("textbook step in float32", speed.textbook_float32),
         ("step with 1 routing iteration", speed.routing_1),
@@ -554,6 +578,7 @@ def speed_table(speed: Speed) -> Table:
         ("textbook step / step", speed.textbook_over_step),
         ("textbook step in float32 / step", speed.textbook_float32_over_step),
         ("10 routing iterations / 1", speed.routing_10_over_1),
+        ("convolutions alone, by torch / step", speed.library_over_step),
     ):
         if spread is not None:
             table.add_row(name, f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]")

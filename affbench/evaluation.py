@@ -21,7 +21,7 @@ from affbench import __version__, store
 from affbench.data import catalogue, hdf5
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
-from affbench.device import Computed, autocast, resolve_device, resolve_precision
+from affbench.device import Computed, autocast, keep_memory, resolve_device, resolve_precision
 from affbench.errors import ArtefactError, DataError, UsageError
 from affbench.models import build_model
 from affbench.models.layout import prepare
@@ -133,6 +133,8 @@ def predict(
     images = torch.from_numpy(dataset.images)
     if device.type == "cuda":
         images = images.pin_memory()
+    elif device.type == "cpu":
+        keep_memory()
     classes, scores = [], []
     training = model.training
     model.eval()

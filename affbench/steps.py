@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from affbench.device import Computed, autocast
+from affbench.device import Computed, autocast, keep_memory
 from affbench.distributed import Ranks
 from affbench.models.losses import loss_and_scores
 
@@ -187,6 +187,8 @@ def make_step(
     model: nn.Module, learning_rate: float, precision: Computed, device: torch.device, ranks: Ranks | None = None
 ) -> Step:
     """The fastest step: captured where one process trains on CUDA, plain elsewhere; parameters as for `Step`."""
+    if device.type == "cpu":
+        keep_memory()
     if device.type == "cuda" and (ranks is None or ranks.alone):
         return CapturedStep(model, learning_rate, precision, device)
     return Step(model, learning_rate, precision, device, ranks)

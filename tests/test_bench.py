@@ -31,7 +31,8 @@ def test_every_measurement_of_a_capsnet_is_there_and_consistent(speed):
     assert speed.eval_images_per_second > speed.train_images_per_second
     assert {"convolutions", "capsule layer", "decoder and loss", "optimiser", "data", "other"} == set(speed.split)
     assert all(seconds >= 0 for seconds in speed.split.values())
-    for ratio in (speed.step_over_floor, speed.textbook_over_step, speed.routing_10_over_1):
+    ratios = speed.step_over_floor, speed.textbook_over_step, speed.routing_10_over_1, speed.library_over_step
+    for ratio in ratios:
         assert ratio.low <= ratio.median <= ratio.high
     assert speed.step_over_floor.median > 1
     assert speed.matrix_flops > 1e9
@@ -50,7 +51,13 @@ def test_the_measurement_is_one_json_document_and_one_table(speed):
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(speed.to_rich())
     text = console.export_text()
-    for words in ("images/s", "step / convolutions alone", "textbook step / step", "10 routing iterations / 1"):
+    for words in (
+        "images/s",
+        "step / convolutions alone",
+        "textbook step / step",
+        "10 routing iterations / 1",
+        "by torch / step",
+    ):
         assert words in text
 
 

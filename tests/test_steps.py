@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 
 import pytest
@@ -81,3 +85,20 @@ def test_learning_rate_is_that_of_the_step() -> None:
     after = [parameter.detach() for parameter in step.model.parameters()]
     largest = max(float((one - other).abs().max()) for one, other in zip(before, after, strict=True))
     assert largest == pytest.approx(1e-3, rel=0.5)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or "glibc" not in os.confstr("CS_GNU_LIBC_VERSION"), reason="glibc only")
+def test_a_process_that_trains_keeps_the_memory_it_frees() -> None:
+    program = """
+        import resource, torch
+        from affbench.steps import make_step
+        make_step(torch.nn.Linear(2, 2), 0.1, "float32", torch.device("cpu"))
+        torch.empty(1 << 24).fill_(1)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.empty(1 << 24).fill_(1)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    pages_of_one = (1 << 26) // os.sysconf("SC_PAGE_SIZE")
+    assert int(done.stdout) < 2 * pages_of_one

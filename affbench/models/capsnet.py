@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from affbench.errors import UsageError
+from affbench.models.convolution import Conv2d
 from affbench.models.losses import margin_loss, reconstruction_error
 from affbench.models.options import canvas_size, number, whole, wholes
 from affbench.models.routing import CapsuleLayer, squash
@@ -277,7 +278,7 @@ def convolutional_primary(filters: int, types: int, dim: int) -> PrimaryCapsules
         If a size is not acceptable.
     """
     filters, types, dim = whole("filters", filters), whole("primary_types", types), whole("primary_dim", dim)
-    layers = (nn.Conv2d(1, filters, 9), nn.ReLU(), nn.Conv2d(filters, types * dim, 9, stride=2))
+    layers = (Conv2d(1, filters, 9), nn.ReLU(), Conv2d(filters, types * dim, 9, stride=2))
     return PrimaryCapsules(nn.Sequential(*layers), dim)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from affbench.errors import UsageError
+from affbench.models.convolution import Conv2d
 from affbench.models.options import canvas_size, choice, number, whole, wholes
 
 POOLINGS = ("average", "max")
@@ -57,10 +58,10 @@ class CNN(nn.Module):
         side = ((canvas - 4) // 2 - 4) // 2
         hidden = whole("hidden", hidden)
         self.features = nn.Sequential(
-            nn.Conv2d(1, first, 5),
+            Conv2d(1, first, 5),
             nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Conv2d(first, second, 5),
+            Conv2d(first, second, 5),
             nn.ReLU(),
             nn.MaxPool2d(2),
         )
@@ -130,9 +131,9 @@ class GlobalPoolingCNN(nn.Module):
         layers: list[nn.Module] = []
         for place, (width, following) in enumerate(pairwise((1, *widths))):
             if place < 2:
-                layers += [nn.Conv2d(width, following, 5), nn.ReLU(), nn.MaxPool2d(2)]
+                layers += [Conv2d(width, following, 5), nn.ReLU(), nn.MaxPool2d(2)]
             else:
-                layers += [nn.Conv2d(width, following, 3, padding=1), nn.ReLU()]
+                layers += [Conv2d(width, following, 3, padding=1), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         self.pooling = choice("pooling", pooling, POOLINGS)
         classes, hidden = whole("classes", classes), whole("hidden", hidden, minimum=0)
@@ -193,11 +194,11 @@ class SabourCNN(nn.Module):
         first, second, third = wholes("filters", filters, length=3)
         fourth, fifth = wholes("hidden", hidden, length=2)
         self.features = nn.Sequential(
-            nn.Conv2d(1, first, 5, padding="same"),
+            Conv2d(1, first, 5, padding="same"),
             nn.ReLU(),
-            nn.Conv2d(first, second, 5, padding="same"),
+            Conv2d(first, second, 5, padding="same"),
             nn.ReLU(),
-            nn.Conv2d(second, third, 5, padding="same"),
+            Conv2d(second, third, 5, padding="same"),
             nn.ReLU(),
         )
         self.classifier = nn.Sequential(

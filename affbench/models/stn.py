@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from affbench.models.cnn import CNN
+from affbench.models.convolution import Conv2d
 from affbench.models.options import canvas_size, whole, wholes
 
 
@@ -113,10 +114,10 @@ class SpatialTransformer(nn.Module):
         with torch.no_grad():
             regression.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
         self.localisation = nn.Sequential(
-            nn.Conv2d(1, first, 5),
+            Conv2d(1, first, 5),
             nn.MaxPool2d(2),
             nn.ReLU(),
-            nn.Conv2d(first, second, 5),
+            Conv2d(first, second, 5),
             nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Flatten(),
