@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import functools
 import platform
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -103,4 +105,8 @@ def device_name(device: torch.device) -> str:
     """What the device calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
+    try:
+        named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        named = None
+    return named[1] if named else platform.processor() or platform.machine()

@@ -41,8 +41,8 @@ _PRODUCTS = _TILE * _TILE
 _TAPS = range(3, 6)
 _BLOCK = 1 << 21  # elements that are transformed at a time: they have to stay in the cache
 _GROUP = 1 << 25  # elements that are multiplied at a time: bounds memory
-# What a multiplication of a transform costs in those of a product, and one of a product in those of the direct algorithm;
-# fitted to 33 convolutions of 3 to 9 pixels, 32 to 512 channels and batches of 8 to 128, on the side of caution.
+# What a multiplication of a transform costs in those of a product, and one of a product in those of the direct
+# algorithm; fitted to 33 convolutions of 3 to 9 pixels, 32 to 512 channels and batches of 8 to 128, cautiously.
 _TRANSFORM, _PRODUCT = 3.5, 1.1
 
 
