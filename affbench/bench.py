@@ -73,9 +73,9 @@ class Speed:
         Throughput from the median times.
     step, evaluation, floor
         A full training step (forward, backward, optimiser; the batch is there already); a forward pass in inference
-        mode; the model's convolutions alone, forward and backward.
-    library_convolutions
-        The same convolutions by torch, which multiplies directly; None where the model's are torch's.
+        mode; the model's convolutions alone, forward and backward, as torch computes them: directly.
+    convolutions
+        The same convolutions as the model computes them; None where that is torch's way.
     textbook, routing_1, routing_10
         A full step of the textbook formulation, and of this model with 1 and 10 routing iterations; None where there
         is no such thing.
@@ -84,8 +84,8 @@ class Speed:
     split
         Part of the step to its time, each part measured alone; ``"other"`` is what the parts leave of the step.
         ``"data"`` is the making of a batch, which the step does not hold.
-    step_over_floor, textbook_over_step, textbook_float32_over_step, routing_10_over_1, library_over_step
-        Ratios within a round; the last of torch's convolutions alone to the whole step.
+    step_over_floor, step_over_convolutions, textbook_over_step, textbook_float32_over_step, routing_10_over_1
+        Ratios within a round.
     peak_memory_bytes
         While training, above the idle process (CPU) or allocated on the device (CUDA); None where it is unknown.
     matrix_flops, copy_bytes
@@ -115,17 +115,17 @@ class Speed:
     step: Spread
     evaluation: Spread
     floor: Spread | None
-    library_convolutions: Spread | None
+    convolutions: Spread | None
     textbook: Spread | None
     textbook_float32: Spread | None
     routing_1: Spread | None
     routing_10: Spread | None
     split: dict[str, float]
     step_over_floor: Spread | None
+    step_over_convolutions: Spread | None
     textbook_over_step: Spread | None
     textbook_float32_over_step: Spread | None
     routing_10_over_1: Spread | None
-    library_over_step: Spread | None
     peak_memory_bytes: int | None
     matrix_flops: float
     copy_bytes: float
@@ -198,9 +198,9 @@ def benchmark_speed(
     actions: dict[str, Action] = {"step": candidate.step, "evaluation": candidate.evaluate}
     convolutions = _Convolutions(candidate)
     if convolutions:
-        actions["floor"] = convolutions.run
+        actions["floor"] = convolutions.run_library
     if convolutions.faster:
-        actions["library_convolutions"] = convolutions.run_library
+        actions["convolutions"] = convolutions.run
     actions |= _parts(candidate, canvas)
     if isinstance(candidate.model, CapsNet):
         for count in (1, 10):
@@ -234,17 +234,17 @@ def benchmark_speed(
         step=spreads["step"],
         evaluation=spreads["evaluation"],
         floor=spreads.get("floor"),
-        library_convolutions=spreads.get("library_convolutions"),
+        convolutions=spreads.get("convolutions"),
         textbook=spreads.get("textbook"),
         textbook_float32=spreads.get("textbook_float32"),
         routing_1=spreads.get("routing_1"),
         routing_10=spreads.get("routing_10"),
         split=_split(spreads),
         step_over_floor=_ratio(times, "step", "floor"),
+        step_over_convolutions=_ratio(times, "step", "convolutions"),
         textbook_over_step=_ratio(times, "textbook", "step"),
         textbook_float32_over_step=_ratio(times, "textbook_float32", "step"),
         routing_10_over_1=_ratio(times, "routing_10", "routing_1"),
-        library_over_step=_ratio(times, "library_convolutions", "step"),
         peak_memory_bytes=_peak_memory(device, precision, model, options, batch_size, canvas),
         matrix_flops=matrix_flops,
         copy_bytes=copy_bytes,
@@ -269,7 +269,7 @@ def cost_curves(
     precision: Computed,
     options: Mapping[str, Any] | None = None,
     routings: Sequence[int] = (1, 2, 3, 5, 7, 10),
-    batch_sizes: Sequence[int] = (16, 32, 64),
+    batch_sizes: Sequence[int] = (16, 32, 64, 128),
     canvases: Sequence[int] = (28, 40, 56),
     repeats: int = 3,
     progress: Progress | None = None,
@@ -462,8 +462,10 @@ def _ratio(times: Mapping[str, Sequence[float]], above: str, below: str) -> Spre
 
 
 def _split(spreads: Mapping[str, Spread]) -> dict[str, float]:
-    names = {"floor": "convolutions"} | {n: n for n in ("capsule layer", "decoder and loss", "optimiser")}
-    split = {shown: spreads[name].median for name, shown in names.items() if name in spreads}
+    names = ("capsule layer", "decoder and loss", "optimiser")
+    convolutions = spreads.get("convolutions", spreads.get("floor"))
+    split = {} if convolutions is None else {"convolutions": convolutions.median}
+    split |= {name: spreads[name].median for name in names if name in spreads}
     split["other"] = max(0.0, spreads["step"].median - sum(split.values()))
     split["data"] = spreads["data"].median
     return split
@@ -564,7 +566,7 @@ def speed_table(speed: Speed) -> Table:
         share = f" ({seconds / speed.step.median:.0%})"
         table.add_row(f"  {name}{' (outside the step)' if name == 'data' else ''}", f"{seconds * 1e3:,.1f} ms{share}")
     for name, spread in (
-        ("convolutions alone, by torch", speed.library_convolutions),
+        ("torch's convolutions alone", speed.floor if speed.convolutions else None),
         ("textbook step", speed.textbook),
         ("textbook step in float32", speed.textbook_float32),
         ("step with 1 routing iteration", speed.routing_1),
@@ -574,11 +576,11 @@ def speed_table(speed: Speed) -> Table:
             table.add_row(name, _milliseconds(spread))
     table.add_section()
     for name, spread in (
-        ("step / convolutions alone", speed.step_over_floor),
+        ("step / torch's convolutions alone", speed.step_over_floor),
+        ("step / its own convolutions alone", speed.step_over_convolutions),
         ("textbook step / step", speed.textbook_over_step),
         ("textbook step in float32 / step", speed.textbook_float32_over_step),
         ("10 routing iterations / 1", speed.routing_10_over_1),
-        ("convolutions alone, by torch / step", speed.library_over_step),
     ):
         if spread is not None:
             table.add_row(name, f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]")

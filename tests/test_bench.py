@@ -31,10 +31,11 @@ def test_every_measurement_of_a_capsnet_is_there_and_consistent(speed):
     assert speed.eval_images_per_second > speed.train_images_per_second
     assert {"convolutions", "capsule layer", "decoder and loss", "optimiser", "data", "other"} == set(speed.split)
     assert all(seconds >= 0 for seconds in speed.split.values())
-    ratios = speed.step_over_floor, speed.textbook_over_step, speed.routing_10_over_1, speed.library_over_step
+    ratios = speed.step_over_floor, speed.textbook_over_step, speed.routing_10_over_1, speed.step_over_convolutions
     for ratio in ratios:
         assert ratio.low <= ratio.median <= ratio.high
     assert speed.step_over_floor.median > 1
+    assert speed.split["convolutions"] == speed.convolutions.median
     assert speed.matrix_flops > 1e9
     assert speed.copy_bytes > 1e8
     assert 0 < speed.matrix_fraction < 1
