@@ -276,22 +276,27 @@ def cost_curves(
 ) -> list[CostPoint]:
     """Training throughput against routing iterations, batch size and canvas, one varied at a time.
 
-    The others stay at batch 32, canvas 40 and the options given. Parameters as in `benchmark_speed`; an empty sequence
-    leaves a curve out.
+    The others stay at batch 32, canvas 40 and the options given; all points are measured in turns. Parameters as in
+    `benchmark_speed`; an empty sequence leaves a curve out, and a model without routing has no curve over iterations.
     """
-    options, progress = dict(options or {}), progress or Progress()
-    cases = [("routings", value, 32, 40, options | {"routings": value}) for value in routings]
-    cases += [("batch_size", value, value, 40, options) for value in batch_sizes]
-    cases += [("canvas", value, 32, value, options) for value in canvases]
-    points = []
-    for varied, value, batch_size, canvas, chosen in cases:
-        images = torch.rand(batch_size, 1, canvas, canvas, device=device)
-        labels = torch.randint(10, (batch_size,), device=device)
-        candidate = _Candidate(build_model(model, canvas=canvas, **chosen), images, labels, precision)
-        seconds = _in_turns({"step": candidate.step}, repeats, device, progress)["step"]
-        points.append(CostPoint(varied, value, Spread.of([batch_size / second for second in seconds])))
-        progress.note(f"{varied} {value}: {points[-1].images_per_second.median:,.0f} images/s")
-    return points
+    options, known = dict(options or {}), model_options(model)
+    usual = options.get("routings", known.get("routings"))
+    cases: list[tuple[str, int, tuple[Any, int, int]]] = []
+    if "routings" in known:
+        cases += [("routings", count, (count, 32, 40)) for count in routings]
+    cases += [("batch_size", size, (usual, size, 40)) for size in batch_sizes]
+    cases += [("canvas", side, (usual, 32, side)) for side in canvases]
+    steps: dict[str, Action] = {}  # the point where curves meet is measured once
+    for count, size, side in dict.fromkeys(settings for _, _, settings in cases):
+        own = options if count is None else options | {"routings": count}
+        images, labels = torch.rand(size, 1, side, side, device=device), torch.randint(10, (size,), device=device)
+        network = build_model(model, canvas=side, **own)
+        steps[str((count, size, side))] = _Candidate(network, images, labels, precision).step
+    seconds = _in_turns(steps, repeats, device, progress or Progress())
+    return [
+        CostPoint(varied, value, Spread.of([settings[1] / second for second in seconds[str(settings)]]))
+        for varied, value, settings in cases
+    ]
 
 
 class _Candidate:

@@ -77,13 +77,13 @@ def keep_memory() -> None:
     """Let this process keep the memory that it frees, as torch's allocator does on CUDA; with glibc, else nothing.
 
     Otherwise every large tensor is memory that the system has to clear anew, which takes up to an eighth of a training
-    step on a CPU.
+    step on a CPU. The process then stays as large as it once was.
     """
     try:
         library = ctypes.CDLL(None)
         # In glibc's malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD.
         library.mallopt(-4, 0)
-        library.mallopt(-1, 2**31 - 1)
+        library.mallopt(-1, -1)
     except (AttributeError, OSError, TypeError):  # another C library, or none that could be asked
         return
 

@@ -133,3 +133,19 @@ def test_cost_curves_vary_one_thing_at_a_time():
         ("canvas", 28),
     ]
     assert all(point.images_per_second.median > 0 for point in points)
+
+
+def test_cost_curves_agree_where_they_meet():
+    points = cost_curves(
+        options=SMALL, device=CPU, precision="float32", routings=(3,), batch_sizes=(32,), canvases=(40,), repeats=2
+    )
+    assert len(points) == 3
+    assert len({point.images_per_second for point in points}) == 1
+
+
+def test_a_model_without_routing_has_no_curve_over_iterations():
+    options = {"filters": [4, 4], "hidden": 8}
+    points = cost_curves(
+        "cnn", options=options, device=CPU, precision="float32", batch_sizes=(2,), canvases=(28,), repeats=1
+    )
+    assert [point.varied for point in points] == ["batch_size", "canvas"]
