@@ -392,7 +392,7 @@ def bench(
             options=config.model.options,
             progress=session.workspace.progress,
         )
-        title = f"{config.model.name} on {result.device_name}, {result.precision}"
+        title = f"{config.model.name} on {result.device_name}, {result.precision}; otherwise batch 32, canvas 40"
         path = cost_figure(points, session.workspace.results / "bench" / "cost.png", title)
         session.show(f"cost curves: {path}")
         document["curves"] = [asdict(point) for point in points]
