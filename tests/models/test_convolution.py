@@ -128,6 +128,21 @@ def test_any_layout_in_memory_gives_the_same(always):
         torch.testing.assert_close(module(same), module(images))
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 12, 10), (1, 1, 5, 5)])
+def test_one_channel_has_the_values_and_gradients_of_torch(shape):
+    module = layer(1, 6, 5)
+    reference = exact(module)
+    images = torch.rand(shape, requires_grad=True)
+    doubled = images.detach().double().requires_grad_()
+    module(images).square().sum().backward()
+    reference(doubled).square().sum().backward()
+    assert apart(module(images), reference(doubled)) < 1e-5
+    assert apart(images.grad, doubled.grad) < 1e-5
+    assert apart(module.weight.grad, reference.weight.grad) < 1e-5
+    flipped = torch.rand(3, 1, 10, 12).transpose(2, 3).expand(3, 1, 12, 10)
+    assert apart(module(flipped), exact(module)(flipped.double())) < 1e-5
+
+
 def test_under_autocast_it_stays_float32(always, monkeypatch):
     monkeypatch.setattr(convolution, "cpu_bfloat16_rate", lambda: 2.0)
     module = layer(8, 8, 5)
