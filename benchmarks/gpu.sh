@@ -3,7 +3,7 @@
 #
 #     benchmarks/gpu.sh [OUT]
 #
-# Correctness first (the models' tests on this machine, and the routing kernels' self-test on the device), then
+# Correctness first (the models' tests on this machine, and what the device computes against float64 and the CPU), then
 # `affbench bench` at several batch sizes, then the evaluation of a whole synthetic affNIST. Writes JSON and logs into
 # OUT (results/gpu by default) and prints a short table last. Uses MNIST where it has been fetched, else the sample.
 set -euo pipefail
@@ -14,6 +14,10 @@ python=${PYTHON:-python3}
 "$python" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "no CUDA device here")'
 
 timeout 120 "$python" -m pytest -q tests/models >"$out/tests.log" 2>&1 || echo "tests failed, see $out/tests.log"
+
+timeout 120 "$python" benchmarks/correctness.py --device cuda >"$out/correctness.log" 2>"$out/correctness.err" ||
+    echo "the device does not compute what it should, see $out/correctness.log and .err"
+grep -E "Triton|WRONG" "$out/correctness.log" || true
 
 for batch in 32 128 256 512 1024; do
     timeout 90 "$python" -m affbench bench --device cuda --batch-size "$batch" --repeats 20 --json \
