@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TEXTBOOK = Path("benchmarks/textbook.py")
+USUAL_BATCH, USUAL_CANVAS = 32, 40  # of a cost curve that varies something else
 _FRAME = 28  # pixels of a digit before it is placed
 _MEMORY_STEPS = 3
 
@@ -283,9 +284,9 @@ def cost_curves(
     usual = options.get("routings", known.get("routings"))
     cases: list[tuple[str, int, tuple[Any, int, int]]] = []
     if "routings" in known:
-        cases += [("routings", count, (count, 32, 40)) for count in routings]
-    cases += [("batch_size", size, (usual, size, 40)) for size in batch_sizes]
-    cases += [("canvas", side, (usual, 32, side)) for side in canvases]
+        cases += [("routings", count, (count, USUAL_BATCH, USUAL_CANVAS)) for count in routings]
+    cases += [("batch_size", size, (usual, size, USUAL_CANVAS)) for size in batch_sizes]
+    cases += [("canvas", side, (usual, USUAL_BATCH, side)) for side in canvases]
     steps: dict[str, Action] = {}  # the point where curves meet is measured once
     for count, size, side in dict.fromkeys(settings for _, _, settings in cases):
         own = options if count is None else options | {"routings": count}

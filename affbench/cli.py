@@ -365,7 +365,7 @@ def bench(
     ] = False,
 ) -> None:
     """Throughput of training and evaluation against the floor, measured in one run."""
-    from affbench.bench import benchmark_speed, cost_curves
+    from affbench.bench import USUAL_BATCH, USUAL_CANVAS, benchmark_speed, cost_curves
     from affbench.device import resolve_device, resolve_precision
 
     target = resolve_device(device)
@@ -392,7 +392,8 @@ def bench(
             options=config.model.options,
             progress=session.workspace.progress,
         )
-        title = f"{config.model.name} on {result.device_name}, {result.precision}; otherwise batch 32, canvas 40"
+        where = f"{config.model.name} on {result.device_name}, {result.precision}"
+        title = f"{where}; otherwise batch {USUAL_BATCH}, canvas {USUAL_CANVAS}"
         path = cost_figure(points, session.workspace.results / "bench" / "cost.png", title)
         session.show(f"cost curves: {path}")
         document["curves"] = [asdict(point) for point in points]

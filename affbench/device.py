@@ -79,13 +79,11 @@ def keep_memory() -> None:
     Otherwise every large tensor is memory that the system has to clear anew, which takes up to an eighth of a training
     step on a CPU. The process then stays as large as it once was.
     """
-    try:
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or none that could be asked
         library = ctypes.CDLL(None)
         # In glibc's malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD.
         library.mallopt(-4, 0)
         library.mallopt(-1, -1)
-    except (AttributeError, OSError, TypeError):  # another C library, or none that could be asked
-        return
 
 
 def autocast(device: torch.device, precision: Computed) -> contextlib.AbstractContextManager[Any]:

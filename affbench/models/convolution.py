@@ -10,9 +10,10 @@ stride 2 before the primary capsules then costs 16 multiplications for every inp
 Everything is a matrix product. Sizes: B images of C channels, K filters, T tiles of m×m outputs an image, S = s·s
 phases, and 64 = 8×8 products a tile:
 
-- images to tiles V (B·T, 64, S·C), filters to U (K, 64, S·C), each one product with a constant matrix;
+- images to tiles V (B·T, 64, S·C), a product with a constant matrix in each direction, and filters to U (K, 64, S·C),
+  one with a constant matrix for both;
 - M = V Uᵀ for each of the 64, (B·T, 64, K);
-- tiles to outputs, one product with a constant matrix; and the transposes of all that on the way back.
+- M to outputs, again one product; and the transposes of all that on the way back.
 
 References
 ----------
@@ -112,7 +113,16 @@ class Plan(NamedTuple):
         rows, columns = ((count - 1) * self.step + _TILE for count in self.tiles)
         return rows * self.stride, columns * self.stride
 
-    def pays(self, images: int, channels: int, filters: int, rate: float = 1.0) -> bool:
+    @property
+    def matrices(self) -> _Matrices:
+        """What transforms images, filters and outputs."""
+        return _matrices(self.kernel, self.stride, self.taps)
+
+    def elements(self, channels: int) -> int:
+        """Of the tiles V of one image."""
+        return self.tiles[0] * self.tiles[1] * _PRODUCTS * self.stride**2 * channels
+
+    def pays(self, images: int, channels: int, filters: int, rate: float) -> bool:
         """Whether fewer multiplications outweigh the transforms; the direct algorithm's are `rate` times as fast."""
         tiles, inputs = images * self.tiles[0] * self.tiles[1], self.stride**2 * channels
         products = tiles * inputs * filters
@@ -162,13 +172,12 @@ class _Matrices(NamedTuple):
 
 
 @functools.cache
-def _matrices(kernel: int, stride: int) -> _Matrices:
+def _matrices(kernel: int, stride: int, taps: int) -> _Matrices:
     """The constant matrices of a convolution.
 
     The product of two polynomials of m and r coefficients is known from its values at 7 points and its leading
     coefficient. Transposed, that is a filter; the inverse of the evaluation falls to the pixels.
     """
-    taps = -(-kernel // stride)
     outputs, filters = _evaluation(_TILE + 1 - taps), _evaluation(taps)
     # Exact up to one rounding: the entries are quotients of small numbers.
     images = np.linalg.inv(_evaluation(_TILE)).T
@@ -247,8 +256,7 @@ class _Winograd(torch.autograd.Function):
 
 def _groups(images: int, plan: Plan, channels: int) -> Iterator[slice]:
     """Images to multiply at a time, in groups of nearly equal size."""
-    elements = plan.tiles[0] * plan.tiles[1] * _PRODUCTS * plan.stride**2 * channels
-    count = min(images, -(-images * elements // _GROUP))
+    count = min(images, -(-images * plan.elements(channels) // _GROUP))
     bounds = [images * place // count for place in range(count + 1)]
     return (slice(first, last) for first, last in pairwise(bounds))
 
@@ -266,8 +274,7 @@ def _padded(images: Tensor, plan: Plan) -> Tensor:
 
 def _blocks(images: int, plan: Plan, channels: int) -> Iterator[slice]:
     """Images to transform at a time."""
-    elements = plan.tiles[0] * plan.tiles[1] * _PRODUCTS * plan.stride**2 * channels
-    size = max(1, _BLOCK // elements)
+    size = max(1, _BLOCK // plan.elements(channels))
     return (slice(first, min(first + size, images)) for first in range(0, images, size))
 
 
@@ -280,7 +287,7 @@ def _tiles(pixels: Tensor, plan: Plan) -> Tensor:
         (image, plan.step * stride * line, plan.step * stride * pixel, stride * line, stride * pixel, line, pixel, 1),
         pixels.storage_offset(),
     )
-    matrix = _matrices(plan.kernel, stride).images
+    matrix = plan.matrices.images
     result = pixels.new_empty(len(pixels), rows * columns, _PRODUCTS, stride**2 * channels)
     for block in _blocks(len(pixels), plan, channels):
         tiles = cut[block].reshape(-1, _TILE, _TILE * stride**2 * channels)
@@ -304,7 +311,7 @@ class _Pixels:
         plan, channels = self._plan, self._grid.shape[-1]
         (rows, columns), stride, step = plan.tiles, plan.stride, plan.step
         grad_tiles = grad_tiles.view(_TILE, _TILE, -1, rows * columns * stride**2 * channels)
-        matrix = _matrices(plan.kernel, stride).images.t()
+        matrix = plan.matrices.images.t()
         for block in _blocks(grad_tiles.shape[2], plan, channels):
             half = torch.bmm(matrix.expand(_TILE, -1, -1), grad_tiles[:, :, block].flatten(2))
             pixels = torch.mm(matrix, half.flatten(1))
@@ -329,14 +336,14 @@ class _Pixels:
 
 def _filters(weight: Tensor, plan: Plan) -> Tensor:
     """U: (K, C, k, k) -> (K, 64, S·C)."""
-    matrix = _matrices(plan.kernel, plan.stride).filters
+    matrix = plan.matrices.filters
     products = torch.bmm(matrix.expand(len(weight), -1, -1), weight.flatten(2).transpose(1, 2))
     return products.view(len(weight), _PRODUCTS, -1)
 
 
 def _filters_backward(grad: Tensor, plan: Plan) -> Tensor:
     """Gradient of U (K, 64, S·C) to that of the filters (K, C, k, k)."""
-    matrix = _matrices(plan.kernel, plan.stride).filters
+    matrix = plan.matrices.filters
     by_channel = grad.contiguous().view(len(grad), len(matrix), -1).transpose(1, 2)
     products = torch.bmm(by_channel, matrix.expand(len(grad), -1, -1))
     return products.view(*products.shape[:2], plan.kernel, plan.kernel)
@@ -345,7 +352,7 @@ def _filters_backward(grad: Tensor, plan: Plan) -> Tensor:
 def _write_outputs(products: Tensor, plan: Plan, result: Tensor) -> None:
     """M (B·T, 64, K) to outputs (B, H', W', K)."""
     (rows, columns), step = plan.tiles, plan.step
-    matrix = _matrices(plan.kernel, plan.stride).outputs.t()
+    matrix = plan.matrices.outputs.t()
     tiles = torch.bmm(matrix.expand(len(products), -1, -1), products)
     tiles = tiles.view(-1, rows, columns, step, step, products.shape[2]).transpose(2, 3)
     whole = tiles.reshape(len(result), rows * step, columns * step, -1)
@@ -360,5 +367,5 @@ def _output_products(grad: Tensor, plan: Plan) -> Tensor:
         grad = F.pad(grad, (0, 0, 0, width - grad.shape[2], 0, height - grad.shape[1]))
     tiles = grad.view(-1, rows, step, columns, step, grad.shape[3]).transpose(2, 3)
     tiles = tiles.reshape(-1, step * step, grad.shape[3])
-    matrix = _matrices(plan.kernel, plan.stride).outputs
+    matrix = plan.matrices.outputs
     return torch.bmm(matrix.expand(len(tiles), -1, -1), tiles)

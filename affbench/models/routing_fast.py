@@ -29,7 +29,7 @@ _BLOCK_CPU = 1 << 21
 _BLOCK_GPU = 1 << 26
 _IMAGES = 64  # images at a time: more would leave too few capsules in a block
 _SHORTEST = 32  # capsules in a block at least
-_KERNEL_TOLERANCE = 1e-3  # relative; what a device's compiler gets wrong is far beyond it
+KERNEL_TOLERANCE = 1e-3  # relative; what a device's compiler gets wrong is far beyond it
 
 
 def squash_scale(norm: Tensor) -> Tensor:
@@ -40,6 +40,10 @@ def squash_scale(norm: Tensor) -> Tensor:
 def _norm(vectors: Tensor, dim: int) -> Tensor:
     """Lengths along an axis that is kept; on a CPU a tenth of the time of ``torch.linalg.vector_norm``."""
     return vectors.square().sum(dim, keepdim=True).sqrt_()
+
+
+def _squash(vectors: Tensor, dim: int = -1) -> Tensor:
+    return vectors * squash_scale(_norm(vectors, dim))
 
 
 def squash_backward(vectors: Tensor, grad: Tensor, dim: int) -> Tensor:
@@ -61,7 +65,7 @@ class Squash(torch.autograd.Function):
         """Any shape -> the same shape."""
         ctx.save_for_backward(vectors)
         ctx.dim = dim  # type: ignore[attr-defined]
-        return vectors * squash_scale(_norm(vectors, dim))
+        return _squash(vectors, dim)
 
     @staticmethod
     @once_differentiable
@@ -95,10 +99,6 @@ def _cut(u: Tensor, w: Tensor) -> Blocks:
     length = _block_length(w.shape[0], len(u), u.shape[1], u.device)
     weight = [part.reshape(*w.shape[:2], -1) for part in w.split(length, dim=3)]
     return Blocks(list(u.split(length, dim=2)), weight)
-
-
-def _squash(s: Tensor) -> Tensor:
-    return s * squash_scale(_norm(s, -1))
 
 
 def _uniform_sum(u: Tensor, w: Tensor) -> Tensor:
@@ -269,7 +269,7 @@ def _triton(device: torch.device) -> ModuleType | None:
     try:
         from affbench.models import routing_triton
 
-        return routing_triton if routing_triton.self_test(device) < _KERNEL_TOLERANCE else None
+        return routing_triton if routing_triton.self_test(device) < KERNEL_TOLERANCE else None
     except Exception:  # no Triton, no compiler, or a device it does not serve: this module does the same without
         return None
 
