@@ -105,7 +105,8 @@ class Ranks:
         total: Tensor
         *gradients, total = flat.split([*(parameter.numel() for parameter in wanted), len(sums)])
         for parameter, gradient in zip(wanted, gradients, strict=True):
-            parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
+            # Laid out as the parameter, whatever that is: a fused optimiser reads both by their place in memory.
+            parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))
         return total
 
     def highest(self, number: int) -> int:
@@ -133,7 +134,10 @@ class Ranks:
 
         with self._reached():
             for tensor in tensors:
-                distributed.broadcast(tensor, 0)
+                message = tensor.contiguous()
+                distributed.broadcast(message, 0)
+                if message is not tensor:
+                    tensor.copy_(message)
 
     def bytes_from_first(self, content: bytes | None) -> bytes | None:
         """What the first process has; the others give None."""

@@ -35,7 +35,8 @@ class Step:
     Attributes
     ----------
     optimizer
-        Adam with the defaults of the paper's TensorFlow (β 0.9, 0.999; ε 1e-8), fused where the device has it.
+        Adam with the defaults of the paper's TensorFlow (β 0.9, 0.999; ε 1e-8), fused where the device has it and no
+        parameter is a part of a larger tensor.
     totals
         Sums since `reset`, on the device: loss × images, correct images, images with scores.
     """
@@ -58,7 +59,7 @@ class Step:
             lr=torch.tensor(learning_rate, device=device) if cuda else learning_rate,
             betas=(0.9, 0.999),
             eps=1e-8,
-            fused=device.type in ("cpu", "cuda"),
+            fused=device.type in ("cpu", "cuda") and all(map(_dense, model.parameters())),
             capturable=cuda,
         )
         self.totals = torch.zeros(3, device=device)
@@ -172,6 +173,11 @@ class CapturedStep(Step):
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(self._images, self._labels, self.totals)
         self.optimizer.step()
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether a tensor fills its memory, in whatever order: what is made like it is laid out as it is only then."""
+    return torch.empty_like(tensor).stride() == tensor.stride()
 
 
 def _capture_on_cuda(run: Callable[[], None]) -> Callable[[], None]:

@@ -47,7 +47,7 @@ from affbench.runs import (
 from affbench.steps import make_step
 from affbench.workspace import Workspace
 
-VERSION = 1  # of this stage: raised whenever the same configuration would give other weights
+VERSION = 2  # of this stage: raised whenever the same configuration would give other weights
 REPORT_SECONDS = 0.5  # between two looks at the loss, each of which waits for the device
 PATIENCE = 20.0  # seconds in which processes of torchrun take further signals for the first one
 GO_ON, SAVE, STOP = range(3)  # what the processes of a run agree on after every batch

@@ -23,6 +23,7 @@ from affbench.workspace import Workspace
 # A CapsNet has no dropout. 100 digits in batches of 33: parts of 16 and 17, and a last batch of one image.
 TRAIN = (
     *("train", "--train-set", SAMPLE, "--limit", "100", "--epochs", "3", "--batch-size", "33", "--device", "cpu"),
+    *("--model", "tiny:laid_out_otherwise"),
     *("-o", "filters=4", "-o", "primary_types=2", "-o", "decoder=8,8", "--precision", "float32"),
 )
 
@@ -31,6 +32,11 @@ def command(workspace: Workspace, results: Path, processes: int, *options: str) 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     start = [sys.executable, *(torchrun if processes > 1 else []), "-m", "affbench"]
     return [*start, *TRAIN, *options, "--data-dir", str(workspace.data), "--results-dir", str(results)]
+
+
+@pytest.fixture(autouse=True)
+def _models_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
 
 
 def only_run(results: Path) -> Run:

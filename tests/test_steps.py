@@ -58,6 +58,25 @@ def test_captured_steps_train_as_plain_ones_do() -> None:
     assert torch.equal(sums, expected)
 
 
+@pytest.mark.parametrize("layout", ["transposed", "channels last", "part of a larger tensor"])
+def test_layout_of_parameters_in_memory_does_not_matter(layout: str) -> None:
+    model = small()
+    for module in list(model.modules()):
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if layout == "transposed":
+                value = weight.detach().mT.contiguous().mT if weight.dim() > 1 else weight.detach()
+            elif layout == "channels last":
+                last = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+                value = weight.detach().contiguous(memory_format=last)
+            else:
+                value = torch.stack([weight.detach(), torch.zeros_like(weight)], -1)[..., 0]
+            setattr(module, name, nn.Parameter(value))
+    found, _ = trained(Step(model, 1e-3, "float32", CPU))
+    expected, _ = trained(Step(small(), 1e-3, "float32", CPU))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_failed_capture_falls_back_to_plain_steps() -> None:
     def fails(run: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from affbench.config import RunConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SAMPLE = "mnist-translated-sample"
 TINY_CAPSNET = {"filters": 4, "primary_types": 2, "decoder": [8, 8]}
@@ -25,6 +28,21 @@ def tiny_config(**training: Any) -> RunConfig:
             "training": {"epochs": 2, "batch_size": 32, "precision": "float32"} | training,
         }
     )
+
+
+def laid_out_otherwise(canvas: int, **options: Any) -> nn.Module:
+    """A CapsNet whose convolutions are channels-last, as on CUDA, and whose capsule layer is a part of a larger tensor."""
+    import torch
+    from torch import nn
+
+    from affbench.models import build_model
+
+    model = build_model("capsnet", canvas=canvas, **options).to(memory_format=torch.channels_last)
+    weight = model.digits.weight.detach()
+    larger = torch.zeros(*weight.shape[:-1], 2 * weight.shape[-1])
+    larger[..., ::2] = weight
+    model.digits.weight = nn.Parameter(larger[..., ::2])
+    return model
 
 
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
