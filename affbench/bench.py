@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from affbench.data.batches import Augmentation, TrainingBatches
 from affbench.data.dataset import Dataset
-from affbench.device import Computed, autocast, device_name, synchronise
+from affbench.device import Computed, autocast, device_name, resolve_device, synchronise
 from affbench.errors import UsageError
 from affbench.models import build_model, model_options, parameter_count
 from affbench.models.capsnet import CapsNet
@@ -524,7 +524,7 @@ def _peak_memory(
 def _memory_child(request_json: str) -> None:
     """Train a few steps and print the peak memory in bytes above the idle process, or null where it is unknown."""
     request = json.loads(request_json)
-    device = torch.device(request["device"])
+    device = resolve_device(request["device"])
     torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)  # libraries are loaded at first use
     idle = _resident_peak(device)
     model = build_model(request["model"], canvas=request["canvas"], **request["options"])

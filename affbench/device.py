@@ -20,7 +20,7 @@ KINDS = ("auto", "cpu", "cuda", "mps")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`.
+    """The device called `name`; a CUDA device with a number becomes this process's current one.
 
     Parameters
     ----------
@@ -46,7 +46,10 @@ def resolve_device(name: str) -> torch.device:
         raise DeviceError(f"--device {name} does not exist: there are {torch.cuda.device_count()} CUDA devices.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps asks for Apple's Metal, but torch finds none here; use --device auto.")
-    return torch.device(name)
+    device = torch.device(name)
+    if kind == "cuda" and index:
+        torch.cuda.set_device(device)  # what torch and Triton launch without naming a device goes to the current one
+    return device
 
 
 def resolve_precision(asked: Precision, device: torch.device) -> Computed:

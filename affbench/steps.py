@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 
 from affbench.device import Computed, autocast, keep_memory
 from affbench.distributed import Ranks
+from affbench.errors import DeviceError
 from affbench.models.losses import loss_and_scores
 
 WARM_UP = 3  # steps before capture, so that every lazy initialisation and self-test is over
@@ -100,6 +104,11 @@ class Step:
             for saved, group in zip(state["param_groups"], own, strict=True)
         ]
         self.optimizer.load_state_dict(state | {"param_groups": groups})
+        for parameter, own_state in self.optimizer.state.items():
+            for name, value in own_state.items():
+                # Moments keep the strides of the device they were saved on, but fused Adam reads raw memory.
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    own_state[name] = torch.empty_like(parameter).copy_(value)
 
     def _set_rate(self, learning_rate: float) -> None:
         self.learning_rate = learning_rate
@@ -123,7 +132,8 @@ class Step:
 class CapturedStep(Step):
     """The same step, captured once as a graph and replayed: launching it costs one call, whatever it holds.
 
-    Batches of another size than the first are computed as `Step` does, and so is every batch where the capture fails.
+    Batches of another size than the first are computed as `Step` does, and so is every batch where the capture fails,
+    which is warned of.
 
     Parameters
     ----------
@@ -131,6 +141,11 @@ class CapturedStep(Step):
         As for `Step`.
     capture
         Records what a function does and returns what repeats it.
+
+    Attributes
+    ----------
+    recorded
+        Whether there is a graph, so that steps on batches of the first one's size are replayed.
     """
 
     def __init__(
@@ -142,30 +157,61 @@ class CapturedStep(Step):
         capture: Capture | None = None,
     ) -> None:
         super().__init__(model, learning_rate, precision, device)
-        self._capture = capture or _capture_on_cuda
+        self._capture = capture or functools.partial(_capture_on_cuda, device)
         self._taken = 0
         self._images: Tensor | None = None
         self._labels: Tensor | None = None
         self._replay: Callable[[], None] | None = None
+        self.recorded = False
 
     def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        """Take a step; arguments as for `Step`."""
+        """Take a step; arguments as for `Step`.
+
+        Raises
+        ------
+        DeviceError
+            The graph is empty: it would leave the weights as they are, step after step.
+        """
         if self._images is None or self._labels is None:
             self._images, self._labels = images.clone(), labels.clone()
         if images.shape != self._images.shape or self._taken < WARM_UP:
             self._taken += 1
             super().__call__(images, labels, learning_rate)
             return
-        if self._replay is None:
-            self.optimizer.zero_grad(set_to_none=True)  # so that the captured backward pass owns its gradients
-            try:
-                self._replay = self._capture(self._whole)
-            except RuntimeError:  # a model that waits for the device, or allocates outside of the graph's memory
-                self._replay = self._whole
         self._images.copy_(images, non_blocking=True)
         self._labels.copy_(labels, non_blocking=True)
         self._set_rate(learning_rate)
+        if self._replay is not None:
+            self._replay()
+            return
+        self._replay = self._record()
+        before = self._updates()
         self._replay()
+        if self._updates() == before:
+            raise DeviceError(
+                f"the recorded training step changes nothing on {self.device}: its graph is empty. Let the process see "
+                "that device alone (CUDA_VISIBLE_DEVICES), and use --device cuda."
+            )
+
+    def _record(self) -> Callable[[], None]:
+        self.optimizer.zero_grad(set_to_none=True)  # so that the captured backward pass owns its gradients
+        try:
+            replay = self._capture(self._whole)
+        except RuntimeError as error:  # a model that waits for the device, or allocates outside of the graph's memory
+            reason = str(error.__context__ or error).partition("\n")[0]
+            warnings.warn(
+                f"training on {self.device} is slower than it could be, because the step cannot be recorded as a CUDA "
+                f"graph: {reason}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return self._whole
+        self.recorded = True
+        return replay
+
+    def _updates(self) -> float:
+        """How many updates the parameters have had, all together; waits for the device."""
+        return sum(float(state["step"]) for state in self.optimizer.state.values())
 
     def _whole(self) -> None:
         assert self._images is not None  # noqa: S101 - set before the first capture
@@ -180,11 +226,31 @@ def _dense(tensor: Tensor) -> bool:
     return torch.empty_like(tensor).stride() == tensor.stride()
 
 
-def _capture_on_cuda(run: Callable[[], None]) -> Callable[[], None]:
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
+def _capture_on_cuda(device: torch.device, run: Callable[[], None]) -> Callable[[], None]:
+    """Record on a stream of this device; a recording that fails leaves nothing behind.
+
+    By itself torch would keep the recording's stream current and its allocator, before 2.13 its random numbers too,
+    in the state of recording. Its default stream may be one of another device, on which the graph would be empty.
+    """
+    torch.cuda.synchronize(device)
+    before = torch.cuda.current_stream(device)
+    index = before.device.index
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    randoms = torch.cuda.default_generators[index]
+    drawn = randoms.clone_state()
+    try:
+        with torch.cuda.graph(graph, pool, torch.cuda.Stream(device)):
+            run()
+    except BaseException:
+        torch.cuda.set_stream(before)
+        graph.reset()
+        names = ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool")  # now, and in torch 2.4
+        (end, *_) = (getattr(torch._C, name) for name in names if hasattr(torch._C, name))
+        with contextlib.suppress(RuntimeError):  # torch has ended it, which current versions do on reset
+            end(index, pool)
+            torch._C._cuda_releasePool(index, pool)
+        randoms.graphsafe_set_state(drawn)
+        raise
     replay: Callable[[], None] = graph.replay
     return replay
 
