@@ -8,13 +8,16 @@ Two kinds of file. A *run* (``affbench train --config``, and ``config.toml`` in 
 from __future__ import annotations
 
 import itertools
+import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from affbench.errors import UsageError, nearest
 
@@ -28,6 +31,18 @@ def _as_list(value: Any) -> Any:
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_as_list), Field(min_length=1)]
 Routings = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+def _folder_name(name: str) -> str:
+    """A name that becomes a folder: one that stays where it is put, and whose temporary name fits as well."""
+    stays = re.fullmatch(r"(?![.])[^/\\\x00-\x1f\x7f]+", name)
+    if not stays or not name.strip() or len(os.fsencode(name)) > 200:
+        rule = "no '/', '\\' or line break, no dot at its beginning, and 1 to 200 bytes"
+        raise PydanticCustomError("folder_name", "It names the folder of the report, so it has {rule}", {"rule": rule})
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 
 class _Frozen(BaseModel):
@@ -180,7 +195,7 @@ class Pipeline(_Frozen):
         time, and how class capsules move with each.
     """
 
-    name: str
+    name: FolderName
     title: str
     note: str = ""
     seeds: Seeds = (0,)

@@ -171,7 +171,7 @@ def add_reference(run: Run, results_dir: Path) -> Run:
         The folder cannot be written.
     """
     target = reference_dir(results_dir) / run.name
-    with store.lock(run.path), store.atomic_folder(target) as new:
+    with store.lock(run.path), store.atomic_folder(target, _KNOWN) as new:
         for path in run.path.iterdir():
             if _KNOWN.fullmatch(path.name) and path.stat().st_size <= MAX_BYTES:
                 shutil.copyfile(path, new / path.name)

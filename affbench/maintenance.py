@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,10 +17,22 @@ from filelock import FileLock, Timeout
 
 from affbench import __version__, store
 from affbench.data import catalogue
-from affbench.data.sources import SOURCES, sources_of
-from affbench.errors import AffbenchError
+from affbench.data.sources import ALTERNATIVES, SOURCES, sources_of
+from affbench.errors import AffbenchError, ArtefactError
 from affbench.runs import list_runs
 
+_SET = r"[^/]+-(train|validation|test)(-\d+x)?-[0-9a-f]{8}\.h5"
+_TEMPORARY = r"(\.[a-z0-9_]{8}\.part|\.lock)"  # what `store.atomic_path` and `store.lock` add to the name of a file
+_RAW = "|".join(
+    re.escape(file.name) for name in (*SOURCES, *ALTERNATIVES) for s in sources_of(name) for file in s.files
+)
+_RUN = r"config\.toml|history\.csv|[^/]+\.(json|h5)|model\.safetensors|resume\.pt"
+_MADE = re.compile(  # the names, below the data and results folders, of what processes that died may leave behind
+    rf"\.doctor\.lock|raw/[^/]+/\.({_RAW}|checksums\.json){_TEMPORARY}"
+    rf"|sets/\.({_SET}|(affnist|homnist)-[a-z]+\.h5)(\.manifest\.json)?{_TEMPORARY}"
+    rf"|runs/\.[^/]+-seed\d+-[0-9a-f]{{8}}\.lock|runs/[^/]+/(factors/)?\.({_RUN}){_TEMPORARY}"
+    r"|reports/\.[^/]+\.(part|lock)"
+)
 ABANDONED_SECONDS = 3600.0  # a temporary file this old belongs to no process that still writes it
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "h5py", "typer")
 Health = Literal["good", "note", "bad"]
@@ -99,12 +112,21 @@ def _unused_sets(data_dir: Path, results_dir: Path) -> Iterator[Leftover]:
             current |= {_stem(catalogue.set_path(spec, split, data_dir)) for split in catalogue.SPLITS}
     for path in sorted(catalogue.sets_dir(data_dir).glob("*.h5")):
         name = path.name.partition("-train")[0].partition("-validation")[0].partition("-test")[0]
-        if name in ("affnist", "homnist"):
+        if name in ("affnist", "homnist") or not _is_converted(path):
             continue
         if _stem(path) not in current:
             yield Leftover(path, path.stat().st_size, "made by another version, or varied and used by no run")
         elif name not in used:
             yield Leftover(path, path.stat().st_size, "no run was trained or tested on it")
+
+
+def _is_converted(path: Path) -> bool:
+    """Whether affbench made a set: its manifest says so, or its name where the manifest is lost."""
+    try:
+        manifest = store.read_manifest(path)
+    except ArtefactError:
+        manifest = None
+    return manifest.stage == "convert" if manifest else re.fullmatch(_SET, path.name) is not None
 
 
 def _stem(path: Path) -> str:
@@ -115,13 +137,19 @@ def _stem(path: Path) -> str:
 
 def _abandoned(folder: Path) -> Iterator[Leftover]:
     for path in sorted(folder.rglob(".*")) if folder.is_dir() else ():
-        if "reference" in path.relative_to(folder).parts or not path.exists():
+        if not _MADE.fullmatch(path.relative_to(folder).as_posix()) or path.is_symlink() or not path.exists():
             continue
         size = sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
-        if path.name.endswith(".part") and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+        if path.suffix == ".lock":
+            if path.is_file() and not size and not _held(path):
+                yield Leftover(path, size, "lock that nobody holds")
+        elif time.time() - path.stat().st_mtime > ABANDONED_SECONDS and _holds_report(path):
             yield Leftover(path, size, "temporary file of a process that died")
-        elif path.name.endswith(".lock") and not _held(path):
-            yield Leftover(path, size, "lock that nobody holds")
+
+
+def _holds_report(path: Path) -> bool:
+    """Whether a temporary folder is one of `store.atomic_folder`: it holds the folder it is named after alone."""
+    return path.is_file() or [inside.name for inside in path.iterdir()] in ([], [path.name[1:].removesuffix(".part")])
 
 
 def _held(path: Path) -> bool:

@@ -24,6 +24,7 @@ from affbench.workspace import Workspace
 
 State = Literal["cached", "to do", "missing"]
 LOCAL = Engine()
+_PAGE = re.compile(r"manifest\.json|report\.(md|html)|(figures|pictures)/[^/]+\.(png|csv)")
 REPORT_VERSION = 2  # of the report stage: raised whenever the same runs would give another page
 
 
@@ -117,13 +118,14 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace, engine: Engine = LOCA
     Interrupted
         The process was asked to stop; what was done is saved.
     """
+    folder = report_dir(workspace.results, pipeline.name)
+    store.refuse_foreign(folder)
     cells = cells_of(pipeline)
     for cell in cells:
         _check_sets(plan_run(cell.config, workspace), pipeline.evaluation)
     _prepare(cells, pipeline.evaluation, workspace, f"pipeline '{pipeline.name}'")
     result = run_cells_on(engine, cells, pipeline.evaluation, workspace)
     plans = [plan_run(cell.config, workspace) for cell in cells]
-    folder = report_dir(workspace.results, pipeline.name)
     inputs = _report_inputs(pipeline, plans)
     runs = [
         LabelledRun(cell.label, Run(plan.folder)) for cell, plan in zip(cells, plans, strict=True) if is_trained(plan)
@@ -186,6 +188,8 @@ def run_sweep(
     Interrupted
         The process was asked to stop; what was done is saved.
     """
+    folder = report_dir(workspace.results, f"sweep-{_file_name(config.model.name)}")
+    store.refuse_foreign(folder)
     cells = sweep_cells(config, routings, seeds)
     for cell in cells:
         _check_sets(plan_run(cell.config, workspace), evaluation)
@@ -198,7 +202,6 @@ def run_sweep(
     ]
     if not runs:
         raise AffbenchError(f"no cell of the sweep finished; the first one failed because {result.failed[0].error}")
-    folder = report_dir(workspace.results, f"sweep-{_file_name(config.model.name)}")
     title = f"Routing sweep of {config.model.name}"
     return Outcome(result, make_report(folder, runs, workspace, title=title, note="", sets=evaluation.sets))
 
@@ -244,7 +247,7 @@ def make_report(
     with (
         store.lock(folder),
         workspace.progress.task("report", None),
-        store.atomic_folder(folder) as new,
+        store.atomic_folder(folder, _PAGE) as new,
     ):
         extras = model_extras(runs, workspace, new / "pictures", explain=explain)
         samples = sample_pictures(sets, workspace.data, new / "pictures")

@@ -24,6 +24,10 @@ from affbench.errors import ArtefactError, UsageError, nearest
 
 CONFIG, HISTORY, WEIGHTS, ENVIRONMENT = "config.toml", "history.csv", "model.safetensors", "environment.json"
 RESUME = "resume.pt"
+OWN = re.compile(  # names of the files that affbench writes into a run's folder
+    r"config\.toml|history\.csv|model\.safetensors|(environment|manifest)\.json|resume\.pt|eval-[^/]+\.json"
+    r"|predictions-[^/]+\.h5|factors/[^/]+\.json|tensorboard/events\.[^/]+"
+)
 
 
 @dataclass(frozen=True)

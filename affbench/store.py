@@ -157,8 +157,26 @@ def atomic_path(target: Path) -> Iterator[Path]:
             raise
 
 
+def refuse_foreign(target: Path) -> None:
+    """See that a folder may be replaced.
+
+    Raises
+    ------
+    StorageError
+        There is something at `target` that affbench did not write.
+    """
+    with writing(target):
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise StorageError(f"{target} is no folder of affbench; move it away, or choose another name.")
+        if not target.is_dir() or not any(target.iterdir()):
+            return
+        named = (target / name for name in (MANIFEST, "report.html") if (target / name).is_file())
+        if not any(b"affbench" in path.read_bytes() for path in named):
+            raise StorageError(f"{target} was not written by affbench; move it away, or choose another name.")
+
+
 @contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, own: re.Pattern[str]) -> Iterator[Path]:
     """An empty folder of the same name that takes the place of `target` if the block succeeds, else vanishes.
 
     Only one process may do so at a time: what an earlier one left unfinished is removed.
@@ -167,6 +185,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     ----------
     target
         The folder to write; one of that name stays as it is until the block has succeeded.
+    own
+        Names of the files that affbench writes there, relative to `target`; any others are kept.
 
     Yields
     ------
@@ -179,17 +199,28 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         The folder cannot be written.
     """
     temporary = target.with_name(f".{target.name}.part")
+    refuse_foreign(target)
     with writing(target):
         shutil.rmtree(temporary, ignore_errors=True)
         new = temporary / target.name
         new.mkdir(parents=True)
         try:
             yield new
+            refuse_foreign(target)  # it may have come meanwhile
             if target.is_dir():
+                _copy_others(target, new, own)
                 shutil.rmtree(target)
             new.replace(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _copy_others(old: Path, new: Path, own: re.Pattern[str]) -> None:
+    for path in old.rglob("*"):
+        name = path.relative_to(old)
+        if not own.fullmatch(name.as_posix()) and (path.is_symlink() or not path.is_dir()):
+            (new / name.parent).mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, new / name, follow_symlinks=False)
 
 
 def _umask() -> int:

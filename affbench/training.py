@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +35,7 @@ from affbench.runs import (
     CONFIG,
     ENVIRONMENT,
     HISTORY,
+    OWN,
     RESUME,
     WEIGHTS,
     Epoch,
@@ -197,15 +197,19 @@ def _is_whole(plan: Plan, *, force: bool) -> bool:
     """Whether the run is finished and undamaged; with `force` nothing of it stays."""
     if force and plan.folder.is_dir():
         with store.writing(plan.folder):
-            shutil.rmtree(plan.folder)
-    if not is_trained(plan):
-        return False
-    manifest = store.read_manifest(plan.folder)
-    assert manifest is not None  # noqa: S101 - is_trained has read it
+            (plan.folder / store.MANIFEST).unlink(missing_ok=True)  # first, so that no half of it counts
+            for path in plan.folder.rglob("*"):
+                if OWN.fullmatch(path.relative_to(plan.folder).as_posix()):
+                    path.unlink()
     try:
+        manifest = store.read_manifest(plan.folder)
+        if manifest is None:
+            return False
+        if manifest.key != plan.key:
+            raise ArtefactError(f"{plan.folder} holds another run than its name says.")
         store.verify(plan.folder, manifest)
     except ArtefactError as error:
-        raise ArtefactError(f"{error} Train the run again with --force.") from None
+        raise ArtefactError(f"{error} The run is left as it is; --force trains it again.") from None
     return True
 
 

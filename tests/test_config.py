@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "file.toml"
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize("name", ["../runs", "", " ", "..", ".", "/victim", "a\\b", "two\nlines", "x" * 300])
+def test_name_that_is_no_folder_of_reports_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "p.toml").write_text(f'name = {json.dumps(name)}\ntitle = "t"\nruns = [{{ model = "cnn" }}]\n')
+    with pytest.raises(UsageError, match=r"p.toml is not valid: it names the folder of the report, so it has no '/'"):
+        read_pipeline(tmp_path / "p.toml")
 
 
 def test_run_survives_the_way_through_toml(tmp_path: Path) -> None:

@@ -44,18 +44,39 @@ def test_sets_that_runs_use_are_kept_and_others_go(used: Workspace) -> None:
 
 
 def test_files_of_dead_processes_go_and_those_of_the_living_stay(used: Workspace) -> None:
-    old, new = used.data / ".old.abc.part", used.data / ".new.abc.part"
-    for path in (old, new):
+    converted = next(catalogue.sets_dir(used.data).glob("*.h5")).name
+    old, new = (catalogue.sets_dir(used.data) / f".{converted}.{part}.part" for part in ("abcdefgh", "abcdefg0"))
+    page = used.results / "reports" / ".all.part"
+    (page / "all").mkdir(parents=True)
+    for path in (old, new, page / "all" / "report.md"):
         path.write_text("half")
-    os.utime(old, (time.time() - 7200,) * 2)
-    reference = used.results / "reference"
-    reference.mkdir()
-    (reference / ".kept.part").write_text("half")
-    os.utime(reference / ".kept.part", (0, 0))
-    with store.lock(used.data / "held"):
+    for path in (old, page):
+        os.utime(path, (time.time() - 7200,) * 2)
+    with store.lock(catalogue.sets_dir(used.data) / converted):
         found = names(used)
-    assert old.name in found
-    assert not {new.name, ".held.lock", ".kept.part"} & found
+    assert {old.name, page.name} <= found
+    assert not {new.name, f".{converted}.lock"} & found
+
+
+def test_files_of_strangers_stay(used: Workspace) -> None:
+    strangers = [
+        used.data / ".mine.part",
+        used.data / "raw" / "mnist" / ".notes.abcdefgh.part",
+        used.data / "sets" / "mydigits.h5",
+        used.data / "sets" / ".mydigits.h5.lock",
+        used.results / ".package.lock",
+        used.results / "runs" / ".backup.part",
+        used.results / "reports" / ".study.part" / "thesis.tex",
+        used.results / "reports" / ".study.lock",
+        used.results / "reference" / ".kept.part",
+    ]
+    for path in strangers:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("precious")
+        for aged in (path, path.parent):
+            os.utime(aged, (0, 0))
+    remove(find_leftovers(used.data, used.results))
+    assert [path for path in strangers if not path.exists()] == []
 
 
 def test_dry_run_deletes_nothing(affbench: Affbench, used: Workspace) -> None:

@@ -7,9 +7,10 @@ import pytest
 from tiny import SAMPLE, TINY_CAPSNET, TINY_CNN, tiny_config, trainings
 
 from affbench import pipeline as stages
+from affbench import store
 from affbench.config import EvaluationConfig, Pipeline
 from affbench.data import catalogue
-from affbench.errors import AffbenchError, DataError, UsageError
+from affbench.errors import AffbenchError, DataError, StorageError, UsageError
 from affbench.pipeline import plan_pipeline, report_all, report_dir, run_pipeline, run_sweep
 from affbench.report import pictures
 from affbench.runs import list_runs
@@ -95,6 +96,24 @@ def test_damaged_report_is_written_again(workspace: Workspace) -> None:
     assert ("report", "to do") in states(tiny_pipeline(), workspace)
     run_pipeline(tiny_pipeline(), workspace)
     assert "</html>" in outcome.report.html.read_text()
+
+
+@pytest.mark.usefixtures("unillustrated")
+def test_what_strangers_wrote_is_neither_replaced_nor_lost(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = report_dir(workspace.results, "tiny")
+    store.write_text(folder / "thesis.tex", "years of work")
+    trained = trainings(monkeypatch)
+    with pytest.raises(StorageError, match=r"reports/tiny was not written by affbench; move it away, or choose"):
+        run_pipeline(tiny_pipeline(), workspace)
+    assert not trained
+    (folder / "thesis.tex").rename(workspace.results / "thesis.tex")
+    run_pipeline(tiny_pipeline(), workspace)
+    store.write_text(folder / "mine" / "thesis.tex", "years of work")
+    run_pipeline(tiny_pipeline(title="Another"), workspace)
+    assert (folder / "mine" / "thesis.tex").read_text() == "years of work"
+    assert "Another" in (folder / "report.md").read_text()
 
 
 def test_missing_digits_are_said_before_anything_starts(tmp_path: Path) -> None:

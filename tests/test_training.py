@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -273,6 +274,26 @@ def test_damaged_finished_run_is_said_and_force_trains_it_again(workspace: Works
     with pytest.raises(ArtefactError, match=r"model.safetensors is damaged.*--force"):
         train(tiny_config(), workspace)
     assert same(weights(train(tiny_config(), workspace, force=True)), before)
+
+
+@pytest.mark.parametrize("damage", ["half", "later", "other"])
+def test_finished_run_whose_manifest_is_not_understood_is_left_as_it_is(workspace: Workspace, damage: str) -> None:
+    run = train(tiny_config(), workspace)
+    manifest, notes = run.path / store.MANIFEST, run.path / "notes.txt"
+    notes.write_text("mine")
+    content = json.loads(manifest.read_text())
+    manifest.write_text(
+        {"half": "{", "later": json.dumps(content | {"field": 1}), "other": json.dumps(content | {"key": "0" * 64})}[
+            damage
+        ]
+    )
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    with pytest.raises(ArtefactError, match=r"The run is left as it is; --force trains it again"):
+        train(tiny_config(), workspace)
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+    train(tiny_config(), workspace, force=True)
+    assert json.loads(manifest.read_text())["key"] == content["key"]
+    assert notes.read_text() == "mine"
 
 
 def test_diverging_training_is_one_clear_error(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
