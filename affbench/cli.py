@@ -103,16 +103,11 @@ def fetch(
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
 ) -> None:
     """Download, verify and convert sets (default: mnist affnist)."""
-    from affbench.data.fetching import fetch_sets
+    from affbench.data.fetch.files import Ways
+    from affbench.data.fetch.sets import fetch_sets
 
-    fetched = fetch_sets(
-        sets or ["mnist", "affnist"],
-        session.workspace.data,
-        mirror=mirror,
-        offline=offline,
-        force=force,
-        progress=session.workspace.progress,
-    )
+    ways = Ways(mirror, offline, force, session.workspace.progress)
+    fetched = fetch_sets(sets or ["mnist", "affnist"], session.workspace.data, ways)
     for item in fetched:
         for file in item.files:
             session.show(f"{item.name}: {file.path.name} from {file.origin}, sha256 {file.sha256}")

@@ -17,18 +17,21 @@ from filelock import FileLock, Timeout
 
 from affbench import __version__, store
 from affbench.data import catalogue
-from affbench.data.sources import ALTERNATIVES, SOURCES, sources_of
+from affbench.data.fetch.sources import ALTERNATIVES, SOURCES, sources_of
 from affbench.errors import AffbenchError, ArtefactError
 from affbench.runs import list_runs
 
 _SET = r"[^/]+-(train|validation|test)(-\d+x)?-[0-9a-f]{8}\.h5"
 _TEMPORARY = r"(\.[a-z0-9_]{8}\.part|\.lock)"  # what `store.atomic_path` and `store.lock` add to the name of a file
 _RAW = "|".join(
-    re.escape(file.name) for name in (*SOURCES, *ALTERNATIVES) for s in sources_of(name) for file in s.files
+    re.escape(Path(file.name).name)
+    for name in (*SOURCES, *ALTERNATIVES)
+    for source in sources_of(name)
+    for file in (*source.files, *source.optional)
 )
 _RUN = r"config\.toml|history\.csv|[^/]+\.(json|h5)|model\.safetensors|resume\.pt"
 _MADE = re.compile(  # the names, below the data and results folders, of what processes that died may leave behind
-    rf"\.doctor\.lock|raw/[^/]+/\.({_RAW}|checksums\.json){_TEMPORARY}"
+    rf"\.doctor\.lock|raw/[^/]+/([a-z_]+/)?\.({_RAW}|checksums\.json){_TEMPORARY}"
     rf"|sets/\.({_SET}|(affnist|homnist)-[a-z]+\.h5)(\.manifest\.json)?{_TEMPORARY}"
     rf"|runs/\.[^/]+-seed\d+-[0-9a-f]{{8}}\.lock|runs/[^/]+/(factors/)?\.({_RUN}){_TEMPORARY}"
     r"|reports/\.[^/]+\.(part|lock)"
@@ -226,7 +229,7 @@ def _folder(label: str, folder: Path) -> Finding:
 
 
 def _downloads(family: str, data_dir: Path) -> Finding:
-    from affbench.data.download import find_file
+    from affbench.data.fetch.files import find_file
 
     folder = catalogue.raw_dir(data_dir, family)
     if not folder.is_dir():
@@ -260,6 +263,9 @@ def _artefact(subject: str, path: Path, remedy: str) -> Finding:
 
 def _reachable(family: str) -> Finding:
     import requests
+    import urllib3
+
+    from affbench.data.fetch.http import unanswered
 
     urls = [url for source in sources_of(family) for file in source.files[:1] for url in file.urls]
     if not urls:
@@ -268,7 +274,7 @@ def _reachable(family: str) -> Finding:
     for url in urls:
         try:
             answers.append(f"{requests.head(url, timeout=3, allow_redirects=True).status_code} {url}")
-        except requests.RequestException as error:
-            answers.append(f"{type(error).__name__} {url}")
+        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+            answers.append(f"{url} {unanswered(error)}")
     good = any(answer.startswith("200 ") for answer in answers)
     return Finding(f"mirrors of {family}", "good" if good else "note", "; ".join(answers))

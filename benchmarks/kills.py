@@ -28,7 +28,7 @@ import h5py
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy machine wait for each other
 
-import affbench.data.fetching
+import affbench.data.fetch.sets
 import affbench.evaluation
 import affbench.pipeline  # imported before the forks
 from affbench import cli, store

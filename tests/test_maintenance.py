@@ -116,3 +116,13 @@ def test_doctor_finds_every_kind_of_damage(affbench: Affbench, used: Workspace) 
     for word in ("model.safetensors is damaged", "no manifest", "is not an evaluation record", "t10k-labels"):
         assert word in said
     assert len(bad) == 4
+
+
+def test_doctor_survives_a_network_that_is_set_up_wrongly(
+    affbench: Affbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
+    ended = affbench("doctor", "--json", data_dir=tmp_path / "data", results_dir=tmp_path / "results")
+    assert ended.status == 0
+    (finding,) = [each for each in ended.document["findings"] if each["subject"] == "mirrors of mnist"]
+    assert "invalid path: /no/such/bundle.pem); check the environment variable REQUESTS_CA_BUNDLE" in finding["text"]

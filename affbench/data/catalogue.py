@@ -28,7 +28,7 @@ from affbench import store
 from affbench.data import canvas as placement
 from affbench.data import hdf5, idx
 from affbench.data.dataset import Dataset
-from affbench.data.sources import SOURCES, Source
+from affbench.data.fetch.sources import SOURCES, Source
 from affbench.data.synthesis import CANVAS, AffineRange, synthesize, write_synthetic
 from affbench.data.synthesis import COPIES as COPIES
 from affbench.errors import ArtefactError, DataError, UsageError, nearest
@@ -418,7 +418,7 @@ def _digits(family: str, split: Split, data_dir: Path) -> tuple[npt.NDArray[np.u
 
 def _raw_file(family: str, name: str, data_dir: Path) -> Path:
     """A downloaded file, its published checksum verified."""
-    from affbench.data.download import find_file  # imports what downloads need, and few commands need that
+    from affbench.data.fetch.files import find_file  # imports what downloads need, and few commands need that
 
     (file,) = (file for file in _source(family).files if file.name == name)
     found = find_file(file, raw_dir(data_dir, family))

@@ -78,7 +78,7 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
     ) -> None:
         # Imported here because the catalogue knows every set, and this module only one way to look at them.
         from affbench.data.catalogue import load_dataset
-        from affbench.data.fetching import fetch_for
+        from affbench.data.fetch.sets import fetch_for
 
         _check_targets(target_type)
         if download:

@@ -24,6 +24,8 @@ class Handler(BaseHTTPRequestHandler):
         (answers.pop(0) if len(answers) > 1 else answers[0])(self)
         self.close_connection = True
 
+    do_CONNECT = do_GET  # noqa: N815 - what a proxy is asked for
+
     def log_message(self, *args: Any) -> None:
         """Say nothing."""
 

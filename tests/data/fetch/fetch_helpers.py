@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from affbench.data.sources import RemoteFile, Source
-from affbench.data.transfer import Patience
+from affbench.data.fetch.files import Fetched, Fetcher, Ways
+from affbench.data.fetch.http import Patience
+from affbench.data.fetch.sources import RemoteFile, Source
 from affbench.progress import Progress, Task
 
 CONTENT = bytes(range(256)) * 800  # 204,800 bytes, several blocks
+MAT = bytes(126) + b"IM" + CONTENT
 QUICK = Patience(attempts=3, wait=0.01, silence=2, total=20)
 
 
@@ -22,6 +26,14 @@ def md5(content: bytes) -> str:
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def zipped(content: bytes) -> bytes:
+    """An archive of one member."""
+    with io.BytesIO() as whole:
+        with zipfile.ZipFile(whole, "w") as archive:
+            archive.writestr(zipfile.ZipInfo("1.mat"), content)
+        return whole.getvalue()
 
 
 def checked(*urls: str, content: bytes = CONTENT, name: str = "file.bin", **more: Any) -> RemoteFile:
@@ -35,7 +47,19 @@ def trusted(*urls: str, name: str = "file.bin", **more: Any) -> RemoteFile:
 
 
 def source_of(*files: RemoteFile, name: str = "Set, source") -> Source:
-    return Source(name, "idx", files, license="none", homepage="https://example.org/set", citation="none")
+    return Source(name, "idx", files, license="none", homepage="https://example.org/set")
+
+
+def fetch_alternatives(sources: Sequence[Source], folder: Path, **options: Any) -> tuple[Source, list[Fetched]]:
+    return Fetcher(folder, Ways(**options)).first_of(sources)
+
+
+def fetch_source(source: Source, folder: Path, **options: Any) -> list[Fetched]:
+    return fetch_alternatives([source], folder, **options)[1]
+
+
+def fetch_file(file: RemoteFile, folder: Path, **options: Any) -> Fetched:
+    return fetch_source(source_of(file), folder, **options)[0]
 
 
 def left_in(folder: Path) -> list[str]:

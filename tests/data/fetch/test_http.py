@@ -9,11 +9,22 @@ from typing import Any
 
 import pytest
 import requests
-from fetch_helpers import CONTENT, QUICK, Recorder, checked, left_in, md5, sha256, source_of, trusted
+from fetch_helpers import (
+    CONTENT,
+    QUICK,
+    Recorder,
+    checked,
+    fetch_file,
+    fetch_source,
+    left_in,
+    md5,
+    sha256,
+    source_of,
+    trusted,
+)
 
-from affbench.data.download import fetch_file, fetch_source
-from affbench.data.sources import RemoteFile
-from affbench.data.transfer import Patience
+from affbench.data.fetch.http import Patience
+from affbench.data.fetch.sources import RemoteFile
 from affbench.errors import DownloadError
 
 
@@ -39,13 +50,15 @@ def test_pauses_double_and_a_server_may_ask_for_longer(
     site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("affbench.data.transfer.time.sleep", pauses.append)
+    monkeypatch.setattr("affbench.data.fetch.http.time.sleep", pauses.append)
     busy = [site.status(503), site.status(503), site.status(503, Retry_After=7), CONTENT]
     fetch_file(checked(site.add("file.bin", *busy)), tmp_path, patience=replace(QUICK, attempts=4, wait=0.5))
     assert pauses == [0.5, 1.0, 7.0]
 
 
-@pytest.mark.parametrize(("code", "words"), [(401, "password"), (403, "refuses access"), (418, "cannot deliver")])
+@pytest.mark.parametrize(
+    ("code", "words"), [(401, "password"), (403, "refuses access, or has no such file"), (418, "cannot deliver")]
+)
 def test_other_refusals_are_not_tried_again(site: Any, tmp_path: Path, code: int, words: str) -> None:
     with pytest.raises(DownloadError, match=rf"{words} \(HTTP {code}\)"):
         fetch_file(checked(site.add("file.bin", site.status(code))), tmp_path, patience=QUICK)
@@ -239,3 +252,46 @@ def test_https_never_leads_to_http(site: Any, tmp_path: Path, monkeypatch: pytes
 def test_redirects_in_a_circle_end(site: Any, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="redirects more than 5 times"):
         fetch_file(checked(site.add("file.bin", site.redirect("/file.bin"))), tmp_path, patience=QUICK)
+
+
+# Proxies, certificates, addresses
+
+
+@pytest.fixture
+def proxied(site: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The site as a proxy for everything."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, site.url)
+    return site
+
+
+@pytest.mark.parametrize("url", ["http://example.org/file.bin", "https://example.org/file.bin"])
+def test_a_proxy_that_wants_a_password_is_named(proxied: Any, tmp_path: Path, url: str) -> None:
+    proxied.answers["http://example.org/file.bin"] = [proxied.status(407)]
+    proxied.answers["example.org:443"] = [proxied.status(407)]
+    with pytest.raises(DownloadError, match=r"proxy.*(407.*HTTPS_PROXY|HTTPS_PROXY.*407)"):
+        fetch_file(checked(url), tmp_path, patience=QUICK)
+    assert len(proxied.requests) == 1
+
+
+def test_a_proxy_that_is_none_is_named(proxied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://a:b")
+    monkeypatch.setenv("https_proxy", "nonsense://a:b")
+    with pytest.raises(DownloadError, match=r"'a:b' is not a valid host or port\); check .*HTTPS_PROXY"):
+        fetch_file(checked("https://example.org/file.bin"), tmp_path, patience=replace(QUICK, attempts=1))
+
+
+def test_a_missing_certificate_bundle_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
+    with pytest.raises(
+        DownloadError, match=r"bundle, invalid path: /no/such/bundle\.pem\); check .*REQUESTS_CA_BUNDLE"
+    ):
+        fetch_file(checked("https://example.org/file.bin"), tmp_path, patience=QUICK)
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://a:port/x", "http://%zz:1/", f"http://{'a' * 70}.org/"])
+def test_a_redirect_to_no_address_is_told(site: Any, tmp_path: Path, location: str) -> None:
+    with pytest.raises(DownloadError, match="is no address that can be fetched"):
+        fetch_file(checked(site.add("file.bin", site.redirect(location))), tmp_path, patience=QUICK)

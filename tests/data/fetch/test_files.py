@@ -11,12 +11,26 @@ from typing import Any
 
 import pytest
 import requests
-from fetch_helpers import CONTENT, QUICK, Recorder, checked, left_in, md5, sha256, source_of, trusted
+from fetch_helpers import (
+    CONTENT,
+    MAT,
+    QUICK,
+    Recorder,
+    checked,
+    fetch_alternatives,
+    fetch_file,
+    fetch_source,
+    left_in,
+    md5,
+    sha256,
+    source_of,
+    trusted,
+    zipped,
+)
 
-from affbench.data import download
-from affbench.data.download import Fetched, fetch_alternatives, fetch_file, fetch_source, find_file
-from affbench.data.sources import RemoteFile, Source
-from affbench.data.transfer import shown
+from affbench.data.fetch.files import PART, Fetched, find_file
+from affbench.data.fetch.http import shown
+from affbench.data.fetch.sources import RemoteFile, Source
 from affbench.errors import DataError, DownloadError, StorageError, UsageError
 
 
@@ -125,6 +139,34 @@ def test_a_file_put_there_by_hand_is_trusted_once(tmp_path: Path) -> None:
         find_file(trusted(), tmp_path)
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 79026299\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "words"),
+    [
+        ("test.zip", POINTER, "pointer of Git LFS"),
+        ("test.zip", b"<html>sorry</html>", r"is no \.zip file"),
+        ("test.zip", zipped(CONTENT)[:-30], "only the beginning"),
+        ("test.mat", POINTER, "pointer of Git LFS"),
+        ("test.mat", b"<html>sorry</html>", r"is no \.mat file"),
+    ],
+)
+def test_what_is_no_data_is_not_remembered_and_refuses_nothing_later(
+    site: Any, tmp_path: Path, name: str, wrong: bytes, words: str
+) -> None:
+    right = zipped(CONTENT) if name.endswith(".zip") else MAT
+    file = trusted(site.add(name, wrong, right), name=name)
+    with pytest.raises(DownloadError, match=words):
+        fetch_file(file, tmp_path, patience=QUICK)
+    assert left_in(tmp_path) == []
+    assert fetch_file(file, tmp_path, patience=QUICK).sha256 == sha256(right)
+    (tmp_path / name).write_bytes(wrong)  # put there by hand, and remembered by an earlier version
+    (tmp_path / "checksums.json").write_text(json.dumps({name: {"sha256": sha256(wrong), "origin": "x"}}))
+    assert find_file(file, tmp_path) is None
+    assert fetch_file(file, tmp_path, patience=QUICK).sha256 == sha256(right)
+
+
 @pytest.mark.parametrize("record", ["{", "[]", '{"file.bin": 3}'])
 def test_a_damaged_record_is_told(tmp_path: Path, record: str) -> None:
     (tmp_path / "file.bin").write_bytes(CONTENT)
@@ -166,6 +208,13 @@ def test_a_password_in_an_address_is_never_shown(site: Any, tmp_path: Path) -> N
         fetch_file(checked(name="other"), tmp_path, mirror=mirror, patience=QUICK)
     assert "secret" not in str(caught.value)
     assert shown("https://a:b@example.org:8/c?key=d#e") == "https://example.org:8/c"
+
+
+def test_an_object_store_that_answers_403_for_what_it_has_not_is_asked_on(site: Any, tmp_path: Path) -> None:
+    site.add("mirror/file.bin", site.status(403))
+    url = site.add("mirror/MNIST/raw/file.bin", CONTENT)
+    file = checked(aliases=("MNIST/raw/file.bin",))
+    assert fetch_file(file, tmp_path, mirror=site.url + "mirror", patience=QUICK).origin == url
 
 
 @pytest.mark.usefixtures("no_network")
@@ -215,7 +264,10 @@ def test_a_wrong_file_in_a_mirror_folder_is_an_error_and_not_kept(tmp_path: Path
         fetch_file(replace(file, size=99), folder, mirror=mirror)
 
 
-@pytest.mark.parametrize("mirror", ["ftp://example.org/", "https://", "/no/such/folder", __file__])
+@pytest.mark.parametrize(
+    "mirror",
+    ["ftp://example.org/", "https://", "http://[::1", "http://a:port/", "http://.a/", "/no/such/folder", __file__],
+)
 def test_a_mirror_that_cannot_be_one_is_wrong_usage(tmp_path: Path, mirror: str) -> None:
     with pytest.raises(UsageError, match="--mirror"):
         fetch_file(checked(), tmp_path, mirror=mirror)
@@ -279,13 +331,13 @@ def test_the_first_source_that_delivers_is_used(site: Any, tmp_path: Path, sourc
     used, fetched = fetch_alternatives(sources, tmp_path / "a", patience=QUICK)
     assert used is sources[1]
     assert [each.path.name for each in fetched] == ["x.npz", "y.npz"]
-    site.add("official.zip", CONTENT)
+    site.add("official.zip", zipped(CONTENT))
     assert fetch_alternatives(sources, tmp_path / "b", patience=QUICK)[0] is sources[0]
 
 
 def test_what_is_there_is_used_before_better_sources(site: Any, tmp_path: Path, sources: tuple[Source, Source]) -> None:
     fetch_alternatives(sources, tmp_path, patience=QUICK)
-    site.add("official.zip", CONTENT)
+    site.add("official.zip", zipped(CONTENT))
     before = len(site.requests)
     assert fetch_alternatives(sources, tmp_path, patience=QUICK)[0] is sources[1]
     assert len(site.requests) == before
@@ -295,7 +347,7 @@ def test_what_is_there_is_used_before_better_sources(site: Any, tmp_path: Path, 
 def test_the_mirror_is_asked_for_every_source_before_the_network(
     site: Any, tmp_path: Path, sources: tuple[Source, Source]
 ) -> None:
-    site.add("official.zip", CONTENT)
+    site.add("official.zip", zipped(CONTENT))
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     (mirror / "x.npz").write_bytes(b"x")
@@ -304,6 +356,23 @@ def test_the_mirror_is_asked_for_every_source_before_the_network(
     (mirror / "y.npz").write_bytes(b"y")
     assert fetch_alternatives(sources, tmp_path / "b", mirror=mirror, patience=QUICK)[0] is sources[1]
     assert len(site.requests) == 1
+
+
+def test_an_optional_file_comes_where_it_can_be_had_and_is_missed_with_a_note(site: Any, tmp_path: Path) -> None:
+    extra = trusted(site.url + "extra.zip", name="originals/extra.zip", aliases=("32x/extra.zip",))
+    needed = source_of(checked(site.add("file.bin", CONTENT)))
+    source, progress = replace(needed, optional=(extra,)), Recorder()
+    assert [f.path.name for f in fetch_source(source, tmp_path, progress=progress, patience=QUICK)] == ["file.bin"]
+    assert "originals/extra.zip, which is no must, could not be fetched" in progress.notes[-1]
+    assert "extra.zip is not there (HTTP 404)" in progress.notes[-1]
+    before = len(site.requests)
+    fetch_source(source, tmp_path, patience=QUICK)
+    assert len(site.requests) == before
+    (tmp_path / "mirror" / "32x").mkdir(parents=True)
+    (tmp_path / "mirror" / "32x" / "extra.zip").write_bytes(zipped(b"digits"))
+    fetched = fetch_source(source, tmp_path, mirror=tmp_path / "mirror", patience=QUICK)
+    assert [f.path for f in fetched] == [tmp_path / "file.bin", tmp_path / "originals" / "extra.zip"]
+    assert fetch_source(source, tmp_path, offline=True) == fetched
 
 
 def test_when_all_sources_fail_each_is_named_with_its_reason(
@@ -325,10 +394,10 @@ def test_when_all_sources_fail_each_is_named_with_its_reason(
 def test_a_changed_official_file_is_not_silently_replaced_by_another_source(
     site: Any, tmp_path: Path, sources: tuple[Source, Source]
 ) -> None:
-    site.add("official.zip", CONTENT)
+    site.add("official.zip", zipped(CONTENT))
     fetch_alternatives(sources, tmp_path, patience=QUICK)
     (tmp_path / "official.zip").unlink()
-    site.add("official.zip", b"changed")
+    site.add("official.zip", zipped(b"changed"))
     with pytest.raises(DataError, match="--force"):
         fetch_alternatives(sources, tmp_path, patience=QUICK)
 
@@ -338,7 +407,7 @@ def test_loose_files_are_not_taken_from_a_folder_of_another_split(tmp_path: Path
     for name, fits in (("test_batches", True), ("batches", True), ("validation_batches", False)):
         mirror = tmp_path / name
         mirror.mkdir()
-        (mirror / "1.mat").write_bytes(CONTENT)
+        (mirror / "1.mat").write_bytes(MAT)
         with contextlib.nullcontext() if fits else pytest.raises(DownloadError):
             fetch_file(file, tmp_path / f"data-{name}", mirror=mirror, offline=True)
 
@@ -356,12 +425,12 @@ def test_a_folder_that_cannot_be_written_is_told(site: Any, tmp_path: Path) -> N
 def test_a_full_disk_is_told_and_nothing_is_left(site: Any, tmp_path: Path) -> None:
     partial = tmp_path / ".file.bin.partial"
     partial.mkdir()
-    (partial / download.PART).symlink_to("/dev/full")
+    (partial / PART).symlink_to("/dev/full")
     with pytest.raises(StorageError, match="the disk is full"):
         fetch_file(checked(site.add("file.bin", CONTENT)), tmp_path, patience=QUICK)
     assert left_in(tmp_path) == []
     partial.mkdir()
-    (partial / "file.bin").symlink_to("/dev/full")
+    (partial / PART).symlink_to("/dev/full")
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     (mirror / "file.bin").write_bytes(CONTENT)

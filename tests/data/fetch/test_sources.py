@@ -5,17 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from affbench.data.sources import ALTERNATIVES, SOURCES, RemoteFile, Source, sources_of
+from affbench.data.fetch.sources import ALTERNATIVES, SOURCES, RemoteFile, Source, originals, sources_of
 from affbench.errors import UsageError
 
 NAMES = (*SOURCES, *ALTERNATIVES)
 
 
 def all_files(source: Source) -> Iterator[RemoteFile]:
-    for file in source.files:
-        yield file
-        if file.plain:
-            yield file.plain
+    for file in (*source.files, *source.optional):
+        yield from file.forms
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -23,15 +21,13 @@ def test_every_source_is_sound(name: str) -> None:
     for source in sources_of(name):
         assert source.license
         assert source.homepage.startswith("https://")
-        assert source.citation
         names = [file.name for file in all_files(source)]
         assert len(set(names)) == len(names)
         for file in all_files(source):
             assert all(url.startswith("https://") for url in file.urls)
-            assert all(url.endswith(f"/{file.name}") for url in file.urls)
+            assert all(url.endswith(file.name.rpartition("/")[2]) for url in file.urls)
             assert file.md5 is None or re.fullmatch("[0-9a-f]{32}", file.md5)
             assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
-            assert (file.size or 1) <= file.max_bytes
             assert not any(alias.startswith("/") or ".." in alias for alias in file.aliases)
 
 
@@ -59,3 +55,11 @@ def test_affnist_is_tried_at_its_home_first_and_numpy_last() -> None:
 def test_an_unknown_set_is_told_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'affnist'"):
         sources_of("afnist")
+
+
+def test_affnists_originals_are_optional_and_lie_in_a_folder_of_their_own() -> None:
+    for split, name in (("test", "affnist"), ("validation", "affnist-validation"), ("training", "affnist-train")):
+        *with_transformations, numpy = sources_of(name)
+        assert {source.optional for source in with_transformations} == {(originals(split),)}
+        assert numpy.optional == ()
+        assert originals(split).name == f"originals/{split}.mat.zip"

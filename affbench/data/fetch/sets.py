@@ -1,0 +1,134 @@
+"""Fetching a set: its files from wherever they can be had, verified, and converted at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from affbench import store
+from affbench.data import catalogue
+from affbench.data.affnist import AffnistSource, convert, read_homnist
+from affbench.data.fetch.files import Fetched, Fetcher, Ways
+from affbench.data.fetch.sources import Source, sources_of
+from affbench.data.hdf5 import write_set
+from affbench.errors import DownloadError
+from affbench.progress import Progress
+
+
+@dataclass(frozen=True)
+class FetchedSet:
+    """A set that is there.
+
+    Attributes
+    ----------
+    name
+        As asked for.
+    source
+        Which of its sources was used.
+    files
+        The downloaded files, with checksum and origin.
+    converted
+        The converted sets made from them.
+    """
+
+    name: str
+    source: str
+    files: tuple[Fetched, ...]
+    converted: tuple[Path, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-serialisable form."""
+        files = [asdict(file) | {"path": str(file.path)} for file in self.files]
+        return asdict(self) | {"files": files, "converted": [str(path) for path in self.converted]}
+
+
+def fetch_sets(names: Sequence[str], data_dir: Path, ways: Ways | None = None) -> list[FetchedSet]:
+    """Download, verify and convert sets; what is there and whole is not downloaded again.
+
+    Parameters
+    ----------
+    names
+        ``"mnist"``, ``"fashion-mnist"``, ``"affnist"``, ``"affnist-validation"``, ``"affnist-train"``, ``"homnist"``.
+    data_dir
+        Folder of the data.
+    ways
+        How files may be had.
+
+    Returns
+    -------
+    list of FetchedSet
+        In the order of `names`.
+
+    Raises
+    ------
+    UsageError
+        A name is unknown, or the mirror is neither a folder nor an address.
+    DownloadError
+        No source could deliver a set. The sets before it are there.
+    DataError
+        A file is damaged, or is not what it should be.
+    StorageError
+        The data folder cannot be written.
+    """
+    for name in names:
+        sources_of(name)
+    return [_fetch_set(name, data_dir, ways or Ways()) for name in names]
+
+
+def fetch_for(name: str, split: str, data_dir: Path, progress: Progress | None = None) -> None:
+    """Fetch whatever a set of the catalogue is made from: its own files, or its digits; nothing for the sample.
+
+    Parameters and errors as for `affbench.load_dataset` and `fetch_sets`.
+    """
+    spec = catalogue.find_set(name)
+    part = catalogue.check_split(spec, split)
+    if spec.family != catalogue.SAMPLE:
+        held = f"affnist-{part}" if spec.family == "affnist" and part != "test" else spec.family
+        fetch_sets([held], data_dir, Ways(progress=progress or Progress()))
+
+
+def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
+    family = "affnist" if name.startswith("affnist") else name
+    try:
+        source, files = Fetcher(catalogue.raw_dir(data_dir, family), ways).first_of(sources_of(name))
+    except DownloadError as error:
+        if family != "affnist":
+            raise
+        raise DownloadError(
+            f"{error} Without the official files, '--set affnist-synthetic' tests on a set drawn in the same way."
+        ) from None
+    with ways.progress.task(f"convert {name}", None):
+        if family in ("affnist", "homnist"):
+            converted = [_convert_official(catalogue.find_set(name), source, files[: len(source.files)], data_dir)]
+        else:
+            converted = [catalogue.ensure_set(spec, part, data_dir) for spec, part in catalogue.convertible(family)]
+    return FetchedSet(name, source.name, tuple(files), tuple(converted))
+
+
+def _convert_official(spec: catalogue.SetSpec, source: Source, files: Sequence[Fetched], data_dir: Path) -> Path:
+    """Convert official files; the key of the set is that of their content."""
+    split = catalogue.check_split(spec, "test")
+    checksums = {file.path.name: file.sha256 for file in files}
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    attributes = {
+        "name": spec.family,
+        "split": split,
+        "source": f"{source.name}: {files[0].origin}{more}",
+        "sha256": json.dumps(checksums),
+        "license": source.license,
+    }
+
+    def make(target: Path) -> None:
+        if source.layout == "homnist-mat":
+            write_set(target, read_homnist(files[0].path), attributes)
+        elif source.layout == "affnist-npz":
+            convert(AffnistSource("npz", *(file.path for file in files)), target, split, attributes)
+        else:  # batches lie in a folder of their own, as 1.mat, 2.mat, …
+            place = files[0].path if len(files) == 1 else files[0].path.parent
+            convert(AffnistSource("mat", place), target, split, attributes)
+
+    path = catalogue.set_path(spec, split, data_dir)
+    return store.derive_file(path, "convert", catalogue.VERSION, {"files": checksums, "split": split}, make)
