@@ -70,9 +70,7 @@ RayAddress = Annotated[
 ]
 CpusPerRun = Annotated[int | None, typer.Option(min=1, help="Threads of a run, and CPUs it asks Ray for.")]
 GpusPerRun = Annotated[float | None, typer.Option(min=0, help="GPUs a run asks Ray for; 0.5 shares one.")]
-CheckpointMinutes = Annotated[
-    float, typer.Option(min=0, help="Time between two saves within an epoch; every epoch ends with one.")
-]
+CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between two saves; an interruption saves as well.")]
 
 
 def _version(asked: bool) -> None:
@@ -140,7 +138,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the latest unfinished run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Train again, even if the run is finished.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
-    checkpoint_minutes: CheckpointMinutes = 0.5,
+    checkpoint_minutes: CheckpointMinutes = 1,
 ) -> None:
     """One training run; a finished run of the same configuration is not trained again, an unfinished one goes on."""
     given = {key: value for key, value in locals().items() if key in _RUN_OPTIONS and value is not None}
@@ -214,7 +212,7 @@ def sweep(
     ray_address: RayAddress = None,
     cpus_per_run: CpusPerRun = None,
     gpus_per_run: GpusPerRun = None,
-    checkpoint_minutes: CheckpointMinutes = 0.5,
+    checkpoint_minutes: CheckpointMinutes = 1,
     model: Model = None,
     option: ModelOptions = None,
     epochs: Epochs = None,
@@ -266,7 +264,7 @@ def run(
     ray_address: RayAddress = None,
     cpus_per_run: CpusPerRun = None,
     gpus_per_run: GpusPerRun = None,
-    checkpoint_minutes: CheckpointMinutes = 0.5,
+    checkpoint_minutes: CheckpointMinutes = 1,
     device: Device = "auto",
 ) -> None:
     """A whole pipeline: convert, train, test and report; what is cached is not done again."""

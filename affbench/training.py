@@ -437,13 +437,12 @@ class _Training:
         if row.validation_accuracy > best:
             self.selected = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         self.history.append(row)
-        epoch_ended = part + 1 == self.settings.validations
-        if epoch_ended:
+        if part + 1 == self.settings.validations:
             self.batch = 0
         if self.ranks.first:
             store.write_text(self.plan.folder / HISTORY, history_to_csv(self.history))
             self._finish_others()
-        if self.ranks.highest(int(epoch_ended or self._due())) and not self._ended():
+        if self.ranks.highest(int(self._due())) and not self._ended():
             self._save()
         self._report(row)
 

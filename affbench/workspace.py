@@ -21,11 +21,11 @@ class Workspace:
     progress
         Receives progress and notes.
     checkpoint_seconds
-        Least time between two saves within an epoch; there is one after every epoch anyway.
+        Time between two saves, whether an epoch ends or not; an interruption saves as well.
     """
 
     data: Path
     results: Path
     device: str = "auto"
     progress: Progress = field(default_factory=Progress)
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: float = 60.0

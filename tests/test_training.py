@@ -182,6 +182,28 @@ def test_interrupted_run_goes_on_to_the_same_weights(
     assert not (resumed.path / RESUME).exists()
 
 
+class Saves(Progress):
+    """How often was saved, and the notes."""
+
+    def __init__(self) -> None:
+        self.count, self.notes = 0, ""
+
+    def saved(self, path: Path) -> None:
+        self.count += 1
+
+    def note(self, text: str) -> None:
+        self.notes += text + "\n"
+
+
+def test_saves_go_by_time_and_not_by_epoch(workspace: Workspace, tmp_path: Path) -> None:
+    """A save of a full-size network takes as long as its epoch on a fast GPU."""
+    seldom, often = Saves(), Saves()
+    train(tiny_config(epochs=3), replace(workspace, progress=seldom))
+    assert seldom.count == 0  # in less than a minute
+    train(tiny_config(epochs=3), Workspace(workspace.data, tmp_path / "often", "cpu", often, checkpoint_seconds=0.0))
+    assert often.count == 2  # after the first two; the third is the end
+
+
 def test_saved_epochs_survive_a_kill(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tiny_config(epochs=3), Workspace(workspace.data, tmp_path / "whole", "cpu"))
     steps = Step.__call__
@@ -194,14 +216,12 @@ def test_saved_epochs_survive_a_kill(workspace: Workspace, tmp_path: Path, monke
 
     monkeypatch.setattr(Step, "__call__", dies)
     with pytest.raises(SystemExit):
-        train(tiny_config(epochs=3), workspace)  # saves after every epoch, however short
+        train(tiny_config(epochs=3), replace(workspace, checkpoint_seconds=0.0))
     monkeypatch.setattr(Step, "__call__", steps)
-    notes: list[str] = []
-    listener = Progress()
-    monkeypatch.setattr(listener, "note", notes.append)
-    run = train(tiny_config(epochs=3), Workspace(workspace.data, workspace.results, "cpu", listener))
+    listener = Saves()
+    run = train(tiny_config(epochs=3), replace(workspace, progress=listener))
     assert same(weights(run), weights(whole))
-    assert any("going on after epoch 2" in note for note in notes)
+    assert "going on after epoch 2" in listener.notes
 
 
 def test_save_within_an_epoch_survives_a_kill(
@@ -222,11 +242,9 @@ def test_save_within_an_epoch_survives_a_kill(
     with pytest.raises(SystemExit):
         train(config, replace(workspace, checkpoint_seconds=0.0))
     monkeypatch.setattr(Step, "__call__", step)
-    notes: list[str] = []
-    listener = Progress()
-    monkeypatch.setattr(listener, "note", notes.append)
+    listener = Saves()
     run = train(config, replace(workspace, progress=listener))
-    assert any("going on after epoch 1, at batch 2" in note for note in notes)
+    assert "going on after epoch 1, at batch 2" in listener.notes
     assert same(weights(run), weights(whole))
 
 
