@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ from affbench import __version__, store
 from affbench.data import catalogue, hdf5
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
-from affbench.device import Computed, autocast, keep_memory, resolve_device, resolve_precision
-from affbench.errors import ArtefactError, DataError, UsageError
+from affbench.device import Computed, autocast, keep_memory, resolve_device
+from affbench.errors import AffbenchError, ArtefactError, DataError, UsageError
 from affbench.models import build_model
 from affbench.models.layout import prepare
 from affbench.progress import Progress
@@ -30,9 +32,11 @@ from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, 
 from affbench.statistics import clustered_interval, wilson_interval
 from affbench.workspace import Workspace
 
-VERSION = 2  # of this stage: raised whenever the same model and set would give another record
+VERSION = 3  # of this stage: raised whenever the same model and set would give another record
 BINS = 8  # per factor of the transformation
 CLASSES = 10
+LOOKED_AT = 32  # images that are looked at again in small batches
+ROUNDING = 1e-4  # of the range of the scores: what may differ between two looks
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Evaluation:
     ci95_clustered
         95% interval that respects that versions of one digit are not independent; None where all images are originals.
     predictions
-        Predicted classes, uint8 (N,).
+        Predicted classes, uint8 (N,): that of the highest score, and of equal ones the lowest class.
     confidence
         Score of the predicted class, float32 (N,).
     per_class
@@ -59,6 +63,10 @@ class Evaluation:
         Counts, int64 (K, K): rows true, columns predicted classes.
     by_transformation
         Factor to shares over eight equal bins of its range; None for sets without transformations.
+    precision
+        What the model was run in.
+    warning
+        Why the accuracy may not be the model's alone; None where nothing was found.
     """
 
     set: str
@@ -74,6 +82,12 @@ class Evaluation:
     per_class: tuple[ClassShare, ...]
     confusion: npt.NDArray[np.int64]
     by_transformation: dict[str, tuple[BinShare, ...]] | None
+    precision: Computed = "float32"
+    warning: str | None = None
+
+
+class ScoreError(AffbenchError):
+    """Scores that name no class."""
 
 
 def evaluate(
@@ -86,6 +100,9 @@ def evaluate(
 ) -> Evaluation:
     """Test a model on a set, on the device its parameters are on.
 
+    A sample of the images is looked at twice, in other batches: a model whose answers depend on what else is in the
+    batch, or on chance, gets an `Evaluation.warning`, which is also said.
+
     Parameters
     ----------
     model
@@ -95,7 +112,7 @@ def evaluate(
     batch_size
         Images at once; of no consequence for the result but for rounding.
     precision
-        ``"bfloat16"`` runs the model under autocast.
+        ``"bfloat16"`` runs the model under autocast. ``affbench eval`` takes float32, too.
     progress
         Receives progress.
 
@@ -107,6 +124,8 @@ def evaluate(
     ------
     UsageError
         The model cannot take the images, or does not return scores (B, 10).
+    ScoreError
+        Scores are NaN or infinite.
 
     Examples
     --------
@@ -117,7 +136,13 @@ def evaluate(
     True
     """
     predictions, confidence = predict(model, dataset, batch_size, precision=precision, progress=progress)
-    return assess(dataset, predictions, confidence)
+    result = assess(dataset, predictions, confidence)
+    result = replace(result, precision=precision, warning=_second_look(model, dataset))
+    if result.warning and progress is None:
+        warnings.warn(result.warning, stacklevel=2)
+    elif result.warning and progress is not None:
+        progress.note(f"warning: {result.warning}")
+    return result
 
 
 def predict(
@@ -129,36 +154,87 @@ def predict(
     progress: Progress | None = None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     """The predicted class of each image, uint8 (N,), and its score, float32 (N,); arguments as for `evaluate`."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = _device(model)
     images = torch.from_numpy(dataset.images)
     if device.type == "cuda":
         images = images.pin_memory()
     elif device.type == "cpu":
         keep_memory()
     classes, scores = [], []
-    training = model.training
+    with (
+        evaluating(model),
+        autocast(device, precision),
+        (progress or Progress()).task(f"evaluate {dataset.name}", len(dataset), "images") as task,
+    ):
+        for part in images.split(batch_size):
+            output = _scores(model, to_float(part.to(device, non_blocking=True)), dataset)
+            best = output.max(dim=-1)  # the first of equal ones
+            classes.append(best.indices.to(torch.uint8))
+            scores.append(best.values.float())
+            task.advance(len(part))
+    # Results stay on the device until here: one transfer, and no waiting between batches.
+    confidence = torch.cat(scores).cpu().numpy()
+    lost = int((~np.isfinite(confidence)).sum())  # the maximum of scores that hold a NaN is NaN
+    if lost:
+        raise ScoreError(
+            f"the model's scores of {lost:,} of {len(dataset):,} images of '{dataset.name}' are NaN or infinite: they "
+            "name no class. Train it with a smaller --learning-rate or --precision float32, or mend its forward pass."
+        )
+    return torch.cat(classes).cpu().numpy(), confidence
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with (
-            torch.inference_mode(),
-            autocast(device, precision),
-            (progress or Progress()).task(f"evaluate {dataset.name}", len(dataset), "images") as task,
-        ):
-            for part in images.split(batch_size):
-                output = _scores(model, to_float(part.to(device, non_blocking=True)), dataset)
-                best = output.max(dim=-1)
-                classes.append(best.indices.to(torch.uint8))
-                scores.append(best.values.float())
-                task.advance(len(part))
+        with torch.no_grad():  # not inference mode: what a model keeps must not spoil its training
+            yield
     finally:
-        model.train(training)
-    # Results stay on the device until here: one transfer, and no waiting between batches.
-    return torch.cat(classes).cpu().numpy(), torch.cat(scores).cpu().numpy()
+        model.train(modes[model])
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _second_look(model: nn.Module, dataset: Dataset) -> str | None:
+    """What is wrong if images are scored otherwise in other company; batches stay as large, so rounding stays alike."""
+    index = np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).astype(np.int64)
+    images = to_float(torch.from_numpy(dataset.images[index]).to(_device(model)))
+    batches = max(1, len(images) // 4)  # never of a single image, which batch statistics do not allow
+    other = torch.arange(len(images)).remainder(batches).argsort(stable=True)
+    first, second = torch.empty(2, len(images), CLASSES, dtype=torch.float64)
+    with evaluating(model):
+        try:
+            for part in torch.arange(len(images)).tensor_split(batches):
+                first[part] = _scores(model, images[part], dataset).double().cpu()
+            for part in other.tensor_split(batches):
+                second[part] = _scores(model, images[part], dataset).double().cpu()
+        except UsageError:
+            return None  # a model that takes batches of a certain size only
+    low, high = first[first.isfinite()].aminmax()
+    if (first.clamp(low) - second.clamp(low)).abs().max() <= ROUNDING * (high - low):
+        return None
+    changed = int((first.argmax(-1) != second.argmax(-1)).sum())
+    return (
+        f"the model's answers depend on what else is in the batch, or on chance: beside other images {changed} of "
+        f"{len(images)} get another class. Its accuracy holds for this order and batch size only."
+    )
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _scores(model: nn.Module, images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
     try:
-        scores = model(images)
+        try:
+            scores = model(images)
+        except RuntimeError as error:
+            if "grad" not in str(error):
+                raise
+            with torch.enable_grad():  # its answer needs a gradient, such as that of its input
+                scores = model(images).detach()
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
@@ -346,14 +422,14 @@ def evaluate_run(
                 evaluation = assess(dataset, file["predictions"][:wanted], file["confidence"][:wanted])
             return _record(run, evaluation, dataset, saved.model_dump() | _span(spec, copies, limit))
         device = resolve_device(workspace.device)
-        precision = resolve_precision(run.config.training.precision, device)
         model = load_model(run, device)
         start = time.perf_counter()
-        evaluation = evaluate(model, dataset, precision=precision, progress=workspace.progress)
+        evaluation = evaluate(model, dataset, progress=workspace.progress)
         _checkpoint(run)  # nothing is written into the folder of a run that is gone
         about = {
             "device": str(device),
-            "precision": precision,
+            "precision": evaluation.precision,
+            "warning": evaluation.warning,
             "seconds": round(time.perf_counter() - start, 3),
             "key": key,
             "evaluations": 1 + _evaluations(run, spec.name),

@@ -129,6 +129,11 @@ class EvaluationRecord(BaseModel):
     per_class, confusion, by_transformation
         Shares per true class; counts, rows true and columns predicted classes; shares per bin of each factor of the
         transformation, None for sets without.
+    precision
+        What the model was run in.
+    warning
+        Why the accuracy may not be the model's alone, such as answers that depend on the batch; None where nothing was
+        found.
     evaluations
         How often this checkpoint was tested on the set; answers from disk do not count.
     """
@@ -156,6 +161,7 @@ class EvaluationRecord(BaseModel):
     checkpoint_sha256: str
     device: str
     precision: str
+    warning: str | None = None
     seconds: float
     key: str
     evaluations: int = Field(default=1, ge=1)

@@ -17,7 +17,9 @@ from affbench.config import override
 from affbench.data.catalogue import load_dataset
 from affbench.data.dataset import Dataset
 from affbench.errors import ArtefactError, DataError, UsageError
-from affbench.evaluation import assess, evaluate, evaluate_run, is_evaluated, load_model, record_path
+from affbench.evaluation import ScoreError, assess, evaluate, evaluate_run, is_evaluated, load_model, record_path
+from affbench.models import build_model
+from affbench.progress import Progress
 from affbench.runs import WEIGHTS, Run, read_evaluation
 from affbench.statistics import wilson_interval
 from affbench.training import train
@@ -59,6 +61,102 @@ def test_batch_size_and_mode_do_not_matter() -> None:
     one, other = evaluate(model, dataset, batch_size=7), evaluate(model, dataset, batch_size=70)
     assert (one.predictions == other.predictions).all()
     assert model.training
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_name_no_class_are_refused_with_their_number(value: float) -> None:
+    class Spoiled(Oracle):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            scores = super().forward(images)
+            return torch.where(scores.argmax(-1, keepdim=True) == 3, torch.full_like(scores, value), scores)
+
+    with pytest.raises(ScoreError, match=r"scores of 2 of 5 images of 'marked' are NaN or infinite"):
+        evaluate(Spoiled(), marked([0] * 5, [3, 1, 3, 2, 0]), batch_size=2)
+
+
+def test_class_that_is_ruled_out_by_minus_infinity_is_no_fault() -> None:
+    class LogOracle(Oracle):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images).log()
+
+    assert evaluate(LogOracle(), marked([1, 2], [1, 3])).predictions.tolist() == [1, 3]
+
+
+def test_of_equal_scores_the_lowest_class_counts() -> None:
+    class Undecided(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([0, 1, 0, 0, 1, 1, 0, 0, 0, 0.5]).expand(len(images), 10)
+
+    assert evaluate(Undecided(), marked([4, 1], [0, 0])).predictions.tolist() == [1, 1]
+
+
+class Averaging(nn.Module):
+    """Takes away what the images of a batch have in common, as routing that is averaged over the batch does."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = images.flatten(1)[:, 640:960:32]
+        return scores - scores.mean(0)
+
+
+class Noisy(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(images), 10)
+
+
+@pytest.mark.parametrize("model", [Averaging(), Noisy()])
+def test_answers_that_depend_on_the_batch_or_on_chance_are_said(model: nn.Module) -> None:
+    dataset = load_dataset(SAMPLE, limit=70)
+    with pytest.warns(UserWarning, match="the model's answers depend on what else is in the batch, or on chance"):
+        result = evaluate(model, dataset)
+    assert result.warning is not None
+    said: list[str] = []
+    progress = Progress()
+    progress.note = said.append  # type: ignore[method-assign]
+    assert evaluate(model, dataset, progress=progress).warning is not None
+    assert said[0].startswith("warning: the model's answers depend")
+
+
+def test_answers_that_depend_on_the_image_alone_are_not_suspected() -> None:
+    dataset = load_dataset(SAMPLE, limit=70)
+    for name in ("capsnet", "aff-capsnet", "cnn"):
+        assert evaluate(build_model(name), dataset, precision="bfloat16").warning is None
+    result = evaluate(build_model("cnn-gap"), dataset)
+    assert (result.warning, result.precision) == (None, "float32")
+
+
+def test_every_module_is_left_in_the_mode_it_was_in() -> None:
+    frozen = nn.BatchNorm2d(1).eval()
+    model = nn.Sequential(frozen, nn.Dropout(), nn.Flatten(), nn.Linear(16, 10))
+    evaluate(model, marked([1, 2], [1, 2]))
+    assert [module.training for module in model.modules()] == [True, False, True, True, True]
+
+
+def test_model_can_be_trained_after_it_was_evaluated() -> None:
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lazy = nn.LazyLinear(10)
+            self.grid: torch.Tensor | None = None
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if self.grid is None:
+                self.grid = torch.ones_like(images[:1]) * 2
+            return self.lazy((images * self.grid).flatten(1))
+
+    model = Keeping()
+    evaluate(model, marked([1, 2], [1, 2]))
+    model(torch.rand(3, 1, 4, 4)).sum().backward()
+    assert model.lazy.weight.grad is not None
+
+
+def test_model_may_ask_for_the_gradient_of_its_input() -> None:
+    class Saliency(Oracle):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            images.requires_grad_()
+            (slope,) = torch.autograd.grad((images[:, 0, 0, 0] ** 2).sum(), images)
+            return super().forward(slope / 2)
+
+    assert evaluate(Saliency(), marked([1, 2], [1, 2])).accuracy == 1
 
 
 def test_clustered_interval_is_wider_when_versions_of_a_digit_fail_together() -> None:
@@ -124,6 +222,7 @@ def test_record_and_predictions_agree_with_the_model(run: Run, workspace: Worksp
     assert record.n == 2000
     assert record.n_originals == 1000
     assert record.accuracy == direct.accuracy
+    assert (record.precision, record.warning) == (direct.precision, None) == ("float32", None)
     assert record.accuracy_ci95_clustered is not None
     assert record.checkpoint_sha256 == store.file_hash(run.path / WEIGHTS)
     with h5py.File(run.path / f"predictions-{AFFINE}.h5") as file:

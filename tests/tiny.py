@@ -31,7 +31,7 @@ def tiny_config(**training: Any) -> RunConfig:
 
 
 def laid_out_otherwise(canvas: int, **options: Any) -> nn.Module:
-    """A CapsNet whose convolutions are channels-last, as on CUDA, and whose capsule layer is a part of a larger tensor."""
+    """A CapsNet with channels-last convolutions, as on CUDA, and a capsule layer that is a part of a larger tensor."""
     import torch
     from torch import nn
 

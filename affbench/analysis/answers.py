@@ -16,7 +16,7 @@ from affbench.analysis.capsules import class_capsules, has_capsules
 from affbench.data import catalogue
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
-from affbench.evaluation import evaluate_run, predictions_path
+from affbench.evaluation import evaluate_run, evaluating, predictions_path
 from affbench.runs import EvaluationRecord, Run
 from affbench.statistics import clustered_interval, wilson_interval
 from affbench.workspace import Workspace
@@ -158,13 +158,10 @@ def _confidence(model: nn.Module, images: npt.NDArray[np.uint8]) -> npt.NDArray[
         lengths: npt.NDArray[np.float32] = torch.linalg.vector_norm(class_capsules(model, images), dim=-1).numpy()
         return lengths
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
+    with evaluating(model):
         parts = [
             model(to_float(part.to(device))).float().softmax(-1).cpu() for part in torch.from_numpy(images).split(256)
         ]
-    model.train(training)
     shares: npt.NDArray[np.float32] = torch.cat(parts).numpy()
     return shares
 

@@ -25,7 +25,7 @@ from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.synthesis import AffineRange, render, synthesize
 from affbench.device import resolve_device
 from affbench.errors import UsageError
-from affbench.evaluation import answer_inputs, load_model
+from affbench.evaluation import answer_inputs, evaluating, load_model
 from affbench.models.routing import coupling_coefficients
 from affbench.runs import Run
 from affbench.workspace import Workspace
@@ -212,7 +212,7 @@ def reconstruct(
     decode = decoder_of(model)
     capsules = class_capsules(model, images, batch_size)
     device = _device(model)
-    with torch.inference_mode():
+    with torch.no_grad():
         parts = [
             decode(part.to(device), chosen.to(device)).float().cpu()
             for part, chosen in zip(
@@ -260,7 +260,7 @@ def perturb(
     changed = capsules.expand(dimensions, steps, *capsules.shape).clone()  # (D, S, K, D)
     for dimension in range(dimensions):
         changed[dimension, :, label, dimension] += torch.tensor(offsets)
-    with torch.inference_mode():
+    with torch.no_grad():
         flat = changed.flatten(0, 1).to(_device(model))
         drawn = decode(flat, torch.full((len(flat),), label, device=flat.device)).float().cpu()
     return Perturbation(label, image, tuple(offsets), drawn.view(dimensions, steps, *drawn.shape[-2:]).numpy())
@@ -527,11 +527,7 @@ def _batched(
     model: nn.Module, images: npt.NDArray[np.uint8], batch_size: int, function: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Apply a function to float images in batches, on the model's device, in evaluation mode; result on the CPU."""
-    device, training = _device(model), model.training
-    model.eval()
-    try:
-        with torch.no_grad():  # not inference mode: callers may change what they get
-            parts = torch.from_numpy(np.ascontiguousarray(images)).split(batch_size)
-            return torch.cat([function(to_float(part.to(device))).cpu() for part in parts])
-    finally:
-        model.train(training)
+    device = _device(model)
+    with evaluating(model):
+        parts = torch.from_numpy(np.ascontiguousarray(images)).split(batch_size)
+        return torch.cat([function(to_float(part.to(device))).cpu() for part in parts])

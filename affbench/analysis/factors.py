@@ -12,14 +12,14 @@ import numpy.typing as npt
 from affbench import store
 from affbench.data import catalogue
 from affbench.data.dataset import TRANSFORM_COLUMNS
-from affbench.device import resolve_device, resolve_precision
+from affbench.device import resolve_device
 from affbench.errors import UsageError
 from affbench.evaluation import answer_inputs, load_model, predict
 from affbench.runs import Run
 from affbench.statistics import wilson_interval
 from affbench.workspace import Workspace
 
-VERSION = 1  # of this stage: raised whenever the same model and sets would give other curves
+VERSION = 2  # of this stage: raised whenever the same model and sets would give other curves
 BINS = 12
 FACTORS: dict[str, dict[str, float]] = {
     "rotation": {"rotation": 60.0},
@@ -120,9 +120,8 @@ def factor_curve(run: Run, factor: str, workspace: Workspace, *, limit: int | No
 
     def make(target: Any) -> None:
         dataset = catalogue.load_dataset(name, "test", workspace.data, copies=1, limit=limit)
-        device = resolve_device(workspace.device)
-        precision = resolve_precision(run.config.training.precision, device)
-        predictions, _ = predict(load_model(run, device), dataset, precision=precision, progress=workspace.progress)
+        model = load_model(run, resolve_device(workspace.device))
+        predictions, _ = predict(model, dataset, progress=workspace.progress)
         assert dataset.transforms is not None  # noqa: S101 - synthetic sets have them
         values = dataset.transforms[:, TRANSFORM_COLUMNS.index(factor)]
         points = bin_accuracy(values, predictions == dataset.labels)

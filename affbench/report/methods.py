@@ -109,7 +109,7 @@ def _selection(results: Results) -> str:
 
 
 def _evaluation(results: Results) -> list[str]:
-    sentences = []
+    sentences, precisions = [], set[str]()
     for name in results.sets:
         records = [record for own in results.groups for record in own.records(name)]
         originals = {record.n_originals for record in records}
@@ -117,8 +117,10 @@ def _evaluation(results: Results) -> list[str]:
         versions = "" if n == originals else f" of {span(originals)} original digits"
         limits = " (limited to the first images of the set)" if any(record.limit for record in records) else ""
         splits = "/".join(sorted({record.split for record in records}))
+        precisions.update(record.precision for record in records)
         sentences.append(f"{name}, {splits} split, {span(n)} images{versions}{limits}")
-    return [f"Evaluation. Every checkpoint was tested on: {'; '.join(sentences)}."] if sentences else []
+    where = f"in {'/'.join(sorted(precisions))} (of equal scores the lowest class counts) on: {'; '.join(sentences)}"
+    return [f"Evaluation. Every checkpoint was tested {where}."] if sentences else []
 
 
 def _intervals(results: Results) -> list[str]:
@@ -144,5 +146,5 @@ def _software(results: Results) -> str:
     parts = [f"affbench {values('affbench') or __version__}"]
     parts += [f"{name} {values(key)}" for key, name in (("torch", "PyTorch"), ("python", "Python")) if values(key)]
     where = f" on {values('device_name')}" if values("device_name") else ""
-    precision = f", in {values('precision')}" if values("precision") else ""
+    precision = f", trained in {values('precision')}" if values("precision") else ""
     return f"Software. {', '.join(parts)}{where}{precision}."

@@ -11,7 +11,10 @@ def evaluation_tables(record: EvaluationRecord) -> list[Table]:
     origin = f"{record.set}, {record.split} split, n = {record.n:,}"
     if record.n_originals != record.n:
         origin += f" ({record.n_originals:,} original digits)"
-    caption = f"{origin}; one run, seed {record.seed}; brackets: 95% Wilson interval, images taken as independent."
+    caption = f"{origin}; one run, seed {record.seed}; brackets: 95% Wilson interval, images taken as independent; "
+    caption += f"computed in {record.precision}; of equal scores the lowest class counts."
+    if record.warning:
+        caption += f" Warning: {record.warning}"
     overall = [("all images", _cells(record))]
     if record.accuracy_ci95_clustered is not None:
         interval = Cell(_interval(record.accuracy_ci95_clustered))
