@@ -48,7 +48,7 @@ def test_python_in_the_readme_runs(
     monkeypatch.setenv("AFFBENCH_DATA_DIR", str(data_dir))
     first, second = (block for language, block in FENCED.findall(README) if language == "python")
     exec(first, {})  # noqa: S102 - our own README
-    assert capsys.readouterr().out.endswith(" 200\n")
+    assert capsys.readouterr().out.endswith(" 200 float32 None\n")
     exec(second, {})  # noqa: S102
     assert "affnist-synthetic-sample" in capsys.readouterr().out
 
