@@ -156,9 +156,7 @@ def predict(
     """The predicted class of each image, uint8 (N,), and its score, float32 (N,); arguments as for `evaluate`."""
     device = _device(model)
     images = torch.from_numpy(dataset.images)
-    if device.type == "cuda":
-        images = images.pin_memory()
-    elif device.type == "cpu":
+    if device.type == "cpu":
         keep_memory()
     classes, scores = [], []
     with (
@@ -167,6 +165,8 @@ def predict(
         (progress or Progress()).task(f"evaluate {dataset.name}", len(dataset), "images") as task,
     ):
         for part in images.split(batch_size):
+            if device.type == "cuda":
+                part = part.pin_memory()  # so that it is copied while the device computes; torch reuses the memory
             output = _scores(model, to_float(part.to(device, non_blocking=True)), dataset)
             best = output.max(dim=-1)  # the first of equal ones
             classes.append(best.indices.to(torch.uint8))

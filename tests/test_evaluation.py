@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,7 +19,16 @@ from affbench.config import override
 from affbench.data.catalogue import load_dataset
 from affbench.data.dataset import Dataset
 from affbench.errors import ArtefactError, DataError, UsageError
-from affbench.evaluation import ScoreError, assess, evaluate, evaluate_run, is_evaluated, load_model, record_path
+from affbench.evaluation import (
+    ScoreError,
+    assess,
+    evaluate,
+    evaluate_run,
+    is_evaluated,
+    load_model,
+    predict,
+    record_path,
+)
 from affbench.models import build_model
 from affbench.progress import Progress
 from affbench.runs import WEIGHTS, Run, read_evaluation
@@ -157,6 +168,21 @@ def test_model_may_ask_for_the_gradient_of_its_input() -> None:
             return super().forward(slope / 2)
 
     assert evaluate(Saliency(), marked([1, 2], [1, 2])).accuracy == 1
+
+
+def test_images_are_pinned_for_a_gpu_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once would be a copy of the whole set in memory that cannot be swapped."""
+    pinned: list[int] = []
+
+    class OnGpu(Oracle):
+        def parameters(self, recurse: bool = True) -> Any:
+            return iter([SimpleNamespace(device=torch.device("cuda"))])
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda part: pinned.append(len(part)) or part)
+    monkeypatch.setattr(torch.Tensor, "to", lambda part, *place, **_: part if place[0] != torch.uint8 else part.byte())
+    dataset = marked(labels=[0, 0, 1, 1, 1, 7], says=[0, 1, 1, 1, 2, 7])
+    assert predict(OnGpu(), dataset, batch_size=4)[0].tolist() == [0, 1, 1, 1, 2, 7]
+    assert pinned == [4, 2]
 
 
 def test_clustered_interval_is_wider_when_versions_of_a_digit_fail_together() -> None:

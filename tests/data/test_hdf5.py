@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -60,6 +61,21 @@ def test_slice_is_read_without_the_rest(tmp_path: Path) -> None:
     assert (part.transforms == dataset.transforms[300:310]).all()
 
 
+@pytest.mark.parametrize("span", [(0, None), (255, 257), (256, 512), (690, 9999), (0, 1), (-5, None), (400, 300)])
+@pytest.mark.parametrize("filters", [{}, {"chunks": (3, 20, 40)}, {"compression": "gzip", "shuffle": True}, None])
+def test_any_slice_of_any_storage_is_what_hdf5_itself_reads(
+    tmp_path: Path, span: tuple[int, int | None], filters: dict[str, Any] | None
+) -> None:
+    path = tmp_path / "set.h5"
+    write_set(path, affine_set(), ATTRIBUTES)
+    if filters is not None:
+        with h5py.File(path, "a") as file:
+            images = file["images"][()]
+            del file["images"]
+            file.create_dataset("images", data=images, **filters)
+    assert (read_set(path, "", *span).images == affine_set().images[slice(*span)]).all()
+
+
 def test_set_of_another_length_than_announced_is_refused(tmp_path: Path) -> None:
     dataset = affine_set(5)
     with (
@@ -97,12 +113,15 @@ def test_disk_that_fills_up_on_the_way_ends_in_one_ordinary_error(tmp_path: Path
     assert appended < 20  # it does not go on for the rest of a long conversion
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other file", "other layout"])
+@pytest.mark.parametrize("damage", ["truncated", "other file", "other layout", "other bits"])
 def test_damaged_set_is_one_clear_error(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "set.h5"
     write_set(path, affine_set(10), ATTRIBUTES)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "other bits":
+        with h5py.File(path, "a") as file:
+            file["images"].id.write_direct_chunk((0, 0, 0), b"not zipped")
     elif damage == "other file":
         path.write_bytes(b"not HDF5")
     else:
