@@ -238,7 +238,7 @@ class _Driver:
             "number": number,
             "attempt": state.attempts,
             "label": self.cells[number].label,
-            "config": self.cells[number].config.model_dump(mode="json"),
+            "config": self.plans[number].config.model_dump(mode="json"),  # which precision is decided here
             "evaluation": self.evaluation.model_dump(mode="json"),
             "key": self.plans[number].key,
             "device": device,

@@ -24,9 +24,10 @@ from affbench.data import catalogue, hdf5
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.device import Computed, autocast, keep_memory, resolve_device
-from affbench.errors import AffbenchError, ArtefactError, DataError, UsageError
+from affbench.errors import AffbenchError, ArtefactError, UsageError
 from affbench.models import build_model
 from affbench.models.layout import prepare
+from affbench.models.registry import model_code
 from affbench.progress import Progress
 from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, Share, read_evaluation
 from affbench.statistics import clustered_interval, wilson_interval
@@ -334,9 +335,7 @@ def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     ArtefactError
         The run is unfinished, its checkpoint is damaged, or it holds another architecture.
     """
-    manifest = store.read_manifest(run.path)
-    if manifest is None:
-        raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
+    manifest = _manifest(run)
     if WEIGHTS not in manifest.files:
         raise ArtefactError(f"the manifest of run {run.name} does not list {WEIGHTS}; train the run again (--force).")
     store.verify(run.path, manifest, only=WEIGHTS)
@@ -423,6 +422,12 @@ def evaluate_run(
             return _record(run, evaluation, dataset, saved.model_dump() | _span(spec, copies, limit))
         device = resolve_device(workspace.device)
         model = load_model(run, device)
+        code = answer_inputs(run, spec, part, workspace.data)["code"]
+        if (trained := _manifest(run).inputs.get("code")) is not None and code != trained:
+            workspace.progress.note(
+                f"{run.name}: the code of '{run.config.model.name}' was edited since it was trained; it is tested with "
+                "the code as it is now."
+            )
         start = time.perf_counter()
         evaluation = evaluate(model, dataset, progress=workspace.progress)
         _checkpoint(run)  # nothing is written into the folder of a run that is gone
@@ -432,6 +437,7 @@ def evaluate_run(
             "warning": evaluation.warning,
             "seconds": round(time.perf_counter() - start, 3),
             "key": key,
+            "code": code,
             "evaluations": 1 + _evaluations(run, spec.name),
         } | _span(spec, copies, limit)
         predictions = predictions_path(run, spec.name)
@@ -456,7 +462,7 @@ def is_evaluated(
     try:
         saved = _saved(run, spec.name, _key(run, spec, part, workspace.data))
         return saved is not None and saved.n >= _wanted(spec, part, workspace.data, copies, limit)
-    except (ArtefactError, DataError):
+    except AffbenchError:
         return False
 
 
@@ -480,14 +486,27 @@ def answer_inputs(run: Run, spec: catalogue.SetSpec, split: catalogue.Split, dat
     DataError
         The files that the set is made from are missing.
     """
+    manifest = _manifest(run)
+    return {
+        "run": manifest.key,
+        "code": _code(run, manifest),
+        "checkpoint": manifest.files.get(WEIGHTS, {}).get("sha256"),
+        "set": catalogue.set_key(spec, split, data_dir),
+    }
+
+
+def _manifest(run: Run) -> store.Manifest:
     manifest = store.read_manifest(run.path)
     if manifest is None:
         raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
-    return {
-        "checkpoint": manifest.files.get(WEIGHTS, {}).get("sha256"),
-        "model": run.config.model.model_dump(mode="json"),
-        "set": catalogue.set_key(spec, split, data_dir),
-    }
+    return manifest
+
+
+def _code(run: Run, manifest: store.Manifest) -> str | None:
+    """The code that would compute a run's answers now: that which trained it, unless it was edited since."""
+    with contextlib.suppress(UsageError):  # gone: what it answered before is still so
+        return model_code(run.config.model.name)
+    return manifest.inputs.get("code")
 
 
 def _key(run: Run, spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path) -> str:

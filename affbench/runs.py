@@ -134,6 +134,8 @@ class EvaluationRecord(BaseModel):
     warning
         Why the accuracy may not be the model's alone, such as answers that depend on the batch; None where nothing was
         found.
+    code
+        Hash of the model's code that answered; that of the run, unless it was edited in between.
     evaluations
         How often this checkpoint was tested on the set; answers from disk do not count.
     """
@@ -164,6 +166,7 @@ class EvaluationRecord(BaseModel):
     warning: str | None = None
     seconds: float
     key: str
+    code: str | None = None
     evaluations: int = Field(default=1, ge=1)
     predictions_sha256: str = ""
     affbench_version: str

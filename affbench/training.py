@@ -21,15 +21,15 @@ from affbench.data import catalogue
 from affbench.data.batches import Augmentation, TrainingBatches, stream_seed
 from affbench.data.canvas import centred
 from affbench.data.dataset import Dataset
-from affbench.device import resolve_device, resolve_precision, synchronise
+from affbench.device import Computed, resolve_device, resolve_precision, synchronise
 from affbench.distributed import RankError, Ranks, joined
 from affbench.environment import describe
-from affbench.errors import AffbenchError, ArtefactError, UsageError
+from affbench.errors import AffbenchError, ArtefactError, DeviceError, UsageError
 from affbench.evaluation import predict
 from affbench.interrupt import Interrupted, Stop
 from affbench.models import build_model, model_options, parameter_count
 from affbench.models.layout import prepare
-from affbench.models.registry import model_source
+from affbench.models.registry import model_code
 from affbench.progress import Progress
 from affbench.runs import (
     CONFIG,
@@ -106,21 +106,31 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
         config,
         model=config.model.model_dump() | {"options": options},
         data=config.data.model_dump() | {"shift": shift},
+        training=config.training.model_dump() | {"precision": _precision(config.training, workspace)},
     )
     if spec.split not in (None, "train"):
         raise UsageError(f"'{spec.name}' has no training split; 'affnist' or 'affnist-train' does.")
     digits = spec if spec.affine else catalogue.find_set(spec.family)
-    source = model_source(config.model.name)
     inputs: dict[str, Any] = {
         "config": resolved.model_dump(mode="json"),
         "train": catalogue.set_key(digits, "train", workspace.data),
         "validation": catalogue.set_key(spec, "validation", workspace.data),
-        "model_source": store.file_hash(source) if source else None,
+        "code": model_code(config.model.name),
     }
     if spec.form == "affine":
         inputs["validation_copies"] = resolved.data.copies
     key = store.content_key("train", VERSION, inputs)
     return Plan(resolved, inputs, key, runs_dir(workspace.results) / run_name(resolved, key))
+
+
+def _precision(config: TrainingConfig, workspace: Workspace) -> Computed:
+    """What a run computes in; a GPU that only the nodes of a cluster have, and cannot be asked here, in bfloat16."""
+    if config.precision != "auto":
+        return config.precision
+    try:
+        return resolve_precision("auto", resolve_device(workspace.device))
+    except DeviceError:
+        return "bfloat16"
 
 
 def is_trained(plan: Plan) -> bool:

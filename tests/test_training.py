@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -49,6 +50,20 @@ def test_run_folder_holds_what_is_documented(workspace: Workspace) -> None:
     assert [row.epoch for row in run.history] == [1, 2]
     assert [row.step for row in run.history] == [3, 6]
     assert run.environment["parameters"] == sum(tensor.numel() for tensor in weights(run).values())
+
+
+def test_key_holds_the_precision_and_the_code_that_computes(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_run(tiny_config(precision="auto"), workspace)
+    assert plan.config.training.precision in ("float32", "bfloat16")
+    assert plan_run(tiny_config(precision=plan.config.training.precision), workspace).key == plan.key
+    assert plan_run(plan.config, workspace).key == plan.key
+    monkeypatch.setattr(training, "resolve_precision", lambda *_: "float64")
+    with pytest.raises(UsageError, match="precision = 'float64'"):
+        plan_run(tiny_config(precision="auto"), workspace)
+    monkeypatch.setattr(training, "model_code", lambda name: f"other code of {name}")
+    assert plan_run(plan.config, workspace).key != plan.key
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others(workspace: Workspace, tmp_path: Path) -> None:
@@ -129,7 +144,9 @@ def test_changed_source_of_a_model_of_ones_own_makes_another_run(
     monkeypatch.syspath_prepend(tmp_path)
     config = override(tiny_config(), model={"name": "own_model_of_a_test:make"})
     first = plan_run(config, workspace)
-    source.write_text(source.read_text() + "# changed\n")
+    source.write_text(source.read_text().replace("(2, 2)", "(2, 3)"))
+    assert plan_run(config, workspace).key == first.key  # what runs is what was imported
+    importlib.reload(sys.modules["own_model_of_a_test"])
     assert plan_run(config, workspace).key != first.key
     assert first.folder.name.startswith("own_model_of_a_test-make-seed0-")
 

@@ -10,10 +10,10 @@ import inspect
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from affbench.errors import AffbenchError, UsageError, nearest
+from affbench.models.source import code_hash
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,20 +108,16 @@ def build_model(name: str, *, canvas: int = 40, **options: Any) -> nn.Module:
     return model
 
 
-def model_source(name: str) -> Path | None:
-    """The file that defines a model from outside affbench; None for a built-in one, or where there is no file.
+def model_code(name: str) -> str | None:
+    """A hash over the source that computes a model (`affbench.models.source`); None where there is none.
 
     Raises
     ------
     UsageError
         If there is no such model.
     """
-    if name in _BUILT_IN:
-        return None
-    try:
-        return Path(inspect.getfile(inspect.unwrap(_factory(name))))
-    except TypeError:
-        return None
+    factory = inspect.unwrap(_factory(name))
+    return code_hash(_target(name).partition(":")[0], getattr(factory, "__module__", None) or "builtins")
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -133,16 +129,19 @@ def _plugins() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
 
 
-def _factory(name: str) -> Callable[..., Any]:
+def _target(name: str) -> str:
+    """Where the factory of a model is: ``package.module:factory``."""
     if name in _BUILT_IN:
-        target = _BUILT_IN[name]
-    elif name in (plugins := _plugins()):
-        target = plugins[name].value
-    elif ":" in name:
-        target = name
-    else:
-        raise UsageError(f"unknown model '{name}': {nearest(name, model_names())}")
-    module_name, _, attribute = target.partition(":")
+        return _BUILT_IN[name]
+    if name in (plugins := _plugins()):
+        return plugins[name].value
+    if ":" in name:
+        return name
+    raise UsageError(f"unknown model '{name}': {nearest(name, model_names())}")
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    module_name, _, attribute = _target(name).partition(":")
     try:
         factory: Any = import_module(module_name)
         for part in attribute.split("."):

@@ -10,7 +10,6 @@ import torch
 
 from affbench.errors import UsageError
 from affbench.models import build_model, model_names, model_options, parameter_count
-from affbench.models.registry import model_source
 
 MODULE = """
 from torch import nn
@@ -96,11 +95,6 @@ def test_a_model_is_built_from_module_and_factory(outside):
     assert build_model("their_models:Linear", canvas=4)(torch.rand(1, 1, 4, 4)).shape == (1, 10)
     assert build_model("their_models:Factories.nested", width=3).in_features == 3
     assert build_model("their_models:anything", canvas=4, bias=False).layer.bias is None
-
-
-def test_the_source_of_a_model_from_outside_is_found(outside):
-    assert model_source("their_models:Linear") == outside / "their_models.py"
-    assert model_source("capsnet") is None
 
 
 @pytest.mark.parametrize(
