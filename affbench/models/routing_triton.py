@@ -29,7 +29,8 @@ def fits(in_dim: int, out_dim: int, dtype: torch.dtype) -> bool:
     """Whether the kernels can take these sizes and this type, and are worth it.
 
     Above 128 elements a matrix, a block does not fit the registers: compiled for compute capability 9.0, a thread
-    spills 14 kB and more in one kernel or both, and 16 × 64 asks for 180 kB of shared memory as well (`benchmarks/blocks.py`).
+    spills 14 kB and more in one kernel or both, and 16 × 64 asks for 180 kB of shared memory as well
+    (`benchmarks/blocks.py`).
     """
     fitting = 16 <= out_dim <= 64 and in_dim * out_dim <= 128
     return dtype == torch.float32 and all(d & (d - 1) == 0 for d in (in_dim, out_dim)) and fitting
