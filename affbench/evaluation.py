@@ -24,9 +24,10 @@ from affbench.data import catalogue, hdf5
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.device import Computed, autocast, keep_memory, resolve_device
-from affbench.errors import AffbenchError, ArtefactError, UsageError
+from affbench.errors import AffbenchError, ArtefactError, UsageError, reason
 from affbench.models import build_model
 from affbench.models.layout import prepare
+from affbench.models.losses import check_scores
 from affbench.models.registry import model_code
 from affbench.progress import Progress
 from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, Share, read_evaluation
@@ -230,21 +231,24 @@ def _device(model: nn.Module) -> torch.device:
 def _scores(model: nn.Module, images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
     try:
         try:
-            scores = model(images)
+            output = model(images)
         except RuntimeError as error:
             if "grad" not in str(error):
                 raise
             with torch.enable_grad():  # its answer needs a gradient, such as that of its input
-                scores = model(images).detach()
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+                output = model(images).detach()
+    except AffbenchError:
+        raise
+    except (Exception, SystemExit) as error:  # somebody else's code may raise anything
+        if type(model).__module__.startswith("affbench.") and not isinstance(error, RuntimeError | ValueError):
+            raise
+        kinds = {str(parameter.dtype)[6:] for parameter in model.parameters() if parameter.is_floating_point()}
+        other = f"; its parameters are {', '.join(sorted(kinds))}: call .float() on it" if kinds - {"float32"} else ""
         raise UsageError(
-            f"the model cannot take the {dataset.canvas}×{dataset.canvas} images of '{dataset.name}': {reason}"
+            f"the model cannot take the {dataset.canvas}×{dataset.canvas} images of '{dataset.name}', float32 "
+            f"{tuple(images.shape)}: {reason(error)}{other}."
         ) from error
-    if not isinstance(scores, torch.Tensor) or scores.shape != (len(images), CLASSES):
-        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise UsageError(f"the model must return class scores ({len(images)}, {CLASSES}), not {shape}.")
-    return scores
+    return check_scores(output, len(images), CLASSES)
 
 
 def assess(dataset: Dataset, predictions: npt.NDArray[np.uint8], confidence: npt.NDArray[np.float32]) -> Evaluation:
@@ -342,7 +346,11 @@ def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     path = run.path / WEIGHTS
     model = build_model(run.config.model.name, canvas=model_canvas(run), **run.config.model.options)
     try:
-        model.load_state_dict(load_file(path))
+        weights = load_file(path)
+        if weights.keys() - model.state_dict().keys():  # of parts that a first forward pass makes
+            with contextlib.suppress(Exception), torch.no_grad():
+                model.eval()(torch.zeros(2, 1, model_canvas(run), model_canvas(run)))
+        model.load_state_dict(weights)
     except (SafetensorError, OSError) as error:
         raise ArtefactError(f"{path} is not a readable checkpoint ({error}); train the run again (--force).") from error
     except RuntimeError as error:

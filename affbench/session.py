@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -61,11 +62,14 @@ class Session:
         On standard error.
     json
         Whether one JSON document is wanted on standard output.
+    output
+        Standard output: for the command alone; what somebody's model prints goes to standard error.
     """
 
     workspace: Workspace
     console: Console
     json: bool
+    output: TextIO
 
     def show(self, *renderables: RenderableType) -> None:
         """Print tables or lines on standard error."""
@@ -78,8 +82,8 @@ class Session:
     def document(self, content: Any) -> None:
         """Print the JSON document, if it is wanted."""
         if self.json:
-            sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
-            sys.stdout.flush()
+            self.output.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+            self.output.flush()
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -98,11 +102,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             Workspace(common["data_dir"], common["results_dir"], options.get("device", "auto"), progress),
             screen,
             common["json"],
+            sys.stdout,
         )
         try:
             if not ranks.alone and function.__name__ != "train":
                 raise UsageError(f"torchrun starts 'affbench train' on several devices, not '{function.__name__}'.")
-            with progress:
+            with progress, contextlib.redirect_stdout(sys.stderr):
                 function(session, **options)
         except AffbenchError as error:
             raise _end(error, str(error), error.exit_code, debug=common["debug"]) from None
