@@ -19,6 +19,7 @@ from affbench.data.affnist.readings import (
     FACTORS,
     FIT,
     NEUTRAL,
+    SEARCH_CASES,
     Agreement,
     Cases,
     Reading,
