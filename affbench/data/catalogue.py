@@ -27,8 +27,7 @@ import numpy.typing as npt
 from affbench import store
 from affbench.data import canvas as placement
 from affbench.data import hdf5, idx
-from affbench.data.affnist.read import UNPAIRED
-from affbench.data.dataset import Dataset
+from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.fetch.sources import SOURCES, Source
 from affbench.data.synthesis import CANVAS, AffineRange, synthesize, write_synthetic
 from affbench.data.synthesis import COPIES as COPIES

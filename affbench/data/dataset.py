@@ -17,6 +17,9 @@ TRANSFORM_COLUMNS = (
     "horizontal_translation",
 )
 
+UNPAIRED = "as the file counts, MNIST's digits not found"
+"""The attribute ``order`` of official sets whose ``source_index`` does not count in MNIST's order begins so."""
+
 
 @dataclass(frozen=True)
 class Dataset:

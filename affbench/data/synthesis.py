@@ -330,10 +330,17 @@ def render(
     numpy.ndarray
         uint8 (N, canvas, canvas).
     """
+    return render_matrices(images, affine_matrices(transforms), canvas)
+
+
+def render_matrices(
+    images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.float64], canvas: int = CANVAS
+) -> npt.NDArray[np.uint8]:
+    """The same from the matrices (N, 3, 3) of `affine_matrices`, or others like them."""
     rendered = np.empty((len(images), canvas, canvas), np.uint8)
     for start in range(0, len(images), CHUNK):
         part = slice(start, start + CHUNK)
-        rendered[part] = truncate(warp(images[part], affine_matrices(transforms[part]), canvas))
+        rendered[part] = truncate(warp(images[part], matrices[part], canvas))
     return rendered
 
 

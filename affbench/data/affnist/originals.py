@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from affbench.data.dataset import Dataset
-from affbench.data.synthesis import CHUNK, FRAME, affine_matrices, render, warp
+from affbench.data.synthesis import CHUNK, FRAME, affine_matrices, render, render_matrices, warp
 from affbench.errors import DataError
 
 VERSIONS = 8  # of each original that are brought back
@@ -84,7 +84,7 @@ def pair(
         return Pairing(_same(originals, digits)[ids], "found by the pixels of the file's originals")
     unique, first, group = np.unique(ids, return_index=True, return_inverse=True)
     sums, examples = _brought_back(read, transforms, group, first)
-    found, equal = nearest(sums, labels[first], examples, transforms[first], digits)
+    found, equal = nearest(sums, labels[first], examples, affine_matrices(transforms[first]), digits)
     share = float((equal > EQUAL).mean())
     if share < FOUND:
         raise DataError(
@@ -94,7 +94,7 @@ def pair(
 
 
 def nearest(
-    looks: npt.NDArray[np.float32], labels: Images, stored: Images, transforms: npt.NDArray[Any], digits: Dataset
+    looks: npt.NDArray[np.float32], labels: Images, stored: Images, matrices: npt.NDArray[np.float64], digits: Dataset
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
     """The digit of the same label that each look (n, 28, 28) shows, and how far it explains the stored image.
 
@@ -103,7 +103,7 @@ def nearest(
     found
         int32 (n,), from 0.
     equal
-        float64 (n,), share of equal ink pixels when the digit is rendered under its transformation.
+        float64 (n,), share of equal ink pixels when the digit is rendered under its matrix (n, 3, 3).
     """
     found, best = np.zeros(len(looks), np.int32), np.full(len(looks), -1.0)
     pixels = digits.images.reshape(len(digits), -1).astype(np.float32)
@@ -114,7 +114,7 @@ def nearest(
         distance = (pixels[candidates] ** 2).sum(1) - 2 * looks[rows].reshape(len(rows), -1) @ pixels[candidates].T
         for place in range(min(CANDIDATES, len(candidates))):
             choice = candidates[np.argpartition(distance, place, axis=1)[:, place]]
-            equal = equal_ink(stored[rows], render(digits.images[choice], transforms[rows]))
+            equal = equal_ink(stored[rows], render_matrices(digits.images[choice], matrices[rows]))
             better = equal > best[rows]
             found[rows[better]], best[rows[better]] = choice[better], equal[better]
     return found, best

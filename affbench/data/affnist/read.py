@@ -25,12 +25,10 @@ from affbench.data.affnist.layout import (
 )
 from affbench.data.affnist.originals import pair
 from affbench.data.containers import Array, NpzArray, check_archive, extracted, read_mat_variables, reading
-from affbench.data.dataset import Dataset
+from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.hdf5 import SetWriter
 from affbench.data.synthesis import CANVAS, FRAME
 from affbench.errors import DataError
-
-UNPAIRED = "as the file counts, MNIST's digits not found"
 
 
 @dataclass(frozen=True)

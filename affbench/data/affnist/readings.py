@@ -149,9 +149,8 @@ class Cases:
         """The digit of each case."""
         if self.originals is not None:
             return self.originals
-        values = reading.apply(self.table)
-        looks = brought_back(self.stored, reading.matrices(values))
-        return nearest(looks, self.labels, self.stored, values, self.digits)[0]
+        matrices = reading.matrices(reading.apply(self.table))
+        return nearest(brought_back(self.stored, matrices), self.labels, self.stored, matrices, self.digits)[0]
 
     def levels(self, reading: Reading, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The images as the table's values, read so, would have made them, before truncation."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from affbench.data.affnist.read import UNPAIRED
 from affbench.data.affnist.readings import (
     FACTORS,
     FIT,
@@ -26,7 +25,7 @@ from affbench.data.affnist.readings import (
     explains,
     search,
 )
-from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.data.dataset import TRANSFORM_COLUMNS, UNPAIRED, Dataset
 from affbench.data.synthesis import truncate
 from affbench.errors import DataError
 

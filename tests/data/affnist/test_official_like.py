@@ -16,9 +16,8 @@ import scipy.ndimage
 from affbench.data import catalogue
 from affbench.data.affnist import AffnistSource, convert, export_mat, read_mat
 from affbench.data.affnist.originals import pair
-from affbench.data.affnist.read import UNPAIRED
 from affbench.data.affnist.verify import VerificationReport, verify_affnist
-from affbench.data.dataset import Dataset
+from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.hdf5 import read_set
 
 DIGITS, VERSIONS, SAMPLE = 120, 2, 60
