@@ -30,7 +30,7 @@ from affbench.models.layout import prepare
 from affbench.models.losses import check_scores
 from affbench.models.registry import model_code
 from affbench.progress import Progress
-from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, Share, read_evaluation
+from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, Share, write_evaluation
 from affbench.statistics import clustered_interval, wilson_interval
 from affbench.workspace import Workspace
 
@@ -457,7 +457,7 @@ def evaluate_run(
                 file.create_dataset("source_index", data=dataset.source_index, compression="gzip", compression_opts=1)
         about["predictions_sha256"] = store.file_hash(predictions)
         record = _record(run, evaluation, dataset, about)
-        store.write_json(record_path(run, spec.name), record.model_dump(mode="json"))
+        write_evaluation(record_path(run, spec.name), record)
     return record
 
 
@@ -533,24 +533,31 @@ def _wanted(spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path, cop
 
 
 def _saved(run: Run, set_name: str, key: str) -> EvaluationRecord | None:
-    """The record on disk, if it and its predictions are whole and answer this key."""
-    path, predictions = record_path(run, set_name), predictions_path(run, set_name)
-    if not path.is_file() or not predictions.is_file():
-        return None
+    """The record on disk, if it is whole, answers this key, and is what its predictions amount to."""
     try:
-        record = read_evaluation(path)
+        record = run.evaluation(record_path(run, set_name))
     except ArtefactError:
         return None  # derived: evaluated again
-    return record if record.key == key and store.file_hash(predictions) == record.predictions_sha256 else None
+    return record if record.key == key and is_answered(run, record) else None
+
+
+def is_answered(run: Run, record: EvaluationRecord) -> bool:
+    """Whether the predictions beside a record are there, whole, and amount to what it says."""
+    path = predictions_path(run, record.set)
+    if not path.is_file() or store.file_hash(path) != record.predictions_sha256:
+        return False
+    confusion = np.zeros((CLASSES, CLASSES), np.int64)
+    with contextlib.suppress(OSError, KeyError, IndexError), h5py.File(path, "r") as file:
+        np.add.at(confusion, (file["labels"][:], file["predictions"][:]), 1)
+    return [tuple(row) for row in confusion.tolist()] == [*record.confusion]
 
 
 def _evaluations(run: Run, set_name: str) -> int:
     """How often this checkpoint was tested on the set before, as its last record says."""
     try:
-        record = read_evaluation(record_path(run, set_name))
+        return run.evaluation(record_path(run, set_name)).evaluations
     except ArtefactError:
         return 0
-    return record.evaluations if record.checkpoint_sha256 == _checkpoint(run) else 0
 
 
 def _checkpoint(run: Run) -> str:

@@ -105,6 +105,8 @@ def _converted(path: Path) -> ConvertedSet:
 def _run(run: Run) -> RunState:
     size = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
     try:
+        if run.finished:
+            _ = run.environment  # nothing of a run is shown that was edited in any part
         history = run.history if run.finished or (run.path / "history.csv").is_file() else []
         return RunState(
             name=run.name,

@@ -341,6 +341,8 @@ def read_manifest(artefact: Path) -> Manifest | None:
         raise ArtefactError(f"{path} is not a manifest that this version of affbench can read ({error}).") from error
     if not complete:
         raise ArtefactError(f"{path} lacks the checksum of a file.")
+    if manifest.key != content_key(manifest.stage, manifest.version, manifest.inputs):
+        raise ArtefactError(f"{path} is damaged: its key is not that of what it describes.")
     return manifest
 
 
@@ -361,6 +363,8 @@ def verify(artefact: Path, manifest: Manifest, only: str | None = None) -> None:
     ArtefactError
         A file is missing, truncated or changed.
     """
+    if only is not None and only not in manifest.files:
+        raise ArtefactError(f"the manifest of {artefact} does not list {only}.")
     for name, expected in manifest.files.items():
         if only is not None and name != only:
             continue

@@ -608,6 +608,7 @@ class _Training:
             "stop_at": target,
             "stop_at_reached_epoch": crossing,
             "train_images": self.batches.images,
+            "finished_at": round(time.time(), 3),
             "train_seconds": round(sum(row.seconds for row in self.history), 3),
             "precision": self.precision,
             "processes": self.ranks.size,
