@@ -23,7 +23,7 @@ from affbench.data_commands import (
 )
 from affbench.errors import UsageError
 from affbench.figure_commands import figure
-from affbench.session import Session, command, surrounded
+from affbench.session import Session, command
 
 if TYPE_CHECKING:
     from affbench.config import Pipeline, RunConfig
@@ -535,5 +535,4 @@ def _fail(session: Session, outcome: Any) -> None:
 
 def main() -> None:
     """The entry point of the command ``affbench``."""
-    with surrounded():
-        app()
+    app()

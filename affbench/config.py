@@ -105,7 +105,8 @@ class TrainingConfig(_Frozen):
         Validations per epoch, evenly spaced; each is a row of ``history.csv`` and a candidate for the checkpoint.
     precision
         ``"bfloat16"`` computes convolutions and fully connected layers under autocast, ``"float32"`` nothing;
-        ``"auto"`` takes bfloat16 where the device computes in it.
+        ``"auto"`` takes bfloat16 where the device computes in it. What torch does with float32 is left to torch: by
+        default CUDA multiplies convolutions in TF32 where it can, and matrices in full float32.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -86,7 +86,7 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of images.")] = 0,
 ) -> None:
     """Render images again from the original digits and the stored transformations, and say how well they agree."""
-    from affbench.data.verification import verify_set
+    from affbench.data.affnist.verify import verify_set
 
     outcome = verify_set(set_name, split, session.workspace.data, sample=sample, seed=seed)
     session.show(outcome.to_rich(), outcome.sentence)

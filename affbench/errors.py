@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class AffbenchError(Exception):
@@ -68,3 +71,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+
+
+def reason(error: BaseException) -> str:
+    """What code of somebody else raised, in one line: type, message, and the last line of theirs on the way there."""
+    installed = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<")
+    theirs = [
+        f" ({Path(frame.filename).name}, line {frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(installed) and "-packages" not in frame.filename
+    ]
+    text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return text.rstrip(": .") + "".join(theirs[-1:])

@@ -24,12 +24,13 @@ from affbench.data import catalogue, hdf5
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.device import Computed, autocast, keep_memory, resolve_device
-from affbench.errors import AffbenchError, ArtefactError, UsageError
+from affbench.errors import AffbenchError, ArtefactError, UsageError, reason
 from affbench.models import build_model
 from affbench.models.layout import prepare
+from affbench.models.losses import check_scores
 from affbench.models.registry import model_code
 from affbench.progress import Progress
-from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, Share, read_evaluation
+from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, Share, write_evaluation
 from affbench.statistics import clustered_interval, wilson_interval
 from affbench.workspace import Workspace
 
@@ -230,21 +231,24 @@ def _device(model: nn.Module) -> torch.device:
 def _scores(model: nn.Module, images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
     try:
         try:
-            scores = model(images)
+            output = model(images)
         except RuntimeError as error:
             if "grad" not in str(error):
                 raise
             with torch.enable_grad():  # its answer needs a gradient, such as that of its input
-                scores = model(images).detach()
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+                output = model(images).detach()
+    except AffbenchError:
+        raise
+    except (Exception, SystemExit) as error:  # somebody else's code may raise anything
+        if type(model).__module__.startswith("affbench.") and not isinstance(error, RuntimeError | ValueError):
+            raise
+        kinds = {str(parameter.dtype)[6:] for parameter in model.parameters() if parameter.is_floating_point()}
+        other = f"; its parameters are {', '.join(sorted(kinds))}: call .float() on it" if kinds - {"float32"} else ""
         raise UsageError(
-            f"the model cannot take the {dataset.canvas}×{dataset.canvas} images of '{dataset.name}': {reason}"
+            f"the model cannot take the {dataset.canvas}×{dataset.canvas} images of '{dataset.name}', float32 "
+            f"{tuple(images.shape)}: {reason(error)}{other}."
         ) from error
-    if not isinstance(scores, torch.Tensor) or scores.shape != (len(images), CLASSES):
-        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise UsageError(f"the model must return class scores ({len(images)}, {CLASSES}), not {shape}.")
-    return scores
+    return check_scores(output, len(images), CLASSES)
 
 
 def assess(dataset: Dataset, predictions: npt.NDArray[np.uint8], confidence: npt.NDArray[np.float32]) -> Evaluation:
@@ -342,7 +346,11 @@ def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     path = run.path / WEIGHTS
     model = build_model(run.config.model.name, canvas=model_canvas(run), **run.config.model.options)
     try:
-        model.load_state_dict(load_file(path))
+        weights = load_file(path)
+        if weights.keys() - model.state_dict().keys():  # of parts that a first forward pass makes
+            with contextlib.suppress(Exception), torch.no_grad():
+                model.eval()(torch.zeros(2, 1, model_canvas(run), model_canvas(run)))
+        model.load_state_dict(weights)
     except (SafetensorError, OSError) as error:
         raise ArtefactError(f"{path} is not a readable checkpoint ({error}); train the run again (--force).") from error
     except RuntimeError as error:
@@ -417,7 +425,7 @@ def evaluate_run(
             return saved
         dataset = catalogue.load_dataset(spec.name, part, workspace.data, copies, wanted)
         if saved is not None and saved.n > wanted:
-            with h5py.File(predictions_path(run, spec.name), "r", locking=False) as file:
+            with h5py.File(predictions_path(run, spec.name), "r") as file:
                 evaluation = assess(dataset, file["predictions"][:wanted], file["confidence"][:wanted])
             return _record(run, evaluation, dataset, saved.model_dump() | _span(spec, copies, limit))
         device = resolve_device(workspace.device)
@@ -449,7 +457,7 @@ def evaluate_run(
                 file.create_dataset("source_index", data=dataset.source_index, compression="gzip", compression_opts=1)
         about["predictions_sha256"] = store.file_hash(predictions)
         record = _record(run, evaluation, dataset, about)
-        store.write_json(record_path(run, spec.name), record.model_dump(mode="json"))
+        write_evaluation(record_path(run, spec.name), record)
     return record
 
 
@@ -517,7 +525,7 @@ def _wanted(spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path, cop
     """Number of images to test on."""
     total = catalogue.set_size(spec, split, copies)
     if total is None:
-        with h5py.File(catalogue.ensure_set(spec, split, data_dir), "r", locking=False) as file:
+        with h5py.File(catalogue.ensure_set(spec, split, data_dir), "r") as file:
             total = len(file["labels"])
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1; it is {limit}.")
@@ -525,24 +533,31 @@ def _wanted(spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path, cop
 
 
 def _saved(run: Run, set_name: str, key: str) -> EvaluationRecord | None:
-    """The record on disk, if it and its predictions are whole and answer this key."""
-    path, predictions = record_path(run, set_name), predictions_path(run, set_name)
-    if not path.is_file() or not predictions.is_file():
-        return None
+    """The record on disk, if it is whole, answers this key, and is what its predictions amount to."""
     try:
-        record = read_evaluation(path)
+        record = run.evaluation(record_path(run, set_name))
     except ArtefactError:
         return None  # derived: evaluated again
-    return record if record.key == key and store.file_hash(predictions) == record.predictions_sha256 else None
+    return record if record.key == key and is_answered(run, record) else None
+
+
+def is_answered(run: Run, record: EvaluationRecord) -> bool:
+    """Whether the predictions beside a record are there, whole, and amount to what it says."""
+    path = predictions_path(run, record.set)
+    if not path.is_file() or store.file_hash(path) != record.predictions_sha256:
+        return False
+    confusion = np.zeros((CLASSES, CLASSES), np.int64)
+    with contextlib.suppress(OSError, KeyError, IndexError), h5py.File(path, "r") as file:
+        np.add.at(confusion, (file["labels"][:], file["predictions"][:]), 1)
+    return [tuple(row) for row in confusion.tolist()] == [*record.confusion]
 
 
 def _evaluations(run: Run, set_name: str) -> int:
     """How often this checkpoint was tested on the set before, as its last record says."""
     try:
-        record = read_evaluation(record_path(run, set_name))
+        return run.evaluation(record_path(run, set_name)).evaluations
     except ArtefactError:
         return 0
-    return record.evaluations if record.checkpoint_sha256 == _checkpoint(run) else 0
 
 
 def _checkpoint(run: Run) -> str:

@@ -16,7 +16,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """Turns SIGINT, SIGTERM and SIGHUP into a question that a loop asks; a second signal stops at once.
+    """Turns SIGINT and SIGTERM into a question that a loop asks; a second signal stops at once.
 
     Parameters
     ----------
@@ -34,10 +34,7 @@ class Stop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no last one, and nohup ignores it
-                number = getattr(signal, name, None)
-                if number is not None and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
-                    self._before[number] = signal.signal(number, self._receive)
+            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(

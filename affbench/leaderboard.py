@@ -207,10 +207,6 @@ def validate_reference(folder: Path) -> Run:
     manifest = store.read_manifest(folder)
     if manifest is None:
         raise ArtefactError(f"{folder} has no {store.MANIFEST}; only finished runs can be a reference.")
-    for name in (CONFIG, HISTORY, ENVIRONMENT):
-        if name not in manifest.files:
-            raise ArtefactError(f"the manifest of {folder} does not list {name}.")
-        store.verify(folder, manifest, only=name)
     if WEIGHTS not in manifest.files:
         raise ArtefactError(f"the manifest of {folder} does not list {WEIGHTS}, whose checksum names the checkpoint.")
     run = Run(folder)
@@ -228,29 +224,9 @@ def validate_reference(folder: Path) -> Run:
     if not run.evaluations:
         raise ArtefactError(f"{folder} holds no eval-SET.json; 'affbench eval' makes one.")
     for record in run.evaluations.values():
-        _check_record(record, run, manifest.files[WEIGHTS]["sha256"])
+        if record.run != run.name:
+            raise ArtefactError(f"the evaluation on '{record.set}' in {folder} is of run '{record.run}'.")
     return run
-
-
-def _check_record(record: EvaluationRecord, run: Run, checkpoint: str) -> None:
-    path = run.path / f"eval-{record.set}.json"
-    counted = sum(map(sum, record.confusion))
-    hits = sum(row[number] for number, row in enumerate(record.confusion))
-    low, high = record.accuracy_ci95
-    for wrong, what in (
-        (not path.is_file(), f"is of set '{record.set}', which its file name does not say"),
-        (record.run != run.name, f"is of run '{record.run}'"),
-        (record.checkpoint_sha256 != checkpoint, "is of another checkpoint than the manifest's"),
-        (
-            record.n < 1 or counted != record.n,
-            f"says n = {record.n:,}, but its confusion matrix holds {counted:,} images",
-        ),
-        (hits != record.correct, f"says {record.correct:,} are correct, but its confusion matrix says {hits:,}"),
-        (abs(record.accuracy - record.correct / max(record.n, 1)) > 1e-9, "has an accuracy that is not correct / n"),
-        (not low <= record.accuracy <= high, "has an interval that leaves out its accuracy"),
-    ):
-        if wrong:
-            raise ArtefactError(f"the evaluation on '{record.set}' in {run.path} {what}.")
 
 
 def _reference_runs(folder: Path) -> Iterable[Run]:

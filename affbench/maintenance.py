@@ -19,7 +19,7 @@ from affbench import __version__, store
 from affbench.data import catalogue
 from affbench.data.fetch.sources import ALTERNATIVES, SOURCES, sources_of
 from affbench.errors import AffbenchError, ArtefactError
-from affbench.runs import list_runs
+from affbench.runs import Run, list_runs
 
 _SET = r"[^/]+-(train|validation|test)(-\d+x)?-[0-9a-f]{8}\.h5"
 _TEMPORARY = r"(\.[a-z0-9_]{8}\.part|\.lock)"  # what `store.atomic_path` and `store.lock` add to the name of a file
@@ -190,12 +190,9 @@ def diagnose(data_dir: Path, results_dir: Path, *, offline: bool = False) -> Ite
             yield _artefact(f"run {run.name}", run.path, "train it again with --force")
         else:
             yield Finding(f"run {run.name}", "note", "unfinished; 'affbench train --resume' goes on with it")
-        for name in (path.stem for path in sorted(run.path.glob("eval-*.json"))):
-            try:
-                _ = run.evaluations
-            except AffbenchError as error:
-                yield Finding(f"run {run.name}", "bad", f"{name}: {error} It will be tested again when it is needed.")
-                break
+        for path in sorted(run.path.glob("eval-*.json")):
+            if (wrong := _wrong_record(run, path)) is not None:
+                yield Finding(f"run {run.name}", "bad", f"{wrong} It will be tested again when it is needed.")
     if offline:
         yield Finding("mirrors", "note", "not asked (--offline)")
     else:
@@ -259,6 +256,19 @@ def _artefact(subject: str, path: Path, remedy: str) -> Finding:
     except AffbenchError as error:
         return Finding(subject, "bad", f"{error} {remedy[0].upper()}{remedy[1:]}.")
     return Finding(subject, "good", f"{len(manifest.files)} files, checksums right")
+
+
+def _wrong_record(run: Run, path: Path) -> str | None:
+    from affbench.evaluation import is_answered, predictions_path
+
+    try:
+        record = run.evaluation(path)
+    except AffbenchError as error:
+        return str(error)
+    there = predictions_path(run, record.set)
+    if there.is_file() and not is_answered(run, record):
+        return f"{there} is damaged, or contradicts {path.name}."
+    return None
 
 
 def _reachable(family: str) -> Finding:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from affbench import store
 from affbench.config import RunConfig, read_run_config
-from affbench.errors import ArtefactError, UsageError, nearest
+from affbench.errors import AffbenchError, ArtefactError, UsageError, nearest
 
 CONFIG, HISTORY, WEIGHTS, ENVIRONMENT = "config.toml", "history.csv", "model.safetensors", "environment.json"
 RESUME = "resume.pt"
@@ -174,7 +175,7 @@ class EvaluationRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder; files are read when first asked for."""
+    """A run's folder; files are read, and compared with its manifest once training has ended, when first asked for."""
 
     path: Path
 
@@ -186,17 +187,35 @@ class Run:
     @cached_property
     def config(self) -> RunConfig:
         """Everything that determined the run, resolved."""
-        return read_run_config(self.path / CONFIG)
+        return read_run_config(self._verified(CONFIG))
 
     @cached_property
     def history(self) -> list[Epoch]:
         """One entry per epoch."""
-        return history_from_csv(self.path / HISTORY)
+        return history_from_csv(self._verified(HISTORY))
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions, device, commit, seeds and parameter count."""
-        return store.read_json(self.path / ENVIRONMENT)
+        return store.read_json(self._verified(ENVIRONMENT))
+
+    def _verified(self, name: str) -> Path:
+        if (manifest := self.manifest) is not None:
+            store.verify(self.path, manifest, only=name)
+        return self.path / name
+
+    @property
+    def manifest(self) -> store.Manifest | None:
+        """What the run was made from and must look like; None while training has not ended."""
+        return store.read_manifest(self.path)
+
+    @property
+    def made_at(self) -> float:
+        """When training ended, in seconds since 1970; where the run does not say it, when its folder was begun."""
+        with contextlib.suppress(AffbenchError, KeyError, TypeError, ValueError):
+            if self.finished:
+                return float(self.environment["finished_at"])
+        return (self.path / CONFIG).stat().st_mtime
 
     @property
     def finished(self) -> bool:
@@ -211,7 +230,29 @@ class Run:
     @cached_property
     def evaluations(self) -> dict[str, EvaluationRecord]:
         """Set name to record, for every set the run was tested on, in the order of their names."""
-        return {record.set: record for record in map(read_evaluation, sorted(self.path.glob("eval-*.json")))}
+        return {record.set: record for record in map(self.evaluation, sorted(self.path.glob("eval-*.json")))}
+
+    def evaluation(self, path: Path) -> EvaluationRecord:
+        """One of the records in the folder, which has to be of this run's checkpoint.
+
+        Raises
+        ------
+        ArtefactError
+            It is damaged, was edited, or is of another checkpoint or set.
+        """
+        record = read_evaluation(path)
+        weights = self.manifest.files.get(WEIGHTS) if self.manifest else None
+        if weights is not None and record.checkpoint_sha256 != weights["sha256"]:
+            raise ArtefactError(f"{path} is of another checkpoint than the manifest's.")
+        if path.name != f"eval-{record.set}.json":
+            raise ArtefactError(f"{path} is of set '{record.set}', which its file name does not say.")
+        return record
+
+
+def write_evaluation(path: Path, record: EvaluationRecord) -> None:
+    """Write ``eval-SET.json``, with a checksum over all the rest of it."""
+    content = record.model_dump(mode="json")
+    store.write_json(path, content | {"record_sha256": store.content_key("record", 1, content)})
 
 
 def read_evaluation(path: Path) -> EvaluationRecord:
@@ -220,15 +261,50 @@ def read_evaluation(path: Path) -> EvaluationRecord:
     Raises
     ------
     ArtefactError
-        The file is damaged or misses something.
+        The file is damaged, misses something, contradicts itself, or was edited since it was written.
     """
     content = store.read_json(path)
+    checksum = content.pop("record_sha256", None)  # records of earlier versions have none
+    record = _parsed(path, content)
+    if (wrong := _contradiction(record)) is not None:
+        raise ArtefactError(f"{path} contradicts itself: it {wrong}.")
+    if checksum not in (None, store.content_key("record", 1, content)):
+        raise ArtefactError(f"{path} was edited after it was written: its checksum is another.")
+    return record
+
+
+def _parsed(path: Path, content: dict[str, Any]) -> EvaluationRecord:
     try:
         return EvaluationRecord.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtefactError(f"{path} is not an evaluation record ({where}: {first['msg']}).") from None
+
+
+def _contradiction(record: EvaluationRecord) -> str | None:
+    """What in a record is not so, by the record itself; None where all of it agrees."""
+    counted = sum(map(sum, record.confusion))
+    hits = sum(row[number] for number, row in enumerate(record.confusion))
+    low, high = record.accuracy_ci95
+    parts = [record.per_class, *(record.by_transformation or {}).values()]
+    matrix = "but its confusion matrix"
+    for wrong, what in (
+        (
+            record.n < 1 or counted != record.n,
+            f"says n = {record.n:,}, {matrix} holds {counted:,} images",
+        ),
+        (hits != record.correct, f"says {record.correct:,} are correct, {matrix} says {hits:,}"),
+        (abs(record.accuracy - record.correct / max(record.n, 1)) > 1e-9, "has an accuracy that is not correct / n"),
+        (not low <= record.accuracy <= high, "has an interval that leaves out its accuracy"),
+        (
+            any((sum(s.n for s in own), sum(s.correct for s in own)) != (record.n, record.correct) for own in parts),
+            "has classes or bins that do not add up to all its images",
+        ),
+    ):
+        if wrong:
+            return what
+    return None
 
 
 def runs_dir(results_dir: Path) -> Path:
@@ -247,7 +323,7 @@ def list_runs(results_dir: Path) -> list[Run]:
     """Every run below a results folder, finished or not, oldest first."""
     folder = runs_dir(results_dir)
     found = [Run(path) for path in folder.iterdir() if (path / CONFIG).is_file()] if folder.is_dir() else []
-    return sorted(found, key=lambda run: ((run.path / CONFIG).stat().st_mtime_ns, run.name))
+    return sorted(found, key=lambda run: (run.made_at, run.name))
 
 
 def find_run(results_dir: Path, name: str | None = None) -> Run:
@@ -264,7 +340,7 @@ def find_run(results_dir: Path, name: str | None = None) -> Run:
     if name is None:
         if not finished:
             raise ArtefactError(f"there is no finished run in {runs_dir(results_dir)}; 'affbench train' makes one.")
-        return max(finished, key=lambda run: (run.path / store.MANIFEST).stat().st_mtime_ns)
+        return finished[-1]
     matches = [run for run in finished if run.name == name] or [run for run in finished if run.name.startswith(name)]
     if len(matches) == 1:
         return matches[0]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from affbench.evaluation import predict
 from affbench.interrupt import Interrupted, Stop
 from affbench.models import build_model, model_options, parameter_count
 from affbench.models.layout import prepare
-from affbench.models.registry import model_code
+from affbench.models.registry import check_model, model_code
 from affbench.progress import Progress
 from affbench.runs import (
     CONFIG,
@@ -45,6 +46,7 @@ from affbench.runs import (
     runs_dir,
 )
 from affbench.steps import make_step
+from affbench.trial import blamed, try_model
 from affbench.workspace import Workspace
 
 VERSION = 2  # of this stage: raised whenever the same configuration would give other weights
@@ -93,10 +95,13 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
     options = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in (model_options(config.model.name) | config.model.options).items()
-        if value is not None
+        if _storable(value)  # a default that is not, such as a class, stays with the factory
     }
-    with torch.device("meta"):  # checks every option without the memory
-        build_model(config.model.name, canvas=spec.canvas, **options)
+    for option, value in config.model.options.items():
+        if option == "canvas" or (value is not None and not _storable(value)):
+            why = "follows from the set" if option == "canvas" else f"is {value!r}, which config.toml cannot hold"
+            raise UsageError(f"option '{option}' of model '{config.model.name}' cannot be given: it {why}.")
+    check_model(config.model.name, spec.canvas, options)
     shift = config.data.shift
     if shift is None:
         shift = centred(spec.canvas, catalogue.FRAME) if spec.form == "translated" else 0
@@ -131,6 +136,15 @@ def _precision(config: TrainingConfig, workspace: Workspace) -> Computed:
         return resolve_precision("auto", resolve_device(workspace.device))
     except DeviceError:
         return "bfloat16"
+
+
+def _storable(value: object) -> bool:
+    """Whether TOML and JSON can hold a value of an option."""
+    if isinstance(value, list | tuple):
+        return all(map(_storable, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_storable, value.values()))
+    return type(value) in (bool, int, float, str)
 
 
 def is_trained(plan: Plan) -> bool:
@@ -328,9 +342,14 @@ class _Training:
             images, labels = self.validation.images[own], self.validation.labels[own]
             self.validation = Dataset(self.validation.name, self.validation.split, images, labels)
         self.batches = TrainingBatches(digits, augmentation, self.settings.batch_size, self.settings.seed, self.device)
+        model = self.config.model
+        build: Callable[[], nn.Module] = functools.partial(
+            build_model, model.name, canvas=augmentation.canvas, **model.options
+        )
+        last = self.batches.images % self.settings.batch_size or self.settings.batch_size
+        build = try_model(build, self.validation.head(2), self.device, self.precision, max(1, last // ranks.size))
         torch.manual_seed(self.settings.seed)
-        model = build_model(self.config.model.name, canvas=augmentation.canvas, **self.config.model.options)
-        self.model: nn.Module = prepare(model, self.device)
+        self.model: nn.Module = prepare(build(), self.device)
         self.parameters = parameter_count(self.model)
         self.step = make_step(self.model, self.settings.learning_rate, self.precision, self.device, ranks)
         self.history: list[Epoch] = []
@@ -389,7 +408,8 @@ class _Training:
             pending = 0
             for images, labels in self.batches.epoch(number, self.batch, last):
                 done = number * len(self.batches) + self.batch
-                self.step(images, labels, learning_rate(self.settings, done, number))
+                with blamed(self.model, f"in epoch {number + 1}, batch {self.batch + 1} ({len(labels)} images)"):
+                    self.step(images, labels, learning_rate(self.settings, done, number))
                 self.batch += 1
                 self.images += len(labels)
                 pending += len(labels)
@@ -588,6 +608,7 @@ class _Training:
             "stop_at": target,
             "stop_at_reached_epoch": crossing,
             "train_images": self.batches.images,
+            "finished_at": round(time.time(), 3),
             "train_seconds": round(sum(row.seconds for row in self.history), 3),
             "precision": self.precision,
             "processes": self.ranks.size,

@@ -7,7 +7,7 @@ Prints a line for each comparison and ends with status 1 if one is out of its bo
 - dynamic routing, values and gradients, against procedure 1 in float64; on CUDA also the Triton kernels alone, and
   whether they are used;
 - loss and gradients of every kind of network in float32, against the same network in float64;
-- the training step as it is taken on the device (captured on CUDA), against the plain one;
+- the training step as it is taken on the device, against the plain one, and whether CUDA replays it from a graph;
 - the same seed trained on the device and on the CPU.
 """
 
@@ -32,7 +32,7 @@ from affbench.models.losses import loss_and_scores
 from affbench.models.routing import dynamic_routing, dynamic_routing_reference
 from affbench.models.routing_fast import KERNEL_TOLERANCE
 from affbench.progress import ConsoleProgress, console
-from affbench.steps import Step, make_step
+from affbench.steps import CapturedStep, Step, make_step
 from affbench.training import train
 from affbench.workspace import Workspace
 
@@ -105,15 +105,24 @@ def networks(device: torch.device) -> Iterator[Found]:
 
 
 def steps(device: torch.device) -> Iterator[Found]:
-    torch.manual_seed(0)
-    first: nn.Module = prepare(build_model("capsnet", canvas=40, **NETWORKS["capsnet"]), device).train()
-    second = copy.deepcopy(first)
-    plain, taken = Step(first, 1e-3, "float32", device), make_step(second, 1e-3, "float32", device)
-    for _ in range(STEPS):
-        images, labels = torch.rand(32, 1, 40, 40, device=device), torch.randint(10, (32,), device=device)
+    for name in ("capsnet", "cnn"):  # the second one drops out, and a graph has to draw anew for every step
+        torch.manual_seed(0)
+        first: nn.Module = prepare(build_model(name, canvas=40, **NETWORKS[name]), device).train()
+        second = copy.deepcopy(first)
+        plain, taken = Step(first, 1e-3, "float32", device), make_step(second, 1e-3, "float32", device)
         for step in (plain, taken):
-            step(images, labels, 1e-3)
-    yield f"{STEPS} steps as taken on {device.type}, mean loss", apart(taken.totals[0], plain.totals[0]), 10 * EXACT
+            torch.manual_seed(1)
+            generator = torch.Generator().manual_seed(2)
+            for _ in range(STEPS):
+                images, labels = (
+                    torch.rand(32, 1, 40, 40, generator=generator),
+                    torch.randint(10, (32,), generator=generator),
+                )
+                step(images.to(device), labels.to(device), 1e-3)
+        label = f"{name}, {STEPS} steps as taken on {device.type}"
+        yield f"{label}, mean loss", apart(taken.totals[0], plain.totals[0]), 10 * EXACT
+        if isinstance(taken, CapturedStep):
+            yield f"{label}: 0 if replayed from a graph, 1 if not", float(not taken.recorded), 0.0
 
 
 def curves(device: torch.device, progress: ConsoleProgress) -> Iterator[Found]:

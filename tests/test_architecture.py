@@ -20,7 +20,7 @@ LAYERS = (
     ("cluster",),
     ("sweep",),
     ("report",),
-    ("training", "bench"),
+    ("training", "trial", "bench"),
     ("analysis",),
     ("evaluation", "steps"),
     ("models", "data", "statistics", "device", "runs", "workspace", "distributed", "environment"),

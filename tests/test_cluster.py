@@ -56,7 +56,7 @@ class Model(torch.nn.Module):
         self.accident, self.steps, self.routings = accident, 0, routings
 
     def forward(self, images):
-        if self.training:
+        if self.training and len(images) > 2:  # a run begins with a trial on two
             self.steps += 1
             with (HERE / f"steps-{self.accident}").open("a") as log:
                 log.write(f"{os.getpid()}\\n")
@@ -184,7 +184,8 @@ def test_cell_that_always_fails_is_reported_while_the_others_finish(
 ) -> None:
     cells = [Cell("bad", accidents("error")), Cell("good", accidents("none"))]
     result = run_cells_on(RAY, cells, ON_SAMPLE, workspace)
-    assert [cell.error for cell in result.cells] == ["ValueError: no luck with this one", None]
+    assert "epoch 3, batch 2 (32 images): ValueError: no luck with this one" in str(result.cells[0].error)
+    assert result.cells[1].error is None
 
 
 def test_interrupted_sweep_keeps_what_its_cells_did(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +32,9 @@ from affbench.evaluation import (
 )
 from affbench.models import build_model
 from affbench.progress import Progress
-from affbench.runs import WEIGHTS, Run, read_evaluation
+from affbench.runs import WEIGHTS, Run, read_evaluation, write_evaluation
 from affbench.statistics import wilson_interval
+from affbench.status import read_status
 from affbench.training import train
 from affbench.workspace import Workspace
 
@@ -294,6 +296,65 @@ def test_damaged_evaluation_is_made_again(run: Run, workspace: Workspace, damage
     again = evaluate_run(run, SAMPLE, workspace)
     assert again.correct == record.correct
     assert read_evaluation(record_path(run, SAMPLE)).predictions_sha256 == again.predictions_sha256
+
+
+EDITS = [
+    ("config.toml", "seed = 0", "seed = 7"),
+    ("history.csv", "1.0,3,", "1.0,4,"),
+    ("environment.json", '"seed": 0', '"seed": 7'),
+    (f"eval-{SAMPLE}.json", '"seed": 0', '"seed": 7'),
+    (f"eval-{SAMPLE}.json", '"split": "test"', '"split": "train"'),
+    ("manifest.json", '"seed": 0', '"seed": 7'),
+    ("manifest.json", '"bytes": ', '"bytes": 1'),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new"), EDITS)
+def test_edited_files_are_not_believed(run: Run, workspace: Workspace, file: str, old: str, new: str) -> None:
+    record = evaluate_run(run, SAMPLE, workspace, limit=50)
+    text = (run.path / file).read_text()
+    assert old in text
+    (run.path / file).write_text(text.replace(old, new))
+    if not file.startswith("eval"):
+        (state,) = read_status(workspace.data, workspace.results).runs
+        assert re.match(r"damaged: .* is damaged: it", state.state)
+        assert (state.validation_accuracy, state.accuracy) == (None, {})
+        return
+    with pytest.raises(ArtefactError, match="was edited after it was written"):
+        _ = Run(run.path).evaluations
+    assert evaluate_run(run, SAMPLE, workspace, limit=50).split == record.split
+    assert Run(run.path).evaluations[SAMPLE].seed == 0
+
+
+def test_record_that_its_predictions_contradict_is_made_again(run: Run, workspace: Workspace) -> None:
+    record = evaluate_run(run, SAMPLE, workspace, limit=50)
+    better = [tuple(sum(row) if i == j else 0 for j in range(10)) for i, row in enumerate(record.confusion)]
+    classes = [row.model_copy(update={"correct": row.n, "accuracy": 1.0}) for row in record.per_class]
+    perfect = {
+        "correct": 50,
+        "accuracy": 1.0,
+        "accuracy_ci95": (0.9, 1.0),
+        "confusion": (*better,),
+        "per_class": (*classes,),
+    }
+    write_evaluation(record_path(run, SAMPLE), record.model_copy(update=perfect))
+    assert Run(run.path).evaluations[SAMPLE].accuracy == 1
+    assert not is_evaluated(run, SAMPLE, workspace, limit=50)
+    assert evaluate_run(run, SAMPLE, workspace, limit=50).correct == record.correct
+
+
+def test_code_that_was_edited_since_is_said_and_makes_another_record(
+    run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = evaluate_run(run, SAMPLE, workspace, limit=50)
+    assert record.code == store.read_manifest(run.path).inputs["code"]  # type: ignore[union-attr]
+    notes: list[str] = []
+    listener = Progress()
+    monkeypatch.setattr(listener, "note", notes.append)
+    monkeypatch.setattr("affbench.evaluation.model_code", lambda _: "another")
+    again = evaluate_run(run, SAMPLE, dataclasses.replace(workspace, progress=listener), limit=50)
+    assert (again.code, again.key != record.key) == ("another", True)
+    assert "the code of 'capsnet' was edited since it was trained; it is tested with the code as it is now" in notes[0]
 
 
 def test_truncated_checkpoint_is_one_clear_error(run: Run, workspace: Workspace) -> None:

@@ -151,6 +151,20 @@ def test_changed_source_of_a_model_of_ones_own_makes_another_run(
     assert first.folder.name.startswith("own_model_of_a_test-make-seed0-")
 
 
+def test_a_default_that_no_file_can_hold_stays_with_the_factory(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "default_model_of_a_test.py").write_text(
+        "from torch import nn\ndef make(act=nn.ReLU, width=3, name='x', sizes=(1, object)): return nn.Linear(3, 10)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = override(tiny_config(), model={"name": "default_model_of_a_test:make"})
+    assert plan_run(config, workspace).config.model.options == {"width": 3, "name": "x"}
+    for options, words in (({"act": int}, "is <class 'int'>, which config.toml cannot"), ({"canvas": 3}, "the set")):
+        with pytest.raises(UsageError, match=f"of model 'default_model_of_a_test:make' cannot be given: .*{words}"):
+            plan_run(override(config, model=config.model.model_dump() | {"options": options}), workspace)
+
+
 class StopsAt(Progress, Task):
     """Sends this process a signal once so many images have been trained on."""
 

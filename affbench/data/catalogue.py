@@ -27,18 +27,18 @@ import numpy.typing as npt
 from affbench import store
 from affbench.data import canvas as placement
 from affbench.data import hdf5, idx
-from affbench.data.dataset import Dataset
+from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.fetch.sources import SOURCES, Source
 from affbench.data.synthesis import CANVAS, AffineRange, synthesize, write_synthetic
 from affbench.data.synthesis import COPIES as COPIES
+from affbench.data.synthesis import FRAME as FRAME
 from affbench.errors import ArtefactError, DataError, UsageError, nearest
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Form = Literal["original", "padded", "translated", "affine", "official"]
 
-VERSION = 1  # of the conversion code: raised whenever the same digits would give other images
-FRAME = 28  # pixels; the size of an original digit
+VERSION = 2  # of the conversion code: raised whenever the same digits would give other images
 SAMPLE = "mnist-sample"
 _FAMILIES = ("mnist", SAMPLE, "fashion-mnist")
 _IDX = {
@@ -141,21 +141,25 @@ def find_set(name: str) -> SetSpec:
 def varied_name(base: str, *, only: str | None = None, **half_widths: float | None) -> str:
     """The name of a synthetic set with other ranges; None leaves a factor as it is."""
     parts = [f"only={only}"] if only else []
-    parts += [f"{key}={value:g}" for key, value in sorted(half_widths.items()) if value is not None]
+    given = {key: repr(float(value)).removesuffix(".0") for key, value in half_widths.items() if value is not None}
+    parts += [f"{key}={value}" for key, value in sorted(given.items())]
     return f"{base}@{','.join(parts)}" if parts else base
 
 
 def _varied(base: str, variation: str) -> dict[str, Any]:
-    widths: dict[str, float] = {}
-    only: list[str] = []
+    given: dict[str, str] = {}
     known = ("only", "rotation", "shear", "expansion", "translation")
     for part in variation.split(","):
         key, _, value = part.partition("=")
         if key not in known:
             raise UsageError(f"unknown variation '{key}' of set '{base}': {nearest(key, known)}")
-        if key == "only":
-            only = value.split("+")
-            continue
+        if key in given:
+            joined = "; several factors are only=rotation+shear" if key == "only" else ""
+            raise UsageError(f"set '{base}@{variation}' gives {key} twice{joined}.")
+        given[key] = value
+    only = given.pop("only").split("+") if "only" in given else []
+    widths: dict[str, float] = {}
+    for key, value in given.items():
         try:
             widths[key] = float(value)
         except ValueError:
@@ -185,12 +189,12 @@ def default_data_dir() -> Path:
 
 def raw_dir(data_dir: Path, family: str) -> Path:
     """Where the downloaded files of a family lie."""
-    return data_dir.expanduser() / "raw" / family
+    return data_dir / "raw" / family
 
 
 def sets_dir(data_dir: Path) -> Path:
     """Where converted sets lie."""
-    return data_dir.expanduser() / "sets"
+    return data_dir / "sets"
 
 
 def set_inputs(spec: SetSpec, split: Split) -> dict[str, Any]:
@@ -269,11 +273,7 @@ def ensure_set(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES
         manifest = store.read_manifest(path)
         if manifest is None:
             raise _missing(spec)
-        try:
-            store.verify(path, manifest)
-        except ArtefactError as error:
-            name = spec.family if split == "test" else f"{spec.family}-{split}"
-            raise ArtefactError(f"{error} 'affbench fetch {name}' converts it again.") from error
+        store.verify(path, manifest)
         return path
     inputs = set_inputs(spec, split) | ({"copies": copies} if spec.form == "affine" else {})
     return store.derive_file(
@@ -349,13 +349,30 @@ def sample_of(spec: SetSpec, split: Split, data_dir: Path, digits: int, copies: 
 
 
 def originals_of(name: str, split: str, data_dir: Path) -> Dataset | None:
-    """The 28×28 digits that `source_index` of an affine set points to; None where they are not at hand."""
+    """The 28×28 digits that `source_index` of an affine set counts in; None where they are not at hand."""
     spec = find_set(name)
-    family = "mnist" if spec.form == "official" else spec.family
+    part = check_split(spec, split)
     try:
-        return load_dataset(family, check_split(spec, split), data_dir)
-    except DataError:
+        if spec.form != "official":
+            return load_dataset(spec.family, part, data_dir)
+        attributes = hdf5.read_set(set_path(spec, part, data_dir), stop=1).attributes
+        return None if str(attributes.get("order", UNPAIRED)).startswith(UNPAIRED) else mnist_digits(part, data_dir)
+    except (ArtefactError, DataError):
         return None
+
+
+def mnist_digits(split: Split, data_dir: Path) -> Dataset:
+    """MNIST's test file, or its training file of 60,000 digits: what official affine sets are made from.
+
+    Raises
+    ------
+    DataError
+        MNIST has not been fetched, or is damaged.
+    """
+    whole: tuple[Split, ...] = ("test",) if split == "test" else ("validation", "train")
+    parts = [_digits("mnist", part, data_dir) for part in whole]
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Dataset("mnist", split, images, labels)
 
 
 def is_ready(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES) -> bool:

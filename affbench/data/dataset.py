@@ -17,6 +17,9 @@ TRANSFORM_COLUMNS = (
     "horizontal_translation",
 )
 
+UNPAIRED = "as the file counts, MNIST's digits not found"
+"""The attribute ``order`` of official sets whose ``source_index`` does not count in MNIST's order begins so."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -35,7 +38,11 @@ class Dataset:
     transforms
         float32 (N, 6) in the order of `TRANSFORM_COLUMNS`, or None.
     source_index
-        int32 (N,), index of the original digit in its split, or None where every image is an original.
+        int32 (N,), index of the original digit from 0, or None where every image is an original. It counts in the
+        digits of the set's split; for the official affNIST in MNIST's test file, or training file of 60,000 digits.
+    original_id
+        int32 (N,), for official files the number that the file itself gives the original, from 1, which need not
+        count in MNIST's order; None elsewhere.
     key
         Content key of the converted set; "" for a set made by hand.
     attributes
@@ -48,6 +55,7 @@ class Dataset:
     labels: npt.NDArray[np.uint8]
     transforms: npt.NDArray[np.float32] | None = None
     source_index: npt.NDArray[np.int32] | None = None
+    original_id: npt.NDArray[np.int32] | None = None
     key: str = ""
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -59,14 +67,12 @@ class Dataset:
         """Height and width of the images in pixels."""
         return int(self.images.shape[1])
 
+    def rows(self, part: slice) -> Dataset:
+        """Some of the images as a set."""
+        optional = {name: getattr(self, name) for name in ("transforms", "source_index", "original_id")}
+        taken: dict[str, Any] = {name: None if values is None else values[part] for name, values in optional.items()}
+        return replace(self, images=self.images[part], labels=self.labels[part], **taken)
+
     def head(self, n: int | None) -> Dataset:
         """The first `n` images as a set (all of them when `n` is None or larger than the set)."""
-        if n is None or n >= len(self):
-            return self
-        return replace(
-            self,
-            images=self.images[:n],
-            labels=self.labels[:n],
-            transforms=None if self.transforms is None else self.transforms[:n],
-            source_index=None if self.source_index is None else self.source_index[:n],
-        )
+        return self if n is None or n >= len(self) else self.rows(slice(n))

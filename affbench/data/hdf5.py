@@ -1,8 +1,8 @@
 """Converted sets on disk: HDF5 files with the layout that every set shares.
 
 ``images`` uint8 (N, H, W), ``labels`` uint8 (N,); affine sets add ``transforms`` float32 (N, 6) with the attribute
-``columns``, and ``source_index`` int32 (N,). File attributes: ``name``, ``split``, ``source``, ``sha256`` (of the
-inputs), ``license``, ``affbench_version``, and what a set adds of its own.
+``columns``, ``source_index`` int32 (N,) and, official ones, ``original_id`` int32 (N,). File attributes: ``name``,
+``split``, ``source``, ``sha256`` (of the inputs), ``license``, ``affbench_version``, and what a set adds of its own.
 """
 
 from __future__ import annotations
@@ -173,23 +173,28 @@ class SetWriter:
         for key, value in {**attributes, "affbench_version": __version__}.items():
             self._file.attrs[key] = value
 
-    def append(
-        self,
-        images: npt.NDArray[np.uint8],
-        labels: npt.NDArray[np.uint8],
-        transforms: npt.NDArray[np.float32] | None = None,
-        source_index: npt.NDArray[np.int32] | None = None,
-    ) -> None:
-        """Add the next images; arguments as the attributes of `Dataset`."""
+    def append(self, part: Dataset) -> None:
+        """Add the next images."""
         if self._target.error is not None:
             raise self._target.error
-        stop = self._next + len(images)
-        self._file["images"][self._next : stop] = images
-        self._file["labels"][self._next : stop] = labels
-        if transforms is not None and source_index is not None:
-            self._file["transforms"][self._next : stop] = transforms
-            self._file["source_index"][self._next : stop] = source_index
+        stop = self._next + len(part)
+        for name in self._file:
+            self._file[name][self._next : stop] = getattr(part, name)
         self._next = stop
+
+    def images(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Images that were written before."""
+        written: npt.NDArray[np.uint8] = self._file["images"][start:stop]
+        return written
+
+    def add_originals(self, source_index: npt.NDArray[np.int32], original_id: npt.NDArray[np.int32]) -> None:
+        """Replace ``source_index`` (N,) and keep beside it what the file itself called the originals."""
+        self._file["source_index"][...] = source_index
+        self._file.create_dataset("original_id", data=original_id)
+
+    def describe(self, **attributes: Any) -> None:
+        """Add file attributes."""
+        self._file.attrs.update(attributes)
 
     def __enter__(self) -> Self:
         return self
@@ -206,7 +211,16 @@ def write_set(path: Path, dataset: Dataset, attributes: Mapping[str, Any]) -> No
     """Write a set that is in memory; parameters as for `SetWriter`."""
     affine = dataset.transforms is not None
     with SetWriter(path, len(dataset), dataset.canvas, attributes, affine=affine) as writer:
-        writer.append(dataset.images, dataset.labels, dataset.transforms, dataset.source_index)
+        writer.append(dataset)
+
+
+def _own(file: h5py.File, name: str) -> h5py.Dataset:
+    """An array of the file itself: one that lies in another file would be whatever that file holds."""
+    found = file.get(name, getlink=True)
+    array = file[name] if isinstance(found, h5py.HardLink) else None
+    if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
+        raise ValueError(f"'{name}' is missing, or does not lie in the file itself")
+    return array
 
 
 def read_set(path: Path, key: str = "", start: int = 0, stop: int | None = None) -> Dataset:
@@ -232,17 +246,16 @@ def read_set(path: Path, key: str = "", start: int = 0, stop: int | None = None)
     """
     part = slice(start, stop)
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with h5py.File(path, "r") as file:
             attributes = dict(file.attrs.items())
+            optional = [name for name in ("transforms", "source_index", "original_id") if name in file]
             dataset = Dataset(
                 name=str(attributes["name"]),
                 split=str(attributes["split"]),
-                images=_unzipped(file["images"], part),
-                labels=file["labels"][part],
-                transforms=file["transforms"][part] if "transforms" in file else None,
-                source_index=file["source_index"][part] if "source_index" in file else None,
+                images=_unzipped(_own(file, "images"), part),
                 key=key,
                 attributes=attributes,
+                **{name: _own(file, name)[part] for name in ("labels", *optional)},
             )
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, zlib.error) as error:
         raise ArtefactError(f"{path} is not a converted affbench set, or is damaged ({error}).") from error

@@ -2,7 +2,8 @@
 
 The convention
 --------------
-Everything that reads or writes a transformation table in affbench means this:
+It is that of the official affNIST files, and everything in affbench that reads, writes or names a transformation means
+this:
 
 Axes
     One frame: x to the right (columns), y *down* (rows), in pixels. A pixel is its centre: pixel (row r, column c) of
@@ -12,26 +13,26 @@ Order
     A point p of the digit goes to q = E·S·R·p + t on the canvas: rotation, then shear, then expansion, then
     translation.
 Rotation
-    R = [[cos θ, −sin θ], [sin θ, cos θ]], θ in degrees. It carries the x axis towards the y axis: positive is
-    clockwise as seen, as in ``torchvision.transforms.functional.affine``.
+    R = [[cos θ, sin θ], [−sin θ, cos θ]], θ in degrees: positive is counter-clockwise as seen.
 Shear
-    S = [[1, s], [0, 1]]: horizontal, s pixels to the right for each pixel down; a shear of 1 leans a square by 45°.
+    S = [[1, 0], [s, 1]]: vertical, x·s is added to y, so that with a shear of 1 a horizontal line falls by 45°.
 Expansion
     E = diag(horizontal, vertical): factors, 1 leaves the size as it is.
 Translation
-    t = (horizontal, vertical) in pixels, right and down positive, not necessarily whole. With t = 0 the centre
-    of the digit's image falls on the centre of the canvas, so the neutral transformation is the digit padded evenly.
+    t = (horizontal, vertical), whole pixels, right and down positive. With t = 0 the centre of the digit's image falls
+    on the centre of the canvas, so the neutral transformation is the digit padded evenly.
 Interpolation
-    Bilinear, background 0 outside the digit's image: the canvas pixel at q takes the value at p = (E·S·R)⁻¹(q − t).
-    Computed in float64, rounded to the nearest of 0 to 255. The table is rounded to float32 first, so that
+    Bilinear, background 0 outside the digit's image: the canvas pixel at q takes the value at p = (E·S·R)⁻¹(q − t),
+    computed in float64 and truncated to a whole level of 0 to 255. The table is rounded to float32 first, so that
     rendering again from the table gives the same bits.
 
 Distribution
 ------------
-The four shape factors are drawn uniformly from their ranges, then the translation uniformly from the placements that
-keep the whole digit on the canvas: no canvas pixel that any ink would reach lies outside. The ranges default to those
-of affNIST as they are widely quoted; they, the order and the signs are unconfirmed for the official files, which is
-why `affbench.data.verification` exists.
+The four shape factors are drawn uniformly from their ranges. Then each translation is a whole number, uniform over
+those at which no rendered level above `FAINT` leaves the canvas. affNIST's page says that translations are "only
+restricted by the requirement that no ink must fall off"; its images lose levels up to about 12.5 of 255 now and then.
+So the limit of 12.75, 5% of 255, is inferred from images and stated nowhere. The convention above was checked against
+official images, a row of the official table and its matrix.
 
 Where ranges are widened, or ink fills the image, some shapes fit nowhere on the canvas. Such a draw is made again, so
 that the result is uniform over the transformations that fit; a digit that 100 draws cannot place is an error. For
@@ -39,9 +40,10 @@ MNIST and the default ranges every first draw fits.
 
 Randomness
 ----------
-Copy k of the digits takes its numbers from a generator seeded by (seed, k), one row of six per digit. So the first
-copies of a longer set are the shorter set, the first digits of a larger set are the smaller set, sets of the same seed
-and different ranges share their random numbers, and no chunk size or thread count changes a bit.
+The random numbers are affbench's own. Copy k of the digits takes them from a generator seeded by (seed, k), one row of
+six per digit. So the first copies of a longer set are the shorter set, the first digits of a larger set are the smaller
+set, sets of the same seed and different ranges share their random numbers, and no chunk size or thread count changes a
+bit.
 
 References
 ----------
@@ -60,32 +62,36 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from affbench.data import canvas as placement
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.hdf5 import SetWriter
 from affbench.errors import DataError, UsageError
 
 CANVAS = 40  # pixels; the size of affNIST
 COPIES = 32  # transformed versions of every digit in affNIST
+FRAME = 28  # pixels; the size of an original digit
+FAINT = 12.75  # of 255: rendered levels up to this may leave the canvas; inferred from official images
 CHUNK = 1024  # images rendered at once: 26 MB of sampling positions at 40×40
 MAX_DRAWS = 100
+_LAST_BITS = 1e-6  # of a level: what is whole in exact arithmetic is not truncated to the level below
 
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class AffineRange:
-    """The interval each factor is drawn from, uniformly; the defaults are affNIST's (widely quoted, unconfirmed).
+    """The interval each factor is drawn from, uniformly; the defaults are affNIST's.
 
     Attributes
     ----------
     rotation
-        Degrees, within ±360.
+        Degrees, counter-clockwise, within ±360.
     shear
-        Horizontal shear, pixels per pixel.
+        Vertical shear, pixels down per pixel to the right.
     vertical_expansion, horizontal_expansion
         Factors, 0.1 to 10.
     vertical_translation, horizontal_translation
-        Pixels; what keeps the whole digit on the canvas is always a bound, and with None it is the only one.
+        Whole pixels; what keeps the digit on the canvas is always a bound, and with None it is the only one.
 
     Raises
     ------
@@ -117,6 +123,8 @@ class AffineRange:
                 raise UsageError(
                     f"{field.name} must lie within {smallest:g} to {largest:g}; it is {low:g} to {high:g}."
                 )
+            if field.name.endswith("translation") and math.floor(high) < math.ceil(low):
+                raise UsageError(f"{field.name} counts whole pixels, and there is none from {low:g} to {high:g}.")
             object.__setattr__(self, field.name, (low, high))
 
     @classmethod
@@ -195,10 +203,10 @@ def linear_maps(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.flo
     rotation, shear, vertical, horizontal = np.asarray(transforms, np.float64).T[:4]
     cos, sin = np.cos(np.deg2rad(rotation)), np.sin(np.deg2rad(rotation))
     maps = np.empty((len(transforms), 2, 2))
-    maps[:, 0, 0] = horizontal * (cos + shear * sin)
-    maps[:, 0, 1] = horizontal * (shear * cos - sin)
-    maps[:, 1, 0] = vertical * sin
-    maps[:, 1, 1] = vertical * cos
+    maps[:, 0, 0] = horizontal * cos
+    maps[:, 0, 1] = horizontal * sin
+    maps[:, 1, 0] = vertical * (shear * cos - sin)
+    maps[:, 1, 1] = vertical * (shear * sin + cos)
     return maps
 
 
@@ -222,10 +230,32 @@ def affine_matrices(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np
     return matrices
 
 
+def old_to_new(
+    transforms: npt.NDArray[np.floating[Any]], frame: int = FRAME, canvas: int = CANVAS
+) -> npt.NDArray[np.float64]:
+    """The transformations as the official files store them: from the digit's pixels to the canvas's.
+
+    Parameters
+    ----------
+    transforms
+        Floating point (N, 6), columns as `TRANSFORM_COLUMNS`.
+    frame, canvas
+        Height and width of the digit and of the canvas in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (N, 2, 3), on (row, column, 1), counted from 0 at the upper left pixel.
+    """
+    matrices = affine_matrices(transforms)[:, [1, 0]][:, :, [1, 0, 2]]  # on (y, x, 1) about the centres
+    matrices[:, :, 2] += (canvas - 1) / 2 - matrices[:, :, :2].sum(axis=2) * (frame - 1) / 2
+    return matrices
+
+
 def warp(
     images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.float64], canvas: int = CANVAS
-) -> npt.NDArray[np.uint8]:
-    """Render images under homogeneous transformations, bilinearly.
+) -> npt.NDArray[np.float64]:
+    """Sample images under homogeneous transformations, bilinearly.
 
     Parameters
     ----------
@@ -240,7 +270,7 @@ def warp(
     Returns
     -------
     numpy.ndarray
-        uint8 (N, canvas, canvas).
+        float64 (N, canvas, canvas), the levels before truncation, 0 to 255.
     """
     import torch  # seconds to import, and only rendering needs it
     from torch.nn.functional import grid_sample
@@ -264,7 +294,7 @@ def warp(
         ((a / determinant * down)[:, None] * y)[:, :, None],
         out=grid[..., 1],
     )
-    # In float64 a last-bit difference between machines moves a pixel across a rounding boundary about once in 10¹².
+    # In float64 a last-bit difference between machines moves a pixel to another level about once in 10¹².
     sampled = grid_sample(
         torch.from_numpy(images.astype(np.float64))[:, None],
         torch.from_numpy(grid),
@@ -272,8 +302,13 @@ def warp(
         padding_mode="zeros",
         align_corners=True,
     )
-    rendered: npt.NDArray[np.uint8] = sampled[:, 0].round().to(torch.uint8).numpy()
-    return rendered
+    levels: npt.NDArray[np.float64] = sampled[:, 0].numpy()
+    return levels
+
+
+def truncate(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """Levels as whole ones, 0 to 255, cut off and not rounded."""
+    return (levels + _LAST_BITS).astype(np.uint8)
 
 
 def render(
@@ -295,42 +330,18 @@ def render(
     numpy.ndarray
         uint8 (N, canvas, canvas).
     """
+    return render_matrices(images, affine_matrices(transforms), canvas)
+
+
+def render_matrices(
+    images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.float64], canvas: int = CANVAS
+) -> npt.NDArray[np.uint8]:
+    """The same from the matrices (N, 3, 3) of `affine_matrices`, or others like them."""
     rendered = np.empty((len(images), canvas, canvas), np.uint8)
     for start in range(0, len(images), CHUNK):
         part = slice(start, start + CHUNK)
-        rendered[part] = warp(images[part], affine_matrices(transforms[part]), canvas)
+        rendered[part] = truncate(warp(images[part], matrices[part], canvas))
     return rendered
-
-
-def draw_transforms(
-    images: npt.NDArray[np.uint8], copy: int, seed: int, ranges: AffineRange | None = None, canvas: int = CANVAS
-) -> npt.NDArray[np.float32]:
-    """Draw one transformation for each image.
-
-    Parameters
-    ----------
-    images
-        uint8 (N, H, W); where their ink lies bounds the translation.
-    copy
-        Which version of the images this is, from 0.
-    seed
-        0 or more.
-    ranges
-        What to draw from; affNIST's ranges by default.
-    canvas
-        Height and width of the canvas in pixels.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (N, 6), columns as `TRANSFORM_COLUMNS`.
-
-    Raises
-    ------
-    DataError
-        An image fits nowhere on the canvas.
-    """
-    return _draw(_outlines(images), copy, seed, ranges or AffineRange(), canvas)
 
 
 def synthesize_chunks(
@@ -471,7 +482,7 @@ def write_synthetic(
     described = {**attributes, "copies": copies, "seed": seed, "ranges": json.dumps(asdict(ranges))}
     with SetWriter(path, copies * len(images), canvas, described, affine=True) as writer:
         for part in parts:
-            writer.append(part.images, part.labels, part.transforms, part.source_index)
+            writer.append(part)
 
 
 def _chunks(
@@ -485,82 +496,91 @@ def _chunks(
     split: str,
     chunk: int,
 ) -> Iterator[Dataset]:
-    outlines = _outlines(images)
     for copy in range(copies):
-        transforms = _draw(outlines, copy, seed, ranges, canvas)
         for start in range(0, len(images), chunk):
             rows = slice(start, min(start + chunk, len(images)))
+            transforms, rendered = _draw(images, rows, copy, seed, ranges, canvas)
             yield Dataset(
                 name,
                 split,
-                images=render(images[rows], transforms[rows], canvas),
+                images=rendered,
                 labels=labels[rows],
-                transforms=transforms[rows],
+                transforms=transforms,
                 source_index=np.arange(rows.start, rows.stop, dtype=np.int32),
             )
 
 
-def _outlines(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """The leftmost and the rightmost ink of every row: (N, 2H, 2) positions (x, y) about the centre of the image.
-
-    The extremes of any linear function over the ink are among them. A row without ink repeats another point of the
-    digit; an image without ink is its centre.
-    """
-    n, height, width = images.shape
-    ink = images > 0
-    inked = np.any(ink, axis=2)  # (N, H)
-    x = np.concatenate([ink.argmax(axis=2), width - 1 - ink[:, :, ::-1].argmax(axis=2)], axis=1) - (width - 1) / 2
-    y = np.tile(np.arange(height) - (height - 1) / 2, (n, 2))
-    points = np.stack([x, y], axis=2).astype(np.float32)
-    first = points[np.arange(n), inked.argmax(axis=1)]  # (N, 2)
-    first[~inked.any(axis=1)] = 0
-    return np.where(np.tile(inked, 2)[:, :, None], points, first[:, None])
-
-
-def _placements(
-    outlines: npt.NDArray[np.float32], maps: npt.NDArray[np.float64], canvas: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The lowest and highest translation (N, 2) along (x, y) that keep all ink on the canvas.
-
-    Bilinear interpolation spreads the ink of a pixel over the image of the open square that reaches one
-    pixel to each side of its centre; it may reach up to, not including, the first pixel beyond the canvas.
-    """
-    low = np.empty((len(maps), 2))
-    high = np.empty((len(maps), 2))
-    reach = (canvas + 1) / 2
-    for axis in range(2):
-        along = maps[:, axis, 0, None] * outlines[:, :, 0] + maps[:, axis, 1, None] * outlines[:, :, 1]
-        spread = np.abs(maps[:, axis]).sum(axis=1)
-        low[:, axis] = -reach - (along.min(axis=1) - spread)
-        high[:, axis] = reach - (along.max(axis=1) + spread)
-    return low, high
-
-
 def _draw(
-    outlines: npt.NDArray[np.float32], copy: int, seed: int, ranges: AffineRange, canvas: int
-) -> npt.NDArray[np.float32]:
-    """`draw_transforms` from the outlines of the images."""
-    n = len(outlines)
-    transforms = np.empty((n, len(TRANSFORM_COLUMNS)), np.float32)
+    images: npt.NDArray[np.uint8], rows: slice, copy: int, seed: int, ranges: AffineRange, canvas: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Transformations (n, 6) of some rows of all images, and the images (n, canvas, canvas) that they make."""
+    n = len(images)
+    transforms = np.empty((rows.stop - rows.start, len(TRANSFORM_COLUMNS)), np.float32)
+    rendered = np.empty((len(transforms), canvas, canvas), np.uint8)
     shape = np.array([ranges.rotation, ranges.shear, ranges.vertical_expansion, ranges.horizontal_expansion])
-    everywhere = (-math.inf, math.inf)
-    shift = np.array([ranges.horizontal_translation or everywhere, ranges.vertical_translation or everywhere])
-    pending = np.arange(n)
+    pending = np.arange(len(transforms))
     for attempt in range(MAX_DRAWS):
         # Every attempt draws for all digits, so that the numbers of one never depend on the fate of another.
-        uniform = np.random.default_rng((seed, copy, attempt)).random((n, len(TRANSFORM_COLUMNS)))[pending]
+        uniform = np.random.default_rng((seed, copy, attempt)).random((n, len(TRANSFORM_COLUMNS)))[rows][pending]
         drawn = np.zeros((len(pending), len(TRANSFORM_COLUMNS)), np.float32)
         drawn[:, :4] = shape[:, 0] + uniform[:, :4] * (shape[:, 1] - shape[:, 0])
-        low, high = _placements(outlines[pending], linear_maps(drawn), canvas)
-        low, high = np.maximum(low, shift[:, 0]), np.minimum(high, shift[:, 1])
+        unmoved, low, high = _unmoved(images[rows][pending], drawn, canvas)
+        for axis, limits in enumerate((ranges.vertical_translation, ranges.horizontal_translation)):
+            if limits is not None:
+                low[:, axis] = np.maximum(low[:, axis], math.ceil(limits[0]))
+                high[:, axis] = np.minimum(high[:, axis], math.floor(limits[1]))
         fits = (low <= high).all(axis=1)
-        drawn[:, 4] = low[:, 1] + uniform[:, 4] * (high[:, 1] - low[:, 1])
-        drawn[:, 5] = low[:, 0] + uniform[:, 5] * (high[:, 0] - low[:, 0])
+        drawn[:, 4:] = low + np.floor(uniform[:, 4:] * (high - low + 1))
+        centred = placement.centred(canvas, unmoved.shape[-1])
+        offsets = drawn[fits, 4:].astype(np.int64) + centred
+        rendered[pending[fits]] = placement.place(
+            placement.frame(unmoved), np.flatnonzero(fits), offsets, np.arange(canvas)
+        )
         transforms[pending[fits]] = drawn[fits]
         pending = pending[~fits]
         if not len(pending):
-            return transforms
+            return transforms, rendered
     raise DataError(
-        f"digit {pending[0]} does not fit wholly on a {canvas}×{canvas} canvas under these ranges in {MAX_DRAWS} draws "
-        f"({len(pending):,} of {n:,} digits do not); narrow the ranges or take a larger canvas."
+        f"digit {rows.start + pending[0]} does not fit wholly on a {canvas}×{canvas} canvas under these ranges in "
+        f"{MAX_DRAWS} draws; narrow the ranges or take a larger canvas."
     )
+
+
+def _unmoved(
+    images: npt.NDArray[np.uint8], transforms: npt.NDArray[np.float32], canvas: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Images rendered before any translation, and the lowest and highest (down, right) that keep them on the canvas.
+
+    They come on a canvas of their own, as large as the farthest ink needs: what is moved by whole pixels need not be
+    rendered again. A placement keeps an image on the canvas when no level above `FAINT` falls off.
+    """
+    matrices = affine_matrices(transforms)
+    size = canvas + 2 * max(0, math.ceil(_reach(images, matrices) - (canvas - 1) / 2))
+    step = max(1, CHUNK * CANVAS**2 // size**2)  # so that wide ranges take no more memory
+    unmoved = np.empty((len(images), size, size), np.uint8)
+    box = np.zeros((2, len(images), 2), np.int64)  # first and last (row, column) with ink
+    box[1] = -1
+    for start in range(0, len(images), step):
+        part = slice(start, start + step)
+        levels = warp(images[part], matrices[part], size)
+        unmoved[part] = truncate(levels)
+        dark = levels > FAINT
+        for axis in range(2):
+            ink: npt.NDArray[np.bool_] = np.any(dark, axis=2 - axis)
+            box[0, part, axis] = np.where(ink.any(axis=1), ink.argmax(axis=1), size // 2)
+            box[1, part, axis] = np.where(ink.any(axis=1), size - 1 - ink[:, ::-1].argmax(axis=1), size // 2)
+    centred = placement.centred(canvas, size)
+    return unmoved, -centred - box[0], canvas - 1 - centred - box[1]
+
+
+def _reach(images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.float64]) -> float:
+    """How far from the centre of the canvas, along an axis, any ink lies, in pixels."""
+    ends = []
+    for axis in (1, 2):  # by column for x, by row for y
+        ink = np.any(images, axis=axis)
+        size = ink.shape[1]
+        first, last = ink.argmax(axis=1) - 1, size - ink[:, ::-1].argmax(axis=1)  # ink spreads by under one pixel
+        ends.append(np.stack([first, last], axis=1) - (size - 1) / 2)
+    x, y = ends
+    corners = np.stack([x[:, [0, 0, 1, 1]], y[:, [0, 1, 0, 1]]], axis=1)  # (N, 2, 4)
+    return float(np.abs(matrices[:, :2, :2] @ corners).max(initial=0.0))

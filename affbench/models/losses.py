@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from affbench.errors import UsageError
+
 
 def margin_loss(
     lengths: Tensor, labels: Tensor, present: float = 0.9, absent: float = 0.1, absent_weight: float = 0.5
@@ -65,10 +67,47 @@ def loss_and_scores(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[T
     """
     both = getattr(model, "loss_and_scores", None)
     if callable(both):
-        loss, scores = both(images, labels)
-        return loss, scores
+        answer = both(images, labels)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise UsageError(f"the model's loss_and_scores must return (loss, scores), not {described(answer)}.")
+        return _scalar(answer[0]), check_scores(answer[1], len(labels))
     own = getattr(model, "loss", None)
     if callable(own):
-        return own(images, labels), None
-    scores = model(images)
+        return _scalar(own(images, labels)), None
+    scores = check_scores(model(images), len(labels))
     return F.cross_entropy(scores.to(torch.promote_types(scores.dtype, torch.float32)), labels), scores
+
+
+def check_scores(output: object, images: int, classes: int | None = None) -> Tensor:
+    """What a model returned for so many images, if it is class scores (B, K), of as many classes where that is given.
+
+    Raises
+    ------
+    UsageError
+        It is something else.
+    """
+    hint = "return the scores alone, and let a method loss(images, labels) see to the rest"
+    if isinstance(output, Tensor):
+        if output.shape == (images, classes or output.shape[-1]) and not output.is_complex():
+            return output
+        capsules = output.ndim == 3 and output.shape[1] == classes
+        hint = "lengths of capsules, .norm(dim=-1), are scores" if capsules else "the digits have 10 classes"
+    wanted = f"({images}, {classes or 'K'})"
+    raise UsageError(f"the model must return class scores {wanted}, not {described(output)}: {hint}.")
+
+
+def _scalar(loss: object) -> Tensor:
+    if isinstance(loss, Tensor) and loss.ndim == 0 and loss.is_floating_point():
+        return loss
+    raise UsageError(
+        f"the model's loss(images, labels) must return a scalar tensor, the mean over the batch, not {described(loss)}."
+    )
+
+
+def described(value: object) -> str:
+    """What somebody's code returned, in a few words."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)}" + ("" if value.is_floating_point() else f" of {str(value.dtype)[6:]}")
+    if isinstance(value, dict):
+        return f"a dict with {', '.join(map(repr, value))}"[:100]
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")

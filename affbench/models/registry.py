@@ -1,4 +1,4 @@
-"""Models by name: the built-in ones, those of installed packages, and any ``package.module:factory``.
+"""Models by name: built-in ones, those of installed packages, any ``package.module:factory`` or ``file.py:factory``.
 
 A factory is a class or function that returns a ``torch.nn.Module``; the options of a model are the parameters of its
 factory. Names can be listed without importing torch.
@@ -6,19 +6,26 @@ factory. Names can be listed without importing torch.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib.util
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from affbench.errors import AffbenchError, UsageError, nearest
+from affbench.errors import AffbenchError, UsageError, nearest, reason
 from affbench.models.source import code_hash
 
 if TYPE_CHECKING:
     from torch import nn
 
 ENTRY_POINT_GROUP = "affbench.models"
+_checked: set[str] = set()
 
 _BUILT_IN = {
     "capsnet": "affbench.models.capsnet:CapsNet",
@@ -41,7 +48,7 @@ def model_options(name: str) -> dict[str, Any]:
     Parameters
     ----------
     name
-        A model name or ``package.module:factory``.
+        A model name, ``package.module:factory`` or ``file.py:factory``.
 
     Returns
     -------
@@ -57,13 +64,13 @@ def model_options(name: str) -> dict[str, Any]:
     return _options(_factory(name))
 
 
-def build_model(name: str, *, canvas: int = 40, **options: Any) -> nn.Module:
+def build_model(name: str, /, *, canvas: int = 40, **options: Any) -> nn.Module:
     """Build a freshly initialised model.
 
     Parameters
     ----------
     name
-        One of :func:`model_names`, or ``package.module:factory``.
+        One of :func:`model_names`, ``package.module:factory`` or ``file.py:factory``.
     canvas
         Side of the square images, in pixels; given to the factory if it has such a parameter.
     **options
@@ -83,29 +90,37 @@ def build_model(name: str, *, canvas: int = 40, **options: Any) -> nn.Module:
     from torch import nn
 
     factory = _factory(name)
-    parameters = _parameters(factory)
     known = _options(factory)
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for option in options:
-        if option not in known and not open_ended:
+        if option not in known and not _takes_any(factory):
             hint = nearest(option, known) if known else "it has none"
             raise UsageError(f"model '{name}' has no option '{option}': {hint}")
     for option, default in known.items():
         if default is inspect.Parameter.empty and option not in options:
             raise UsageError(f"model '{name}' needs a value for its option '{option}'.")
-    if "canvas" in parameters or open_ended:
-        options["canvas"] = canvas
     try:
-        model = factory(**options)
+        model = _call(factory, canvas, options)
     except AffbenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if name in _BUILT_IN:
             raise
-        raise UsageError(f"model '{name}' cannot be built: {type(error).__name__}: {error}") from error
+        raise UsageError(f"model '{name}' cannot be built: {reason(error)}.") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"model '{name}' must return a torch.nn.Module, not {type(model).__name__}.")
     return model
+
+
+def check_model(name: str, canvas: int, options: Mapping[str, Any]) -> None:
+    """Build a model, once in this process, to see that it can be; a built-in one without the memory."""
+    import torch
+
+    asked = f"{name} {canvas} {sorted(options.items())}"
+    if asked not in _checked:
+        # What others wrote may read files or numbers while it is built, which no meta tensor holds.
+        with torch.device("meta") if name in _BUILT_IN else contextlib.nullcontext():
+            build_model(name, canvas=canvas, **options)
+        _checked.add(asked)
 
 
 def model_code(name: str) -> str | None:
@@ -117,7 +132,8 @@ def model_code(name: str) -> str | None:
         If there is no such model.
     """
     factory = inspect.unwrap(_factory(name))
-    return code_hash(_target(name).partition(":")[0], getattr(factory, "__module__", None) or "builtins")
+    module_name = _imported(_target(name).rpartition(":")[0]).__name__
+    return code_hash(module_name, getattr(factory, "__module__", None) or "builtins")
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -130,36 +146,102 @@ def _plugins() -> dict[str, EntryPoint]:
 
 
 def _target(name: str) -> str:
-    """Where the factory of a model is: ``package.module:factory``."""
+    """Where the factory of a model is: ``package.module:factory`` or ``file.py:factory``."""
     if name in _BUILT_IN:
         return _BUILT_IN[name]
     if name in (plugins := _plugins()):
         return plugins[name].value
     if ":" in name:
         return name
+    if name.endswith(".py"):
+        raise UsageError(f"model '{name}' names a file and no factory in it: write {name}:factory.")
     raise UsageError(f"unknown model '{name}': {nearest(name, model_names())}")
 
 
 def _factory(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = _target(name).partition(":")
+    module_name, _, attribute = _target(name).rpartition(":")
     try:
-        factory: Any = import_module(module_name)
+        factory: Any = _imported(module_name)
         for part in attribute.split("."):
             factory = getattr(factory, part)
-    except Exception as error:  # a user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         if name in _BUILT_IN:
             raise
-        raise UsageError(
-            f"model '{name}' cannot be imported ({type(error).__name__}: {error}); "
-            "write it as package.module:factory and see that the package is installed or on PYTHONPATH."
-        ) from error
+        hint = (
+            'what runs as a script belongs below `if __name__ == "__main__":`.'
+            if isinstance(error, SystemExit)
+            else "write it as package.module:factory or file.py:factory, of an installed package, on PYTHONPATH or in "
+            "the current folder."
+        )
+        raise UsageError(f"model '{name}' cannot be imported ({reason(error)}); {hint}") from error
     if not callable(factory):
         raise UsageError(f"model '{name}' is not callable: it must be a class or function that returns a module.")
+    if not isinstance(factory, type) and hasattr(factory, "state_dict"):
+        raise UsageError(f"model '{name}' is built already: give its class, or a function that builds it anew.")
     return factory  # type: ignore[no-any-return]
 
 
+def _imported(name: str) -> ModuleType:
+    """A module by its name, or a Python file by its path; relative to the current folder, as Python itself would."""
+    here = str(Path.cwd())
+    if not {"", here} & set(sys.path):
+        sys.path.insert(0, here)
+    arguments, sys.argv = sys.argv, [name]  # a module that reads a command line must not find that of affbench
+    try:
+        return _from_file(name) if name.endswith(".py") else import_module(name)
+    finally:
+        sys.argv = arguments
+
+
+def _from_file(name: str) -> ModuleType:
+    """A Python file as a module, its folder searched for those beside it; on other machines found through the path."""
+    path = next((found for entry in sys.path if (found := Path(entry, name)).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"there is no file {name}")
+    path = path.resolve()
+    known = sys.modules.get(path.stem)
+    if known is not None and Path(getattr(known, "__file__", None) or "").resolve() == path:
+        return known
+    # A file may be called as some package is: its full name is then its own.
+    own = path.stem if known is None else f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if own in sys.modules:
+        return sys.modules[own]
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(own, path)
+    assert spec is not None  # noqa: S101 - any name that ends in .py has a loader
+    assert spec.loader is not None  # noqa: S101
+    module = sys.modules[own] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[own]
+        raise
+    return module
+
+
+def _call(factory: Callable[..., Any], canvas: int, options: Mapping[str, Any]) -> Any:
+    """What a factory makes; one that passes on whatever it is given may or may not know ``canvas``."""
+    if "canvas" in _parameters(factory):
+        return factory(canvas=canvas, **options)
+    if _takes_any(factory):
+        try:
+            return factory(canvas=canvas, **options)
+        except TypeError as error:
+            if "'canvas'" not in str(error):
+                raise
+    return factory(**options)
+
+
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(factory).parameters)
+    try:
+        return dict(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):  # written in C
+        return {}
+
+
+def _takes_any(factory: Callable[..., Any]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in _parameters(factory).values())
 
 
 def _options(factory: Callable[..., Any]) -> dict[str, Any]:

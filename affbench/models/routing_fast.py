@@ -278,7 +278,8 @@ def _kernels(u: Tensor, w: Tensor) -> ModuleType | None:
     """The Triton kernels where they can serve capsules (B, I, N) and weight (J, O, I, N)."""
     if not u.is_cuda or not len(u):
         return None
-    kernels = _triton(u.device)
+    with torch.cuda.device_of(u):
+        kernels = _triton(u.device)
     return kernels if kernels is not None and kernels.fits(u.shape[1], w.shape[1], u.dtype) else None
 
 
@@ -294,7 +295,8 @@ class FastRouting(torch.autograd.Function):
         ctx.gradient, ctx.iterations, ctx.kernels = gradient, iterations, None
         if iterations > 1 and (gradient == "last" or not train) and (kernels := _kernels(u, w)):
             v: Tensor
-            v, s, total = kernels.route(u, w, _squash(_uniform_sum(u, w)), iterations)
+            with torch.cuda.device_of(u):  # Triton launches on the current device, wherever its tensors are
+                v, s, total = kernels.route(u, w, _squash(_uniform_sum(u, w)), iterations)
             ctx.kernels = kernels
             ctx.save_for_backward(u, weight, total, s)
             return v.transpose(0, 1).contiguous()

@@ -8,7 +8,7 @@ result to the sum of the output capsules that the next iteration's agreement is 
 ``gradient="last"`` is one kernel that recomputes the coupling the same way.
 
 Layouts as in :mod:`affbench.models.routing_fast`: capsules (B, D_in, N), weight (J, D_out, D_in, N), output capsules
-(J, B, D_out). The kernels need D_in and D_out to be powers of two, 1 to 16 and 16 to 64.
+(J, B, D_out). The kernels need D_in and D_out to be powers of two, D_out 16 to 64 and D_in · D_out at most 128.
 """
 
 from __future__ import annotations
@@ -26,8 +26,14 @@ _PROGRAMS = 512  # that one iteration is spread over, about
 
 
 def fits(in_dim: int, out_dim: int, dtype: torch.dtype) -> bool:
-    """Whether the kernels can take these sizes and this type."""
-    return dtype == torch.float32 and all(d & (d - 1) == 0 for d in (in_dim, out_dim)) and in_dim <= 16 <= out_dim <= 64
+    """Whether the kernels can take these sizes and this type, and are worth it.
+
+    Above 128 elements a matrix, a block does not fit the registers: compiled for compute capability 9.0, a thread
+    spills 14 kB and more in one kernel or both, and 16 × 64 asks for 180 kB of shared memory as well
+    (`benchmarks/blocks.py`).
+    """
+    fitting = 16 <= out_dim <= 64 and in_dim * out_dim <= 128
+    return dtype == torch.float32 and all(d & (d - 1) == 0 for d in (in_dim, out_dim)) and fitting
 
 
 @triton.jit

@@ -82,7 +82,7 @@ def test_set_of_another_length_than_announced_is_refused(tmp_path: Path) -> None
         pytest.raises(ArtefactError, match="a set of 6 images was announced, but 5 were written"),
         SetWriter(tmp_path / "set.h5", 6, 40, ATTRIBUTES, affine=False) as writer,
     ):
-        writer.append(dataset.images, dataset.labels)
+        writer.append(dataset)
 
 
 @pytest.mark.parametrize("room", [0, 100, 2_000, 5_000, 20_000, 60_000])
@@ -92,6 +92,7 @@ def test_disk_that_fills_up_on_the_way_ends_in_one_ordinary_error(tmp_path: Path
         "import resource, sys\n"
         "import numpy as np\n"
         "from pathlib import Path\n"
+        "from affbench.data.dataset import Dataset\n"
         "from affbench.data.hdf5 import SetWriter\n"
         "attributes = dict.fromkeys(('name', 'split', 'source', 'sha256', 'license'), 'x')\n"
         "noise = np.random.default_rng(0).integers(0, 256, (100, 40, 40), dtype=np.uint8)\n"
@@ -100,7 +101,7 @@ def test_disk_that_fills_up_on_the_way_ends_in_one_ordinary_error(tmp_path: Path
         "try:\n"
         "    with SetWriter(Path(sys.argv[1]), 10_000, 40, attributes, affine=False) as writer:\n"
         "        for appended in range(100):\n"
-        "            writer.append(noise, np.zeros(100, np.uint8))\n"
+        "            writer.append(Dataset('x', 'test', noise, np.zeros(100, np.uint8)))\n"
         "except OSError as error:\n"
         "    print(error.errno, appended)\n"
     )
@@ -128,4 +129,30 @@ def test_damaged_set_is_one_clear_error(tmp_path: Path, damage: str) -> None:
         with h5py.File(path, "w") as file:
             file["pixels"] = np.zeros(3)
     with pytest.raises(ArtefactError, match=r"set\.h5 is not a converted affbench set, or is damaged"):
+        read_set(path)
+
+
+@pytest.mark.parametrize("way", ["external link", "soft link", "external storage", "virtual"])
+def test_set_that_points_into_other_files_is_refused(tmp_path: Path, way: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"root:x:0:0:" * 1000)
+    write_set(
+        tmp_path / "other.h5", Dataset("x", "test", np.zeros((2, 40, 40), np.uint8), np.zeros(2, np.uint8)), ATTRIBUTES
+    )
+    path = tmp_path / "set.h5"
+    write_set(path, Dataset("x", "test", np.zeros((2, 40, 40), np.uint8), np.zeros(2, np.uint8)), ATTRIBUTES)
+    with h5py.File(path, "r+") as file:
+        del file["images"]
+        if way == "external link":
+            file["images"] = h5py.ExternalLink("other.h5", "/images")
+        elif way == "soft link":
+            file["hidden"] = h5py.ExternalLink("other.h5", "/images")
+            file["images"] = h5py.SoftLink("/hidden")
+        elif way == "external storage":
+            file.create_dataset("images", (2, 40, 40), np.uint8, external=[(str(secret), 0, 3200)])
+        else:
+            layout = h5py.VirtualLayout((2, 40, 40), np.uint8)
+            layout[:] = h5py.VirtualSource("other.h5", "images", (2, 40, 40), np.uint8)
+            file.create_virtual_dataset("images", layout)
+    with pytest.raises(ArtefactError, match="does not lie in the file itself"):
         read_set(path)

@@ -1,5 +1,6 @@
 """The comparison of a device with float64 and the CPU, on the CPU: that all is well, and that it would notice."""
 
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -41,11 +42,26 @@ def test_wrong_routing_is_noticed(correctness, monkeypatch):
 
 def test_a_wrong_step_is_noticed(correctness, monkeypatch):
     def other(model, *given):
-        torch.nn.init.zeros_(model.digits.weight)
+        for parameter in model.parameters():
+            parameter.data.mul_(3)
         return correctness.Step(model, *given)
 
     monkeypatch.setattr(correctness, "make_step", other)
     assert all(difference > bound for _, difference, bound in correctness.steps(CPU))
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_step_that_is_not_replayed_is_noticed(correctness, monkeypatch, works):
+    def capture(run):
+        if not works:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return run
+
+    monkeypatch.setattr(correctness, "make_step", lambda *given: correctness.CapturedStep(*given, capture))
+    warned = contextlib.nullcontext() if works else pytest.warns(RuntimeWarning, match="cannot be recorded")
+    with warned:
+        found = list(correctness.steps(CPU))
+    assert [difference <= bound for _, difference, bound in found] == [True, works, True, works]
 
 
 def test_what_is_not_a_number_is_wrong(correctness, capsys, monkeypatch):

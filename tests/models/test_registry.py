@@ -10,6 +10,7 @@ import torch
 
 from affbench.errors import UsageError
 from affbench.models import build_model, model_names, model_options, parameter_count
+from affbench.models.registry import check_model, model_code
 
 MODULE = """
 from torch import nn
@@ -131,3 +132,87 @@ def test_trainable_parameters_alone_are_counted():
 def test_names_are_listed_without_importing_torch():
     code = "import sys; from affbench.models import model_names; model_names(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+STRANGE = """
+import argparse, sys, numpy as np, torch
+from torch import nn
+
+print("hello from the module")
+arguments = argparse.ArgumentParser().parse_args()
+
+class Net(nn.Module):
+    def __init__(self, name="net", width=4, norm=nn.BatchNorm1d):
+        super().__init__()
+        self.name, self.norm = name, norm(width)
+        self.scale = torch.linspace(1, 2, width)[1].item() + float(torch.ones(1).numpy()[0])
+
+def passes_on(**options):
+    return Net(**options)
+
+def broken(**options):
+    raise TypeError("no such thing")
+
+built = Net()
+"""
+
+
+@pytest.fixture
+def strange(tmp_path, monkeypatch):
+    (tmp_path / "strange_file_of_a_test.py").write_text(STRANGE)
+    (tmp_path / "strange_script_of_a_test.py").write_text("import sys\nsys.exit('use it as a script')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr(sys, "argv", ["affbench", "train", "--model", "…"])
+    yield tmp_path
+    for name in ("strange_file_of_a_test", "strange_script_of_a_test"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    "where", ["strange_file_of_a_test", "strange_file_of_a_test.py", "./strange_file_of_a_test.py"]
+)
+def test_a_module_or_file_of_the_current_folder_is_found(strange, where):
+    assert build_model(f"{where}:Net", width=3).norm.num_features == 3
+    assert model_code(f"{where}:Net") == model_code("strange_file_of_a_test:Net") != model_code("capsnet")
+
+
+def test_a_file_called_like_an_imported_module_is_still_that_file(strange):
+    (strange / "torch.py").write_text("from torch import nn\ndef make(): return nn.Linear(7, 10)")
+    assert build_model("torch.py:make").in_features == 7
+    assert build_model("torch.py:make").in_features == 7
+    assert sys.modules["torch"] is torch
+
+
+def test_a_factory_that_passes_everything_on_gets_the_canvas_only_where_it_is_known(strange):
+    assert build_model("strange_file_of_a_test:passes_on", width=5).norm.num_features == 5
+    with pytest.raises(UsageError, match=r"cannot be built: TypeError: no such thing \(strange_file"):
+        build_model("strange_file_of_a_test:broken")
+
+
+def test_an_option_may_be_called_name(strange):
+    assert build_model("strange_file_of_a_test:Net", name="mine").name == "mine"
+
+
+def test_checking_a_model_builds_it_for_real_and_once(strange, monkeypatch):
+    check_model("strange_file_of_a_test:Net", 40, {"width": 6})
+    monkeypatch.setattr("affbench.models.registry.build_model", None)
+    check_model("strange_file_of_a_test:Net", 40, {"width": 6})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "strange_script_of_a_test:Net",
+            r"SystemExit: use it as a script \(.*line 2\)\); what runs as a script belongs",
+        ),
+        ("strange_file_of_a_test:built", "is built already"),
+        ("strange_file_of_a_test.py", "write strange_file_of_a_test.py:factory"),
+        ("nowhere.py:Net", "FileNotFoundError: there is no file nowhere.py"),
+        ("builtins:dict", "must return a torch.nn.Module, not dict"),
+    ],
+)
+def test_what_is_no_factory_is_one_sentence(strange, name, words):
+    with pytest.raises(UsageError, match=words):
+        build_model(name)

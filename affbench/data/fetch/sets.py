@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -92,6 +93,9 @@ def fetch_for(name: str, split: str, data_dir: Path, progress: Progress | None =
 
 def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
     family = "affnist" if name.startswith("affnist") else name
+    if family == "affnist" and not catalogue.has_digits("mnist", data_dir):
+        with contextlib.suppress(DownloadError):  # to find the originals among; without them the file's order stays
+            Fetcher(catalogue.raw_dir(data_dir, "mnist"), ways).first_of(sources_of("mnist"))
     try:
         source, files = Fetcher(catalogue.raw_dir(data_dir, family), ways).first_of(sources_of(name))
     except DownloadError as error:
@@ -102,21 +106,24 @@ def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
         ) from None
     with ways.progress.task(f"convert {name}", None):
         if family in ("affnist", "homnist"):
-            converted = [_convert_official(catalogue.find_set(name), source, files[: len(source.files)], data_dir)]
+            converted = [_convert_official(catalogue.find_set(name), source, files, data_dir)]
         else:
             converted = [catalogue.ensure_set(spec, part, data_dir) for spec, part in catalogue.convertible(family)]
     return FetchedSet(name, source.name, tuple(files), tuple(converted))
 
 
-def _convert_official(spec: catalogue.SetSpec, source: Source, files: Sequence[Fetched], data_dir: Path) -> Path:
+def _convert_official(spec: catalogue.SetSpec, source: Source, fetched: Sequence[Fetched], data_dir: Path) -> Path:
     """Convert official files; the key of the set is that of their content."""
     split = catalogue.check_split(spec, "test")
+    files, more = fetched[: len(source.files)], fetched[len(source.files) :]
     checksums = {file.path.name: file.sha256 for file in files}
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    digits = catalogue.mnist_digits(split, data_dir) if catalogue.has_digits("mnist", data_dir) else None
+    originals = next((file.path for file in more), None)
+    rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
     attributes = {
         "name": spec.family,
         "split": split,
-        "source": f"{source.name}: {files[0].origin}{more}",
+        "source": f"{source.name}: {files[0].origin}{rest}",
         "sha256": json.dumps(checksums),
         "license": source.license,
     }
@@ -128,7 +135,8 @@ def _convert_official(spec: catalogue.SetSpec, source: Source, files: Sequence[F
             convert(AffnistSource("npz", *(file.path for file in files)), target, split, attributes)
         else:  # batches lie in a folder of their own, as 1.mat, 2.mat, …
             place = files[0].path if len(files) == 1 else files[0].path.parent
-            convert(AffnistSource("mat", place), target, split, attributes)
+            convert(AffnistSource("mat", place), target, split, attributes, digits, originals)
 
     path = catalogue.set_path(spec, split, data_dir)
-    return store.derive_file(path, "convert", catalogue.VERSION, {"files": checksums, "split": split}, make)
+    inputs = {"files": checksums, "split": split, "digits": digits is not None, "originals": originals is not None}
+    return store.derive_file(path, "convert", catalogue.VERSION, inputs, make)

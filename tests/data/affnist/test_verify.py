@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from affbench.data import catalogue
+from affbench.data.affnist.verify import VerificationReport, verify_affnist, verify_set
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.synthesis import synthesize
-from affbench.data.verification import VerificationReport, verify_affnist, verify_set
 from affbench.errors import DataError
 
 SAMPLE = 40
@@ -43,6 +43,7 @@ def test_synthetic_set_agrees_perfectly(made: Dataset, originals: Dataset) -> No
     report = verified(made, originals)
     assert report.agrees
     assert report.difference == 0
+    assert report.equal == 1
     assert report.correlation == pytest.approx(1)
     assert report.label_agreement == 1
     assert "explains" in report.sentence
@@ -86,13 +87,14 @@ def test_wrong_labels_are_found_out(made: Dataset, originals: Dataset) -> None:
     report = verified(dataclasses.replace(made, labels=(made.labels + 1) % 10), originals)
     assert not report.agrees
     assert report.label_agreement == 0
-    assert "not the labels" in report.sentence
+    assert "labels are not those of the originals" in report.sentence
 
 
 def test_wrong_source_index_is_found_out(made: Dataset, originals: Dataset) -> None:
     assert made.source_index is not None
     report = verified(dataclasses.replace(made, source_index=np.roll(made.source_index, 1)), originals)
     assert not report.agrees
+    assert "source_index names other digits" in report.sentence
 
 
 def test_set_without_table_has_nothing_to_verify(data_dir: Path) -> None:

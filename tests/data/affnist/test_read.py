@@ -14,7 +14,7 @@ import scipy.io
 from affbench.data.affnist import AffnistSource, convert, export_mat, read_homnist, read_mat
 from affbench.data.dataset import Dataset
 from affbench.data.hdf5 import read_set
-from affbench.data.synthesis import affine_matrices, synthesize
+from affbench.data.synthesis import old_to_new, synthesize
 from affbench.errors import DataError
 
 N = 24
@@ -33,18 +33,19 @@ def fields(made: Dataset, **changes: Any) -> dict[str, Any]:
     """The eight fields as the official files have them: one case a column, indices from 1."""
     assert made.transforms is not None
     assert made.source_index is not None
-    matrices = affine_matrices(made.transforms)
+    matrices = old_to_new(made.transforms)
+    square = np.concatenate([matrices, np.tile([[[0, 0, 1]]], (N, 1, 1))], axis=1)
     one_of_n = np.zeros((10, N), np.uint8)
     one_of_n[made.labels, np.arange(N)] = 1
     return {
-        "affine_transformation": matrices.reshape(N, 9).T,
-        "affine_inverse": np.linalg.inv(matrices).reshape(N, 9).T,
+        "matrix_old_to_new": matrices.reshape(N, 6).T,
+        "matrix_new_to_old": np.linalg.inv(square)[:, :2].reshape(N, 6).T,
         "image": made.images.reshape(N, 1600).T,
         "index": np.arange(1, N + 1)[None, :],
         "label_one_of_n": one_of_n,
         "label_int": made.labels[None, :],
         "human_readable_transform": made.transforms.T.astype(np.float64),
-        "original_index": made.source_index[None, :] + 1,
+        "original_id": made.source_index[None, :] + 1,
     } | changes
 
 
@@ -148,6 +149,45 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
         read_mat(tmp_path / "test.mat")
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)], ids=str)
+def test_table_is_told_from_the_matrices_by_values_where_names_fail(
+    tmp_path: Path, made: Dataset, order: tuple[int, ...]
+) -> None:
+    content = fields(made)
+    three = [content.pop(name) for name in ("matrix_old_to_new", "matrix_new_to_old", "human_readable_transform")]
+    content = {f"field_{place}": three[k] for place, k in enumerate(order)} | content
+    read = read_mat(save(tmp_path / "test.mat", content))
+    assert same(read, made)
+    assert read.attributes["matrices"] == "agree with the table"
+
+
+def test_matrices_that_disagree_with_the_table_are_said(tmp_path: Path, made: Dataset) -> None:
+    content = fields(made)
+    content["matrix_old_to_new"] = content["matrix_old_to_new"].copy()
+    content["matrix_old_to_new"][4, 3] += 2e-4
+    said = read_mat(save(tmp_path / "test.mat", content)).attributes["matrices"]
+    assert said == "disagree with the table in 4.2% of the images, first in image 3 from 0"
+    content["matrix_old_to_new"][4, 3] -= 1.5e-4
+    assert read_mat(save(tmp_path / "test.mat", content)).attributes["matrices"] == "agree with the table"
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"original_id": np.full((1, N), 60_001)}, "points to original 60,001, and MNIST has 60,000"),
+        ({"original_id": np.ones((1, N))}, "all of its 24 images have the same original"),
+        ({"original_id": np.array([[1, *range(1, N)]])}, "some originals have 1 versions in it, others 2"),
+        ({"human_readable_transform": np.full((6, N), 7e8)}, r"its rotation of 7e\+08 is no value"),
+    ],
+)
+def test_implausible_official_files_are_refused(
+    tmp_path: Path, made: Dataset, changes: dict[str, Any], complaint: str
+) -> None:
+    path = save(tmp_path / "test.mat", fields(made, **changes))
+    with pytest.raises(DataError, match=complaint):
+        convert(AffnistSource("mat", path), tmp_path / "set.h5", "test", ATTRIBUTES)
+
+
 def test_other_variables_are_refused(tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "test.mat", {"something": np.eye(3)})
     with pytest.raises(DataError, match="affNIST"):
@@ -181,8 +221,15 @@ def test_export_is_what_public_loaders_expect(tmp_path: Path, made: Dataset) -> 
     assert data.shape == (1, 1)
     by_position = data[0, 0]
     assert len(by_position.dtype.names) == 8
+    assert by_position.dtype.names[0] == "matrix_old_to_new"
     assert by_position.dtype.names[2] == "image"
-    assert by_position.dtype.names[4:7] == ("label_one_of_n", "label_int", "human_readable_transform")
+    assert by_position.dtype.names[4:] == ("label_one_of_n", "label_int", "human_readable_transform", "original_id")
+    assert made.transforms is not None
+    assert np.array_equal(by_position[6].T, made.transforms)
+    assert np.allclose(by_position[0].T, old_to_new(made.transforms).reshape(N, 6), rtol=0, atol=1e-12)
+    forth, back = (by_position[k].T.reshape(N, 2, 3) for k in (0, 1))
+    assert forth[:, :, :2] @ back[:, :, :2] == pytest.approx(np.tile(np.eye(2), (N, 1, 1)), abs=1e-12)
+    assert (forth[:, :, :2] @ back[:, :, 2:] + forth[:, :, 2:]) == pytest.approx(np.zeros((N, 2, 1)), abs=1e-9)
     assert (by_position[2].T.reshape(-1, 40, 40) == made.images).all()
     assert (by_position[5].ravel() == made.labels).all()
     assert (by_position[4].argmax(0) == made.labels).all()
