@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -208,7 +209,7 @@ def benchmark_speed(
             other = build_model(model, canvas=canvas, **(options | {"routings": count}))
             actions[f"routing_{count}"] = _Candidate(other, images, labels, precision).step
         reference = _textbook(textbook, options, canvas)
-        if reference is not None:
+        if reference is not None and _has_room(candidate, progress):
             actions["textbook"] = _Candidate(reference, images, labels, precision).step
             if precision != "float32":
                 actions["textbook_float32"] = _Candidate(reference, images, labels, "float32").step
@@ -444,6 +445,32 @@ def _textbook(path: Path | None, options: Mapping[str, Any], canvas: int) -> nn.
     return network
 
 
+def _has_room(candidate: _Candidate, progress: Progress) -> bool:
+    """Whether the textbook steps fit in the memory that is free; the progress is told where they do not."""
+    # Weight and gradient are copied for every image, votes are smaller; measured on the CPU.
+    needed = 2.25 * 4 * _capsule_weight(candidate).numel() * len(candidate.images)
+    needed *= 1 if candidate.precision == "float32" else 1.5  # in bfloat16 and in float32
+    free = _free_memory(candidate.device)
+    if free is None or needed < 0.9 * free:
+        return True
+    progress.note(
+        f"the textbook step is left out: at batch {len(candidate.images):,} it needs some {needed / 2**30:,.1f} GiB of "
+        f"memory, and {free / 2**30:,.1f} GiB are free"
+    )
+    return False
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had; None where that is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
 def _in_turns(
     actions: Mapping[str, Action], rounds: int, device: torch.device, progress: Progress
 ) -> dict[str, list[float]]:
@@ -477,10 +504,14 @@ def _split(spreads: Mapping[str, Spread]) -> dict[str, float]:
     return split
 
 
+def _capsule_weight(candidate: _Candidate) -> Tensor:
+    assert isinstance(candidate.model, CapsNet)  # noqa: S101 - only a CapsNet has a capsule layer to time
+    return candidate.model.digits.weight
+
+
 def _capsule_bytes(candidate: _Candidate) -> int:
     """Weight and capsules read forward and backward, their gradients written, all in float32."""
-    assert isinstance(candidate.model, CapsNet)  # noqa: S101 - only a CapsNet has a capsule layer to time
-    weight = candidate.model.digits.weight
+    weight = _capsule_weight(candidate)
     capsules = len(candidate.images) * weight.shape[2] * weight.shape[3]
     return 3 * 4 * (weight.numel() + capsules)
 

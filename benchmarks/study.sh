@@ -3,8 +3,10 @@
 #
 #     benchmarks/study.sh [OUT]        # again and again, until it says that all is done
 #
-# Each call stops by itself after SECONDS_A_CALL (570 by default); every finished run stays finished, the one under way
-# is saved, and the next call goes on with it. Needs 'affbench fetch mnist'. Packs what is worth keeping into
+# A whole study takes more than an hour, so it is made in pieces: each call stops by itself within SECONDS_A_CALL (570 by
+# default, saving and packing included); every finished run stays finished, the one under way is saved, and the next call
+# goes on with it. The paper's experiment comes first; PIPELINES="paper" makes nothing else. Needs 'affbench fetch mnist'
+# and the same results folder in every call. Packs what is worth keeping into
 # OUT/reference.tar.gz (results/study by default): the finished runs without checkpoints and predictions, as they are
 # committed under results/reference, and the reports over them.
 set -euo pipefail
@@ -17,11 +19,11 @@ mkdir -p "$out"
 SECONDS=0
 left=""
 for name in $pipelines; do
-    remaining=$((limit - SECONDS))
+    remaining=$((limit - SECONDS - 50)) # for saving and packing
     status=0
     if ((remaining > 20)); then
-        timeout --signal=INT --kill-after=60 "$remaining" \
-            "$python" -m affbench run "pipelines/$name.toml" --checkpoint-minutes 1 "${@:2}" 2>&1 | tee -a "$out/$name.log" |
+        timeout --signal=INT --kill-after=30 "$remaining" \
+            "$python" -m affbench run "pipelines/$name.toml" "${@:2}" 2>&1 | tee -a "$out/$name.log" |
             grep --line-buffered -v '^  epoch' || status=${PIPESTATUS[0]}
     else
         status=124

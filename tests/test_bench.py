@@ -9,9 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from affbench import bench
 from affbench.bench import Speed, benchmark_speed, cost_curves
 from affbench.errors import UsageError
 from affbench.models import build_model
+from affbench.progress import Progress
 
 CPU = torch.device("cpu")
 SMALL = {"filters": 4, "primary_types": 2, "decoder": [8]}
@@ -77,6 +79,24 @@ def test_a_cnn_has_a_floor_but_no_routing_and_no_textbook():
 def test_bfloat16_is_measured_in_bfloat16():
     speed = benchmark_speed(options=SMALL, device=CPU, precision="bfloat16", batch_size=2, repeats=1)
     assert speed.precision == "bfloat16"
+
+
+def test_a_textbook_step_without_room_is_left_out_with_a_note(monkeypatch):
+    notes = Progress()
+    monkeypatch.setattr(notes, "note", lambda text: said.append(text))
+    said = []
+    monkeypatch.setattr(bench, "_free_memory", lambda device: 2**20)
+    speed = benchmark_speed(
+        options=SMALL, device=CPU, precision="float32", batch_size=2, repeats=1, textbook=TEXTBOOK, progress=notes
+    )
+    assert speed.textbook is speed.textbook_over_step is None
+    assert speed.routing_10_over_1 is not None
+    assert said[0] == "the textbook step is left out: at batch 2 it needs some 0.0 GiB of memory, and 0.0 GiB are free"
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="free memory on the CPU is read from /proc")
+def test_free_memory_is_known():
+    assert 2**20 < bench._free_memory(CPU) < 2**50
 
 
 def test_the_textbook_computes_the_loss_that_capsnet_computes():
