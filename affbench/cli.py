@@ -56,6 +56,12 @@ LearningRate = Annotated[float | None, typer.Option(help="Adam's learning rate."
 Schedule = Annotated[str | None, typer.Option(help="Learning-rate schedule: paper, keras or constant.")]
 StopAt = Annotated[float | None, typer.Option(help="End at the first validation accuracy (0 to 1) that reaches this.")]
 Validations = Annotated[int | None, typer.Option(min=1, help="Validations per epoch (1).")]
+ValidationLimit = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Validate on the first N images only; by default a fifth of the trained ones, at least 500."
+    ),
+]
 TrainSet = Annotated[str | None, typer.Option(help="Set to train on.")]
 Shift = Annotated[int | None, typer.Option(min=0, help="Random shift in pixels; by default what the set stands for.")]
 Flip = Annotated[bool | None, typer.Option("--flip", help="Mirror half of the training images.")]
@@ -129,6 +135,7 @@ def train(
     stop_at: StopAt = None,
     validations: Validations = None,
     limit: TrainLimit = None,
+    validation_limit: ValidationLimit = None,
     train_set: TrainSet = None,
     shift: Shift = None,
     flip: Flip = None,
@@ -222,6 +229,7 @@ def sweep(
     stop_at: StopAt = None,
     validations: Validations = None,
     limit: TrainLimit = None,
+    validation_limit: ValidationLimit = None,
     train_set: TrainSet = None,
     shift: Shift = None,
     flip: Flip = None,
@@ -404,7 +412,7 @@ for _command in (
 
 _RUN_OPTIONS = (
     *("model", "routings", "option", "seed", "epochs", "batch_size", "learning_rate", "schedule"),
-    *("stop_at", "validations", "limit"),
+    *("stop_at", "validations", "limit", "validation_limit"),
     *("train_set", "shift", "flip", "precision", "config"),
 )
 

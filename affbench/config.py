@@ -76,6 +76,9 @@ class DataConfig(_Frozen):
         Mirror half of the training digits left to right (Fashion-MNIST).
     limit
         Use the first `limit` training digits only.
+    validation_limit
+        Validate on the first `validation_limit` images only; None takes a fifth as many as there are training images,
+        but at least 500: all 10,000 of MNIST where a run trains on all digits.
     copies
         Versions of each training and validation digit, where the set is a synthetic affine one.
     """
@@ -84,6 +87,7 @@ class DataConfig(_Frozen):
     shift: int | None = Field(default=None, ge=0, le=40)
     flip: bool = False
     limit: int | None = Field(default=None, ge=1)
+    validation_limit: int | None = Field(default=None, ge=1)
     copies: int = Field(default=1, ge=1, le=1000)
 
 

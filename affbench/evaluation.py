@@ -415,7 +415,7 @@ def evaluate_run(
             f"but set '{spec.name}' has {spec.canvas}×{spec.canvas} ones."
         )
     key = _key(run, spec, part, workspace.data)
-    wanted = _wanted(spec, part, workspace.data, copies, limit)
+    wanted = catalogue.image_count(spec, part, workspace.data, copies, limit)
     saved = _saved(run, spec.name, key)
     if saved is not None and saved.n == wanted:
         return saved
@@ -469,7 +469,7 @@ def is_evaluated(
     part = catalogue.check_split(spec, "test")
     try:
         saved = _saved(run, spec.name, _key(run, spec, part, workspace.data))
-        return saved is not None and saved.n >= _wanted(spec, part, workspace.data, copies, limit)
+        return saved is not None and saved.n >= catalogue.image_count(spec, part, workspace.data, copies, limit)
     except AffbenchError:
         return False
 
@@ -519,17 +519,6 @@ def _code(run: Run, manifest: store.Manifest) -> str | None:
 
 def _key(run: Run, spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path) -> str:
     return store.content_key("eval", VERSION, answer_inputs(run, spec, split, data_dir))
-
-
-def _wanted(spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path, copies: int, limit: int | None) -> int:
-    """Number of images to test on."""
-    total = catalogue.set_size(spec, split, copies)
-    if total is None:
-        with h5py.File(catalogue.ensure_set(spec, split, data_dir), "r") as file:
-            total = len(file["labels"])
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1; it is {limit}.")
-    return total if limit is None else min(limit, total)
 
 
 def _saved(run: Run, set_name: str, key: str) -> EvaluationRecord | None:

@@ -23,10 +23,16 @@ class Stop:
     patience
         Seconds after the first signal in which others count as the same request (torchrun passes Ctrl-C on to
         processes that the terminal has told already).
+
+    Attributes
+    ----------
+    pauses
+        How often the process was halted (SIGSTOP, Ctrl-Z) and went on.
     """
 
     def __init__(self, patience: float = 0.0) -> None:
         self.asked = False
+        self.pauses = 0
         self._patience = patience
         self._first = 0.0
         self._at_once = False
@@ -35,6 +41,9 @@ class Stop:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+            if hasattr(signal, "SIGCONT"):  # not on Windows
+                self._before[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._went_on)
+                signal.siginterrupt(signal.SIGCONT, False)
         return self
 
     def __exit__(
@@ -54,6 +63,9 @@ class Stop:
         finally:
             self._at_once = False
 
+    def _went_on(self, number: int, frame: FrameType | None) -> None:
+        self.pauses += 1
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again = self.asked and time.monotonic() - self._first >= self._patience
         if not self.asked:
@@ -61,3 +73,35 @@ class Stop:
         self.asked = True
         if again or self._at_once:
             raise KeyboardInterrupt
+
+
+class Stopwatch:
+    """Times a loop round by round; a round in which the process was halted counts as the mean of the others.
+
+    No clock tells for how long a process was halted, but its going on is a signal.
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._rounds = self._counted = 0
+        self._seconds = self._with_pauses = 0.0
+        self.go()
+
+    def go(self) -> None:
+        """What came since the last round does not count."""
+        self._last, self._pauses = time.perf_counter(), self._stop.pauses
+
+    def round(self) -> None:
+        """A round has ended."""
+        seconds = time.perf_counter() - self._last
+        self._rounds += 1
+        self._with_pauses += seconds
+        if self._pauses == self._stop.pauses:
+            self._counted += 1
+            self._seconds += seconds
+        self.go()
+
+    @property
+    def seconds(self) -> float:
+        """Time of all rounds; pauses are in it only where every round had one."""
+        return self._seconds * self._rounds / self._counted if self._counted else self._with_pauses

@@ -27,11 +27,12 @@ from affbench.distributed import RankError, Ranks, joined
 from affbench.environment import describe
 from affbench.errors import AffbenchError, ArtefactError, DeviceError, UsageError
 from affbench.evaluation import predict
-from affbench.interrupt import Interrupted, Stop
+from affbench.interrupt import Interrupted, Stop, Stopwatch
 from affbench.models import build_model, model_options, parameter_count
-from affbench.models.layout import prepare
+from affbench.models.layout import in_training, prepare
 from affbench.models.registry import check_model, model_code
 from affbench.progress import Progress
+from affbench.randomness import random_state, restore_random_state, seed_all
 from affbench.runs import (
     CONFIG,
     ENVIRONMENT,
@@ -50,6 +51,9 @@ from affbench.trial import blamed, try_model
 from affbench.workspace import Workspace
 
 VERSION = 2  # of this stage: raised whenever the same configuration would give other weights
+# A validated image costs about a third of a trained one, so validation takes a fifteenth of the time. All of MNIST's
+# 10,000 validation digits are looked at where all 50,000 others are trained on.
+VALIDATED_SHARE, LEAST_VALIDATED = 5, 500
 REPORT_SECONDS = 0.5  # between two looks at the loss, each of which waits for the device
 PATIENCE = 20.0  # seconds in which processes of torchrun take further signals for the first one
 GO_ON, SAVE, STOP = range(3)  # what the processes of a run agree on after every batch
@@ -107,15 +111,24 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
         shift = centred(spec.canvas, catalogue.FRAME) if spec.form == "translated" else 0
     elif shift and spec.affine:
         raise UsageError(f"data.shift = {shift} does not go with '{spec.name}': its images already fill the canvas.")
-    resolved = override(
-        config,
-        model=config.model.model_dump() | {"options": options},
-        data=config.data.model_dump() | {"shift": shift},
-        training=config.training.model_dump() | {"precision": _precision(config.training, workspace)},
-    )
     if spec.split not in (None, "train"):
         raise UsageError(f"'{spec.name}' has no training split; 'affnist' or 'affnist-train' does.")
     digits = spec if spec.affine else catalogue.find_set(spec.family)
+    images = catalogue.image_count(digits, "train", workspace.data, config.data.copies, config.data.limit)
+    batches = math.ceil(images / config.training.batch_size)
+    if config.training.validations > batches:
+        raise UsageError(
+            f"training.validations = {config.training.validations}, but an epoch of {images:,} images has only "
+            f"{batches:,} batches of {config.training.batch_size}: no more than {batches:,} validations go into it."
+        )
+    validated = config.data.validation_limit or max(LEAST_VALIDATED, images // VALIDATED_SHARE)
+    validated = catalogue.image_count(spec, "validation", workspace.data, config.data.copies, validated)
+    resolved = override(
+        config,
+        model=config.model.model_dump() | {"options": options},
+        data=config.data.model_dump() | {"shift": shift, "validation_limit": validated},
+        training=config.training.model_dump() | {"precision": _precision(config.training, workspace)},
+    )
     inputs: dict[str, Any] = {
         "config": resolved.model_dump(mode="json"),
         "train": catalogue.set_key(digits, "train", workspace.data),
@@ -333,14 +346,13 @@ class _Training:
         self.device = resolve_device(ranks.device(workspace.device))
         self.precision = resolve_precision(self.settings.precision, self.device)
         digits, augmentation = load_training_digits(self.config, workspace.data)
-        self.validation = catalogue.load_dataset(
+        validation = catalogue.load_dataset(
             self.config.data.train_set, "validation", workspace.data, copies=self.config.data.copies
         )
-        self.validation_images = len(self.validation)
-        if not ranks.alone:
-            own = ranks.share(self.validation_images)
-            images, labels = self.validation.images[own], self.validation.labels[own]
-            self.validation = Dataset(self.validation.name, self.validation.split, images, labels)
+        self.validation_images = min(len(validation), self.config.data.validation_limit or len(validation))
+        own = ranks.share(self.validation_images)
+        images, labels = validation.images[own].copy(), validation.labels[own].copy()
+        self.validation = Dataset(validation.name, validation.split, images, labels)
         self.batches = TrainingBatches(digits, augmentation, self.settings.batch_size, self.settings.seed, self.device)
         model = self.config.model
         build: Callable[[], nn.Module] = functools.partial(
@@ -348,8 +360,8 @@ class _Training:
         )
         last = self.batches.images % self.settings.batch_size or self.settings.batch_size
         build = try_model(build, self.validation.head(2), self.device, self.precision, max(1, last // ranks.size))
-        torch.manual_seed(self.settings.seed)
-        self.model: nn.Module = prepare(build(), self.device)
+        seed_all(self.settings.seed)
+        self.model: nn.Module = in_training(prepare(build(), self.device))
         self.parameters = parameter_count(self.model)
         self.step = make_step(self.model, self.settings.learning_rate, self.precision, self.device, ranks)
         self.history: list[Epoch] = []
@@ -369,7 +381,7 @@ class _Training:
         where = f"{self.device}" if self.ranks.alone else f"{self.ranks.size} × {self.device.type}"
         self.progress.note(
             f"{self.plan.folder.name}: {self.parameters:,} parameters, {self.batches.images:,} training digits of "
-            f"{self.config.data.train_set}, {where} in {self.precision}"
+            f"{self.config.data.train_set}, validated on {self.validation_images:,}, {where} in {self.precision}"
         )
         with Stop(0.0 if self.ranks.alone else PATIENCE) as stop:
             try:
@@ -400,12 +412,11 @@ class _Training:
             self.batch, self.images, self.seconds = first, 0, 0.0
             self.step.reset()
             # Dropout is the same however the run got here, and every process has a stream of its own.
-            torch.manual_seed(stream_seed(self.settings.seed, len(self.history)) + self.ranks.rank)
-        self.model.train()
+            seed_all(stream_seed(self.settings.seed, len(self.history)) + self.ranks.rank)
         with self.progress.task(f"epoch {number + 1}/{self.settings.epochs}", self.batches.images, "images") as task:
             task.advance(min(self.batch * self.settings.batch_size, self.batches.images))
-            before, started, reported = self.seconds, time.perf_counter(), time.perf_counter()
-            pending = 0
+            before, watch = self.seconds, Stopwatch(stop)
+            pending, reported = 0, time.perf_counter()
             for images, labels in self.batches.epoch(number, self.batch, last):
                 done = number * len(self.batches) + self.batch
                 with blamed(self.model, f"in epoch {number + 1}, batch {self.batch + 1} ({len(labels)} images)"):
@@ -414,19 +425,21 @@ class _Training:
                 self.images += len(labels)
                 pending += len(labels)
                 now = time.perf_counter()
+                watch.round()
+                self.seconds = before + watch.seconds
                 if now - reported > REPORT_SECONDS:
                     task.advance(pending, self._remark())
                     pending, reported = 0, now
-                    self.seconds = before + now - started
                 asked = self.ranks.highest(STOP if stop.asked else SAVE if reported == now and self._due() else GO_ON)
                 if asked == STOP:
                     raise self._interrupted()
                 if asked == SAVE:
-                    self.seconds = before + now - started
                     self._save()
-                    before, started = self.seconds, time.perf_counter()
+                    watch.go()
             synchronise(self.device)
-            self.seconds = before + time.perf_counter() - started
+            watch.round()  # what the device had still to do
+            self.seconds = before + watch.seconds
+        self._totals()  # scores of weights that are no longer finite would only hide the reason
         self._close_leg(number, part, self._validate(stop))
 
     def _validate(self, stop: Stop) -> float:
@@ -435,7 +448,15 @@ class _Training:
         try:
             # Several processes stop together, after the next batch.
             with stop.at_once() if self.ranks.alone else contextlib.nullcontext():
-                predictions, _ = predict(self.model, self.validation, precision=self.precision, progress=self.progress)
+                # As many images as a process trains on at once: training has shown that they fit.
+                batch_size = len(range(self.settings.batch_size)[self.ranks.share(self.settings.batch_size)]) or 1
+                predictions, _ = predict(
+                    self.model,
+                    self.validation,
+                    batch_size=batch_size,
+                    precision=self.precision,
+                    progress=self.progress,
+                )
         except KeyboardInterrupt:
             raise self._interrupted() from None
         return self.ranks.total(int((predictions == self.validation.labels).sum())) / self.validation_images
@@ -519,9 +540,7 @@ class _Training:
 
     def _save(self) -> None:
         """Write all that going on needs; the processes of a run do so together."""
-        on_cuda = self.device.type == "cuda"
-        randoms = self.ranks.gather(torch.get_rng_state())
-        randoms_device = self.ranks.gather(torch.cuda.get_rng_state(self.device)) if on_cuda else None
+        randoms = [self.ranks.gather(state) for state in random_state(self.device)]
         if not self.ranks.first:
             return
         state = {
@@ -535,7 +554,6 @@ class _Training:
             "totals": self.step.totals,
             "seconds": self.seconds,
             "randoms": randoms,
-            "randoms_device": randoms_device,
         }
         target = self.plan.folder / RESUME
         with store.atomic_path(target) as path:
@@ -569,12 +587,10 @@ class _Training:
 
     def _go_on_drawing(self, state: dict[str, Any]) -> None:
         """Dropout goes on where it was, or with streams of their own where the number of processes is another."""
-        if len(state["randoms"]) != self.ranks.size:
-            torch.manual_seed(stream_seed(self.settings.seed, len(self.history)) + self.batch * 1000 + self.ranks.rank)
+        if len(state["randoms"][0]) != self.ranks.size:
+            seed_all(stream_seed(self.settings.seed, len(self.history)) + self.batch * 1000 + self.ranks.rank)
             return
-        torch.set_rng_state(state["randoms"][self.ranks.rank])
-        if state["randoms_device"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["randoms_device"][self.ranks.rank], self.device)
+        restore_random_state([states[self.ranks.rank] for states in state["randoms"]], self.device)
 
     def _finish_others(self) -> None:
         """Keep the runs that stop here: up to now they are this one."""

@@ -15,7 +15,7 @@ from affbench.data.dataset import Dataset
 from affbench.device import Computed, autocast
 from affbench.errors import AffbenchError, UsageError, reason
 from affbench.evaluation import predict
-from affbench.models.layout import prepare
+from affbench.models.layout import in_training, prepare
 from affbench.models.losses import loss_and_scores
 from affbench.steps import Step
 
@@ -56,7 +56,7 @@ def try_model(
     ready = _state(model)
     _check_parameters(model)
     vars(model)[_TRIED] = True
-    prepare(model, device).train()
+    in_training(prepare(model, device))
     images = to_float(torch.from_numpy(sample.images).to(device))
     labels = torch.from_numpy(sample.labels).long().to(device)
     _train(model, images, labels, precision)

@@ -23,7 +23,7 @@ LAYERS = (
     ("training", "trial", "bench"),
     ("analysis",),
     ("evaluation", "steps"),
-    ("models", "data", "statistics", "device", "runs", "workspace", "distributed", "environment"),
+    ("models", "data", "statistics", "device", "runs", "workspace", "distributed", "environment", "randomness"),
     ("store", "config", "progress", "interrupt", "errors"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

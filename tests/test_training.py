@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,9 @@ from tiny import SAMPLE, TINY_CAPSNET, tiny_config
 from affbench import store, training
 from affbench.config import RunConfig, TrainingConfig, override
 from affbench.errors import ArtefactError, BusyError, StorageError, UsageError
+from affbench.evaluation import ScoreError
 from affbench.interrupt import Interrupted
+from affbench.models.capsnet import CapsNet
 from affbench.progress import Progress, Task
 from affbench.runs import RESUME, WEIGHTS, Run, list_runs
 from affbench.steps import Step
@@ -414,7 +418,9 @@ def test_mistakes_are_found_before_anything_is_written(
 
 
 def test_affine_sets_can_be_trained_on_as_an_upper_bound(workspace: Workspace) -> None:
-    config = override(tiny_config(), data={"train_set": "affnist-synthetic-sample", "limit": 64})
+    config = override(
+        tiny_config(), data={"train_set": "affnist-synthetic-sample", "limit": 64, "validation_limit": 9999}
+    )
     run = train(config, workspace)
     assert run.config.data.shift == 0
     assert run.environment["selected_by"].endswith("n = 1,000")  # one version of each validation digit
@@ -457,6 +463,122 @@ def test_training_stops_at_the_first_validation_that_reaches_the_target(
     assert [row.validation_accuracy for row in run.history] == [0.5, 0.8, 0.96]
     assert run.selected.epoch == 1.5
     assert run.environment["stop_at_reached_epoch"] == pytest.approx(1 + 0.5 * (0.92 - 0.8) / (0.96 - 0.8))
+
+
+class DrawsEverywhere(torch.nn.Module):
+    """Draws its first weights and, while it is trained, noise from every generator there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = random.gauss(0, 0.1) + np.random.rand(1600, 10) / 100  # noqa: NPY002
+        self.weight = torch.nn.Parameter(torch.tensor(first, dtype=torch.float32) + torch.rand(10) / 100)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = images.flatten(1) @ self.weight
+        if self.training:
+            scores = scores + random.gauss(0, 1) + np.random.randn() + torch.randn(1)  # noqa: NPY002
+            scores = scores * torch.tensor(random.sample(range(10), 10))
+        return scores
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_every_generator_is_seeded_and_goes_on_where_it_was(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
+    config = override(tiny_config(), model={"name": f"{__name__}:DrawsEverywhere"})
+    whole = train(config, Workspace(workspace.data, tmp_path / "whole", "cpu"))
+    random.seed(os.urandom(8))
+    np.random.seed(None)  # noqa: NPY002
+    if interrupted:
+        with pytest.raises(Interrupted):
+            train(config, Workspace(workspace.data, workspace.results, "cpu", StopsAt(140, signal.SIGINT)))
+        random.gauss(0, 1)
+        np.random.rand()  # noqa: NPY002
+    assert same(weights(train(config, workspace)), weights(whole))
+
+
+def test_part_that_a_factory_froze_stays_frozen(workspace: Workspace) -> None:
+    run = train(override(tiny_config(epochs=1), model={"name": f"{__name__}:frozen"}), workspace)
+    assert weights(run)["0.running_mean"].item() == 0
+    assert weights(run)["1.running_mean"].item() != 0
+
+
+def frozen() -> torch.nn.Module:
+    layers = (torch.nn.BatchNorm2d(1).eval(), torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(1600, 10))
+    return torch.nn.Sequential(*layers)
+
+
+def test_more_validations_than_batches_are_refused(workspace: Workspace) -> None:
+    assert plan_run(tiny_config(validations=3), workspace)
+    sentence = "validations = 4, but an epoch of 96 images has only 3 batches of 32: no more than 3 validations go into"
+    with pytest.raises(UsageError, match=sentence):
+        plan_run(tiny_config(validations=4), workspace)
+
+
+def test_scores_that_are_not_finite_end_the_training(workspace: Workspace) -> None:
+    config = override(tiny_config(), model={"name": f"{__name__}:blind"})
+    with pytest.raises(ScoreError, match=r"scores of 500 of 500 images of 'mnist-translated-sample' are NaN"):
+        train(config, workspace)
+
+
+def blind() -> torch.nn.Module:
+    class Blind(torch.nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            scores = super().forward(images.flatten(1))
+            return scores if self.training or len(images) < 3 else scores * torch.nan
+
+    return Blind(1600, 10)
+
+
+def test_pause_is_no_training_time(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now, monotonic=time.monotonic)
+    monkeypatch.setattr("affbench.interrupt.time", clock)
+    step, count = Step.__call__, iter(range(100))
+
+    def takes_two_seconds(self: Any, *batch: Any) -> None:
+        step(self, *batch)
+        clock.now += 2.0
+        if next(count) == 4:
+            clock.now += 1000.0  # as if halted, which only the signal that ends it tells
+            os.kill(os.getpid(), signal.SIGCONT)
+
+    monkeypatch.setattr(Step, "__call__", takes_two_seconds)
+    history = train(tiny_config(), workspace).history
+    assert [row.seconds for row in history] == pytest.approx([6.0, 6.0], abs=2.1)
+
+
+@pytest.mark.parametrize(
+    ("images", "asked", "validated"),
+    [(None, None, 10_000), (10_000, None, 2_000), (300, None, 500), (300, 10_000, 10_000), (300, 20, 20)],
+)
+def test_small_runs_are_validated_on_fewer_digits(
+    workspace: Workspace, images: int | None, asked: int | None, validated: int
+) -> None:
+    data = {"train_set": "mnist-translated", "limit": images, "validation_limit": asked}
+    assert plan_run(override(tiny_config(), data=data), workspace).config.data.validation_limit == validated
+
+
+def test_validation_takes_no_more_at_once_than_training(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: set[int] = set()
+    forward = CapsNet.forward
+
+    def counting(self: CapsNet, images: torch.Tensor) -> torch.Tensor:
+        sizes.add(len(images))
+        assert not torch.is_grad_enabled()
+        return forward(self, images)
+
+    def decode_in_training(self: CapsNet, *arguments: torch.Tensor) -> torch.Tensor:
+        assert torch.is_grad_enabled()
+        return decode(self, *arguments)
+
+    decode = CapsNet.decode
+    monkeypatch.setattr(CapsNet, "forward", counting)
+    monkeypatch.setattr(CapsNet, "decode", decode_in_training)
+    config = override(tiny_config(epochs=1), data={"train_set": SAMPLE, "limit": 96, "validation_limit": 70})
+    run = train(config, workspace)
+    assert sizes == {32, 6}
+    assert run.environment["selected_by"] == "validation accuracy on mnist-translated-sample, n = 70"
 
 
 def test_target_that_is_never_reached_is_said(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,27 @@ def set_size(spec: SetSpec, split: Split, copies: int = COPIES) -> int | None:
     return _SIZES[spec.family][split] * (copies if spec.form == "affine" else 1)
 
 
+def image_count(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES, limit: int | None = None) -> int:
+    """Number of images that `load_dataset` would give.
+
+    Raises
+    ------
+    UsageError
+        The limit is less than 1.
+    DataError, ArtefactError
+        An official set has not been fetched, or cannot be read.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1; it is {limit}.")
+    total = set_size(spec, split, copies)
+    if total is None:
+        path = _official_path(spec, split, data_dir)
+        if store.read_manifest(path) is None:
+            raise _missing(spec)
+        total = hdf5.count_images(path)
+    return total if limit is None else min(limit, total)
+
+
 def set_path(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES) -> Path:
     """Where the converted set lies, or would lie."""
     if spec.form == "official":

@@ -223,6 +223,15 @@ def _own(file: h5py.File, name: str) -> h5py.Dataset:
     return array
 
 
+def count_images(path: Path) -> int:
+    """Number of images in a converted set; raises as `read_set`."""
+    try:
+        with h5py.File(path, "r") as file:
+            return len(file["labels"])
+    except (OSError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{path} is not a converted affbench set, or is damaged ({error}).") from error
+
+
 def read_set(path: Path, key: str = "", start: int = 0, stop: int | None = None) -> Dataset:
     """Read a converted set, or a slice of it without reading the rest.
 

@@ -31,3 +31,12 @@ def prepare(model: nn.Module, device: torch.device) -> nn.Module:
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
     return model
+
+
+def in_training(model: nn.Module) -> nn.Module:
+    """The model in training mode, but for parts that its factory froze in evaluation mode."""
+    frozen = [module for module in model.modules() if not module.training] if model.training else []
+    model.train()
+    for module in frozen:
+        module.training = False
+    return model
