@@ -577,7 +577,7 @@ def test_validation_takes_no_more_at_once_than_training(workspace: Workspace, mo
     monkeypatch.setattr(CapsNet, "decode", decode_in_training)
     config = override(tiny_config(epochs=1), data={"train_set": SAMPLE, "limit": 96, "validation_limit": 70})
     run = train(config, workspace)
-    assert sizes == {32, 6}
+    assert sizes == {2, 32, 6}  # the trial before training, and validation
     assert run.environment["selected_by"] == "validation accuracy on mnist-translated-sample, n = 70"
 
 

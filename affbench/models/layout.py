@@ -1,4 +1,4 @@
-"""How a model is laid out in memory for the device it runs on; never changes what it computes."""
+"""How a model is laid out for the device it runs on, and the mode it is trained in; never changes what it computes."""
 
 from __future__ import annotations
 
