@@ -11,7 +11,7 @@ import contextlib
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -305,6 +305,25 @@ def _contradiction(record: EvaluationRecord) -> str | None:
         if wrong:
             return what
     return None
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The files of a run, for another machine."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {path.name: path.read_bytes() for path in paths if path.is_file() and not path.name.startswith(".")}
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put files from another machine in their places, unless this one has finished the run itself meanwhile."""
+    with store.lock(folder):
+        manifest = folder / store.MANIFEST
+        if manifest.is_file() and manifest.read_bytes() != files.get(store.MANIFEST):
+            return
+        # What a manifest or an evaluation speaks of comes before it.
+        for name in sorted(files, key=lambda name: (name.startswith("eval-"), name == store.MANIFEST)):
+            store.write_bytes(folder / name, files[name])
+        if store.MANIFEST in files:
+            (folder / RESUME).unlink(missing_ok=True)
 
 
 def runs_dir(results_dir: Path) -> Path:
