@@ -23,7 +23,7 @@ from affbench.data_commands import (
 )
 from affbench.errors import UsageError
 from affbench.figure_commands import figure
-from affbench.session import Session, command
+from affbench.session import Session, command, surrounded
 
 if TYPE_CHECKING:
     from affbench.config import Pipeline, RunConfig
@@ -543,4 +543,5 @@ def _fail(session: Session, outcome: Any) -> None:
 
 def main() -> None:
     """The entry point of the command ``affbench``."""
-    app()
+    with surrounded():
+        app()

@@ -425,7 +425,7 @@ def evaluate_run(
             return saved
         dataset = catalogue.load_dataset(spec.name, part, workspace.data, copies, wanted)
         if saved is not None and saved.n > wanted:
-            with h5py.File(predictions_path(run, spec.name), "r") as file:
+            with h5py.File(predictions_path(run, spec.name), "r", locking=False) as file:
                 evaluation = assess(dataset, file["predictions"][:wanted], file["confidence"][:wanted])
             return _record(run, evaluation, dataset, saved.model_dump() | _span(spec, copies, limit))
         device = resolve_device(workspace.device)
@@ -536,7 +536,7 @@ def is_answered(run: Run, record: EvaluationRecord) -> bool:
     if not path.is_file() or store.file_hash(path) != record.predictions_sha256:
         return False
     confusion = np.zeros((CLASSES, CLASSES), np.int64)
-    with contextlib.suppress(OSError, KeyError, IndexError), h5py.File(path, "r") as file:
+    with contextlib.suppress(OSError, KeyError, IndexError), h5py.File(path, "r", locking=False) as file:
         np.add.at(confusion, (file["labels"][:], file["predictions"][:]), 1)
     return [tuple(row) for row in confusion.tolist()] == [*record.confusion]
 

@@ -16,7 +16,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """Turns SIGINT and SIGTERM into a question that a loop asks; a second signal stops at once.
+    """Turns SIGINT, SIGTERM and SIGHUP into a question that a loop asks; a second signal stops at once.
 
     Parameters
     ----------
@@ -40,7 +40,10 @@ class Stop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no last one, and nohup ignores it
+                number = getattr(signal, name, None)
+                if number is not None and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
+                    self._before[number] = signal.signal(number, self._receive)
             if hasattr(signal, "SIGCONT"):  # not on Windows
                 self._before[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._went_on)
                 signal.siginterrupt(signal.SIGCONT, False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,4 +123,35 @@ def console(*, quiet: bool = False) -> Console:
     from rich.console import Console
 
     width = None if sys.stderr.isatty() else 120
-    return Console(stderr=True, quiet=quiet, highlight=False, width=width)
+    return Console(file=_Steady(sys.stderr), quiet=quiet, highlight=False, width=width)  # type: ignore[arg-type]
+
+
+class _Steady:
+    """Standard error; where it takes nothing any more (full, or its reader gone), work goes on without words."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or let what cannot be written go nowhere."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            let_go(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or let what cannot be written go nowhere."""
+        try:
+            self._stream.flush()
+        except OSError:
+            let_go(self._stream)
+
+
+def let_go(stream: TextIO) -> None:
+    """Send what a stream that can no longer be written still holds to nowhere, or Python fails over it at the end."""
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())

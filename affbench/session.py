@@ -6,8 +6,9 @@ import contextlib
 import functools
 import inspect
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from affbench.distributed import launched
-from affbench.errors import AffbenchError, UsageError
-from affbench.progress import ConsoleProgress, console
+from affbench.errors import AffbenchError, StorageError, UsageError
+from affbench.progress import ConsoleProgress, console, let_go
 from affbench.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -82,8 +83,52 @@ class Session:
     def document(self, content: Any) -> None:
         """Print the JSON document, if it is wanted."""
         if self.json:
-            self.output.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
-            self.output.flush()
+            say(json.dumps(content, indent=2, ensure_ascii=False, default=str), self.output)
+
+
+def say(text: str, output: TextIO) -> None:
+    """Print on standard output; nobody who reads no further is bothered, but a full disk is told."""
+    try:
+        output.write(f"{text}\n")
+        output.flush()
+    except OSError as error:
+        let_go(output)
+        if not isinstance(error, BrokenPipeError):
+            raise StorageError(f"standard output cannot be written ({error.strerror}); send it elsewhere.") from error
+
+
+def _home(folder: Any) -> Any:
+    """A path with ``~`` for a home folder written out, which shells do not do everywhere; anything else as it is."""
+    try:
+        return folder.expanduser() if isinstance(folder, Path) else folder
+    except RuntimeError:
+        raise UsageError(
+            f"{folder} is in the home folder of nobody here; write out the folder that is meant."
+        ) from None
+
+
+@contextlib.contextmanager
+def surrounded() -> Iterator[None]:
+    """What a whole process needs, whatever started it: open streams, figures that go into files, a quiet end."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook names one for its children that they need not have
+    for number in range(3):  # a closed one would be given to the next file that is opened, and written to as a stream
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:  # click prints help and version itself
+        let_go(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            sys.exit(f"affbench: standard output cannot be written ({error.strerror}); send it elsewhere.")
+        if isinstance(error.__context__, SystemExit):
+            raise error.__context__ from None
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -94,32 +139,33 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def wrapped(**options: Any) -> None:
-        common = {name: options.pop(name) for name in _COMMON}
+        quiet, debug, document = (options.pop(name) for name in ("quiet", "debug", "json"))
         ranks = launched()
-        screen = console(quiet=common["quiet"] or not ranks.first)
+        screen = console(quiet=quiet or not ranks.first)
         progress = ConsoleProgress(screen)
-        session = Session(
-            Workspace(common["data_dir"], common["results_dir"], options.get("device", "auto"), progress),
-            screen,
-            common["json"],
-            sys.stdout,
-        )
         try:
+            options = {name: _home(value) for name, value in options.items()}
+            folders = options.pop("data_dir"), options.pop("results_dir")
+            workspace = Workspace(*folders, options.get("device", "auto"), progress)
+            session = Session(workspace, screen, document, sys.stdout)
             if not ranks.alone and function.__name__ != "train":
                 raise UsageError(f"torchrun starts 'affbench train' on several devices, not '{function.__name__}'.")
-            with progress, contextlib.redirect_stdout(sys.stderr):
+            with progress, contextlib.redirect_stdout(screen.file):
                 function(session, **options)
         except AffbenchError as error:
-            raise _end(error, str(error), error.exit_code, debug=common["debug"]) from None
+            raise _end(error, str(error), error.exit_code, debug=debug) from None
         except KeyboardInterrupt as error:
-            raise _end(error, str(error) or "interrupted.", INTERRUPTED, debug=common["debug"]) from None
-        except BrokenPipeError:
-            raise typer.Exit(0) from None  # whoever read the output has seen enough
+            raise _end(error, str(error) or "interrupted.", INTERRUPTED, debug=debug) from None
         except typer.Exit:
             raise
         except Exception as error:
             text = f"unexpected {type(error).__name__}: {error}. This is a bug; --debug shows where."
-            raise _end(error, text, 1, debug=common["debug"]) from None
+            if isinstance(error, OSError) and error.errno and error.filename:
+                from affbench.store import hint
+
+                # What the operating system refuses wherever nobody expected it is no fault of the program's.
+                text = f"{error.filename} cannot be used: {hint(Path(str(error.filename)), error)}."
+            raise _end(error, text, 1, debug=debug) from None
 
     signature = inspect.signature(function, eval_str=True)
     own = list(signature.parameters.values())[1:]

@@ -95,7 +95,7 @@ def _converted(path: Path) -> ConvertedSet:
         if manifest is None:
             return ConvertedSet(path.name, path.stem, "", 0, "unfinished: no manifest", size)
         store.verify(path, manifest)  # a damaged HDF5 file is never opened: it could even loop for ever
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             name, split, source = (str(file.attrs[key]) for key in ("name", "split", "source"))
             return ConvertedSet(path.name, name, split, len(file["labels"]), source, size)
     except (OSError, KeyError, AffbenchError) as error:

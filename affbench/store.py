@@ -40,11 +40,14 @@ _HINTS = {
     errno.ENOLCK: f"its file system has no locks; {_ELSEWHERE}",
     errno.ENOTSUP: f"its file system has no locks; {_ELSEWHERE}",
     errno.ENOSYS: f"its file system has no locks; {_ELSEWHERE}",
+    errno.ENAMETOOLONG: f"a name in it is longer than its file system allows; shorten it, or {_ELSEWHERE}",
+    errno.ENOTDIR: f"a folder in it is a file; {_ELSEWHERE}",
     errno.EIO: f"the disk reports an error; check it, or {_ELSEWHERE}",
     errno.ESTALE: "its file system is no longer there; run the same command again once it is back",
     errno.ENOTCONN: "its file system is no longer there; run the same command again once it is back",
 }
 _VANISHED = "its folder vanished meanwhile; run the same command again, with the folder left where it is"
+_TEMPORARY = "affbench-temporary-"
 _PROBE = 1 << 16  # bytes; more than what is left in the last block of a file
 # A lock that outlives its holder is no lock: filelock from version 4 has to be told not to fall back on one.
 _HARD: dict[str, Any] = (
@@ -95,13 +98,38 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def _unwritable(target: Path, error: OSError) -> StorageError:
-    """The sentence for an operating-system error."""
+    return StorageError(f"cannot write {target}: {hint(target, error)}.")
+
+
+def hint(path: Path, error: OSError) -> str:
+    """What an operating-system error at a path means, and the way on."""
     # h5py raises OSError without an errno when HDF5 itself met the error.
     told = re.search(r"errno = (\d+)", str(error))
     number = error.errno or (int(told[1]) if told else 0)
-    vanished = number == errno.ENOENT and not target.parent.is_dir()
-    hint = _VANISHED if vanished else _HINTS.get(number, error.strerror or str(error))
-    return StorageError(f"cannot write {target}: {hint}.")
+    if number in (errno.ENOENT, errno.EEXIST):
+        for folder in (path, *path.parents):
+            if folder.is_symlink() and not folder.exists():
+                there = folder.readlink()
+                return f"{folder} is a link to {there}, which is not there; mount or make that, or {_ELSEWHERE}"
+    if number == errno.ENOENT and not path.parent.is_dir():
+        return _VANISHED
+    text = _HINTS.get(number, error.strerror or str(error))
+    if _TEMPORARY in str(path):
+        text = text.replace(_ELSEWHERE, "name another folder for temporary files in the environment variable TMPDIR")
+    return text
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder where the operating system keeps what is needed for a moment; it goes when the block ends."""
+    try:
+        folder = tempfile.mkdtemp(prefix=_TEMPORARY)
+    except OSError as error:
+        raise _unwritable(Path(tempfile.tempdir or "") / f"{_TEMPORARY}folder", error) from error
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refusal(path: Path) -> OSError | None:

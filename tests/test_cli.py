@@ -17,6 +17,7 @@ from tiny import SAMPLE, Affbench, Ended, tiny_config
 
 from affbench import store
 from affbench.data import catalogue
+from affbench.interrupt import Stop
 from affbench.runs import RESUME, list_runs
 from affbench.training import train
 from affbench.workspace import Workspace
@@ -264,6 +265,61 @@ def test_folder_that_refuses_writing_is_said(
     assert ended.status == 1
     assert hint in one_sentence(ended)
     assert not everything_below(tmp_path / "data")
+
+
+def test_home_is_written_out(affbench: Affbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    target = ("export", "--set", AFFINE, "--copies", "1", "--limit", "9", "~/out.mat")
+    assert affbench(*target, data_dir=Path("~/data")).status == 0
+    assert not (tmp_path / "~").exists()
+    assert (tmp_path / "data" / "sets").is_dir()
+    assert (tmp_path / "out.mat").is_file()
+    assert "is in the home folder of nobody here" in one_sentence(
+        affbench("status", data_dir=Path("~nobody-here/data"))
+    )
+
+
+def test_folder_that_is_a_link_to_nowhere_is_named(affbench: Affbench, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "unmounted")
+    ended = affbench(*TRAIN, data_dir=tmp_path / "data")
+    assert ended.status == 1
+    assert f"data is a link to {tmp_path}/unmounted, which is not there; mount or make that" in one_sentence(ended)
+
+
+@pytest.mark.parametrize("command", [TRAIN, ("status",)])
+def test_name_that_is_too_long_is_told(affbench: Affbench, command: tuple[str, ...]) -> None:
+    ended = affbench(*command, data_dir=Path("x" * 300))
+    assert ended.status == 1
+    assert "longer than its file system allows; shorten it" in one_sentence(ended)
+
+
+def test_full_temporary_folder_is_named(affbench: Affbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mirror").mkdir()
+    target = tmp_path / "mirror" / "test.mat.zip"
+    assert affbench("export", "--set", AFFINE, "--copies", "1", str(target)).status == 0
+
+    def refuse(*args: object, **options: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("affbench.store.tempfile.mkdtemp", refuse)
+    ended = affbench("fetch", "affnist", "--quiet", "--mirror", str(target.parent), data_dir=tmp_path / "data")
+    assert ended.status == 1
+    assert (
+        "free some space, or name another folder for temporary files in the environment variable TMPDIR" in ended.stderr
+    )
+
+
+def test_hangup_is_a_question_like_the_other_signals_unless_it_is_ignored() -> None:
+    with pytest.raises(KeyboardInterrupt), Stop():
+        signal.raise_signal(signal.SIGHUP)  # asked once, it raises when the block ends
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert not stop.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_interrupt_in_training_keeps_what_is_done(workspace: Workspace, tmp_path: Path) -> None:

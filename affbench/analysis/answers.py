@@ -109,7 +109,7 @@ def answers(
     """
     record = evaluate_run(run, set_name, workspace, copies=copies, limit=limit)
     dataset = catalogue.load_dataset(set_name, record.split, workspace.data, copies, record.n)
-    with h5py.File(predictions_path(run, record.set), "r") as file:
+    with h5py.File(predictions_path(run, record.set), "r", locking=False) as file:
         return Answers(record, dataset, file["predictions"][: record.n], file["confidence"][: record.n])
 
 

@@ -95,6 +95,6 @@ def _right(run: Run, record: EvaluationRecord, n: int) -> tuple[npt.NDArray[np.b
     path = predictions_path(run, record.set)
     if store.file_hash(path) != record.predictions_sha256:
         raise ArtefactError(f"{path} is damaged; 'affbench eval --run {run.name} --set {record.set}' makes it again.")
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r", locking=False) as file:
         right: npt.NDArray[np.bool_] = file["predictions"][:n] == file["labels"][:n]
         return right, file["source_index"][:n] if "source_index" in file else np.arange(n)

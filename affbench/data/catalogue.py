@@ -189,12 +189,12 @@ def default_data_dir() -> Path:
 
 def raw_dir(data_dir: Path, family: str) -> Path:
     """Where the downloaded files of a family lie."""
-    return data_dir / "raw" / family
+    return data_dir.expanduser() / "raw" / family
 
 
 def sets_dir(data_dir: Path) -> Path:
     """Where converted sets lie."""
-    return data_dir / "sets"
+    return data_dir.expanduser() / "sets"
 
 
 def set_inputs(spec: SetSpec, split: Split) -> dict[str, Any]:
@@ -294,7 +294,11 @@ def ensure_set(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES
         manifest = store.read_manifest(path)
         if manifest is None:
             raise _missing(spec)
-        store.verify(path, manifest)
+        try:
+            store.verify(path, manifest)
+        except ArtefactError as error:
+            name = spec.family if split == "test" else f"{spec.family}-{split}"
+            raise ArtefactError(f"{error} 'affbench fetch {name}' converts it again.") from error
         return path
     inputs = set_inputs(spec, split) | ({"copies": copies} if spec.form == "affine" else {})
     return store.derive_file(

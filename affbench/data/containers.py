@@ -12,7 +12,6 @@ import math
 import os
 import stat
 import struct
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from affbench.errors import AffbenchError, DataError
-from affbench.store import writing
+from affbench.store import temporary_folder, writing
 
 MAT_LIMIT = 2**31  # bytes of one .mat file when unpacked: MATLAB's own limit for a v5 variable
 ARCHIVE_LIMIT = 2**33  # bytes of all members of an archive when unpacked; affNIST's largest has about 4 GB
@@ -343,7 +342,7 @@ def _read_hdf5(path: Path, limit: int) -> Variables:
             return np.empty((0, 0), values.dtype)
         return np.asarray(values).T  # MATLAB writes its axes in reverse
 
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r", locking=False) as file:
         return read(file, 0)
 
 
@@ -416,8 +415,8 @@ def extracted(path: Path, name: str, limit: int = MAT_LIMIT) -> Iterator[Path]:
         There is no room for the temporary file.
     """
     suffix = PurePosixPath(name).suffix
-    with tempfile.TemporaryDirectory(prefix="affbench-") as folder:
-        target = Path(folder) / f"member{suffix}"
+    with temporary_folder() as folder:
+        target = folder / f"member{suffix}"
         with reading(path, "a zip archive"), zipfile.ZipFile(path) as archive, archive.open(name) as member:
             size = 0
             with writing(target), target.open("wb") as file:  # closing it writes as well

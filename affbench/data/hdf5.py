@@ -226,7 +226,7 @@ def _own(file: h5py.File, name: str) -> h5py.Dataset:
 def count_images(path: Path) -> int:
     """Number of images in a converted set; raises as `read_set`."""
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             return len(file["labels"])
     except (OSError, KeyError, TypeError) as error:
         raise ArtefactError(f"{path} is not a converted affbench set, or is damaged ({error}).") from error
@@ -255,7 +255,7 @@ def read_set(path: Path, key: str = "", start: int = 0, stop: int | None = None)
     """
     part = slice(start, stop)
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             attributes = dict(file.attrs.items())
             optional = [name for name in ("transforms", "source_index", "original_id") if name in file]
             dataset = Dataset(

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from affbench.store import atomic_path, write_text
 
@@ -134,10 +136,17 @@ def save_drawing(
         A file cannot be written.
     """
     data = write_data(path, header, rows)
-    with atomic_path(path) as temporary, warnings.catch_warnings():
+    save_png(figure, path, title)
+    return Drawing(title, caption, path, data)
+
+
+def save_png(figure: Figure, path: Path, title: str) -> None:
+    """Write a figure, whatever a matplotlibrc says: for its text LaTeX would have to be installed."""
+    for text in figure.findobj(Text):
+        text.set_usetex(False)
+    with atomic_path(path) as temporary, rc_context({"text.usetex": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label in a script the font lacks
         figure.savefig(temporary, format="png", metadata={"Title": title})
-    return Drawing(title, caption, path, data)
 
 
 def write_data(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.errors import DataError
-from affbench.report.drawing import COLOURS, INK, dress, literal, new_figure, show_sheet, write_data
-from affbench.store import atomic_path
+from affbench.report.drawing import COLOURS, INK, dress, literal, new_figure, save_png, show_sheet, write_data
 
 _UNITS = ("degrees", "pixels per pixel", "factor", "factor", "pixels, down", "pixels, right")
 
@@ -68,7 +67,8 @@ def sample_sheet(
     else:
         figure, shown = _plain_sheet(dataset, rows, columns, heading)
     write_data(Path(path), *_listed(dataset, shown))
-    return _save(figure, Path(path))
+    save_png(figure, Path(path), Path(path).stem)
+    return Path(path)
 
 
 def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
@@ -112,7 +112,8 @@ def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
         axes.set_ylim(bottom=0)
     figure.supylabel("images", fontsize=9, color=INK)
     write_data(Path(path), ("factor", "from", "to", "images"), rows)
-    return _save(figure, Path(path))
+    save_png(figure, Path(path), Path(path).stem)
+    return Path(path)
 
 
 def _listed(dataset: Dataset, shown: list[npt.NDArray[np.intp]]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -191,9 +192,3 @@ def _centred(image: npt.NDArray[np.uint8], canvas: int) -> npt.NDArray[np.uint8]
     """An original in the middle of the canvas, so that it is shown at the scale of its versions."""
     spare = [max(0, canvas - length) for length in image.shape]
     return np.pad(image, [(length // 2, length - length // 2) for length in spare])
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path

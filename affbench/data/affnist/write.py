@@ -13,7 +13,7 @@ import numpy as np
 from affbench.data.dataset import Dataset
 from affbench.data.synthesis import CANVAS, FRAME, old_to_new
 from affbench.errors import DataError, StorageError
-from affbench.store import atomic_path, writing
+from affbench.store import atomic_path, temporary_folder, writing
 
 LIMIT = 2**31 - 1  # bytes of a variable; MATLAB reads no larger one from a v5 file
 BATCH = 10_000  # images of a batch, where the set is not a number of versions of the same digits
@@ -61,12 +61,14 @@ def export_mat(dataset: Dataset, target: Path | str) -> list[Path]:
         parts = [dataset] if single else _batches(dataset)
         with (
             atomic_path(target) as path,
-            tempfile.TemporaryDirectory(prefix="affbench-") as folder,
+            temporary_folder() as folder,
             zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive,  # the members are compressed already
         ):
+            member = folder / "member.mat"
             for number, part in enumerate(parts, 1):
-                _write(Path(folder) / "member.mat", part)
-                archive.write(Path(folder) / "member.mat", target.stem if single else f"{number}.mat")
+                with writing(member):
+                    _write(member, part)
+                archive.write(member, target.stem if single else f"{number}.mat")
         return [target]
     return _write_folder(target, _batches(dataset))
 

@@ -388,7 +388,7 @@ def _parse_mirror(mirror: str | Path) -> str | Path:
         if parts.scheme != "file":
             raise UsageError(f"--mirror {shown(text)} must be a folder, or an http, https or file address.")
         text = url2pathname(parts.path)
-    folder = Path(text)
+    folder = Path(text).expanduser()
     if not folder.is_dir():
         wrong = "is a file; give the folder that holds it" if folder.exists() else "does not exist"
         raise UsageError(f"--mirror {text} {wrong}.")
