@@ -474,7 +474,7 @@ def _engine(name: str, address: str | None, cpus: int | None, gpus: float | None
 
 
 def _model_options(given: list[str] | None) -> dict[str, Any]:
-    """``KEY=VALUE`` pairs, the values as TOML; ``64,32`` is a list, and what is no TOML is a string."""
+    """``KEY=VALUE`` pairs, the values as TOML; ``64,32`` is a list, ``none`` is None, and what is no TOML a string."""
     options = {}
     for pair in given or []:
         key, equals, value = pair.partition("=")
@@ -485,7 +485,7 @@ def _model_options(given: list[str] | None) -> dict[str, Any]:
                 options[key.replace("-", "_")] = tomllib.loads(f"value = {text}")["value"]
                 break
             except tomllib.TOMLDecodeError:
-                options[key.replace("-", "_")] = value
+                options[key.replace("-", "_")] = None if value == "none" else value
     return options
 
 

@@ -29,6 +29,14 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def _named_values(options: Any) -> Any:
+    """Options in which Python's names of values are these values: TOML writes true and false, and has no None."""
+    named = {"True": True, "False": False, "None": None}
+    if not isinstance(options, dict):
+        return options
+    return {key: named.get(value, value) if isinstance(value, str) else value for key, value in options.items()}
+
+
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_as_list), Field(min_length=1)]
 Routings = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
 
@@ -46,14 +54,15 @@ FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    # Infinity and NaN are written by name: as null they would be what is not given.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, ser_json_inf_nan="strings")
 
 
 class ModelConfig(_Frozen):
     """Which model: a registered name or ``package.module:factory``, and the options of its factory."""
 
     name: str = "capsnet"
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[str, Any], BeforeValidator(_named_values)] = Field(default_factory=dict)
 
     @property
     def routings(self) -> int | None:
@@ -139,8 +148,10 @@ class RunConfig(_Frozen):
         return self.model_copy(update={"model": model, "training": training}).model_dump_json()
 
     def to_toml(self) -> str:
-        """The run as TOML that `read_run_config` reads back; keys that are None are left out."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        """The run as TOML that `read_run_config` reads back; keys that are None are left out, but for options."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        content["model"]["options"] |= {key: "None" for key, value in self.model.options.items() if value is None}
+        return tomli_w.dumps(content)
 
 
 class EvaluationConfig(_Frozen):

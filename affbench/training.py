@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -96,10 +97,12 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
         The training set is an official one that has not been fetched.
     """
     spec = catalogue.find_set(config.data.train_set)
+    known = model_options(config.model.name)
     options = {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in (model_options(config.model.name) | config.model.options).items()
-        if _storable(value)  # a default that is not, such as a class, stays with the factory
+        for name, value in (known | config.model.options).items()
+        # A default that is not storable, such as a class, stays with the factory; None is kept where it changes one.
+        if _storable(value) or (value is None and known.get(name, ...) is not None)
     }
     for option, value in config.model.options.items():
         if option == "canvas" or (value is not None and not _storable(value)):
@@ -130,7 +133,7 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
         training=config.training.model_dump() | {"precision": _precision(config.training, workspace)},
     )
     inputs: dict[str, Any] = {
-        "config": resolved.model_dump(mode="json"),
+        "config": json.loads(resolved.model_dump_json()),
         "train": catalogue.set_key(digits, "train", workspace.data),
         "validation": catalogue.set_key(spec, "validation", workspace.data),
         "code": model_code(config.model.name),

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+from tiny import tiny_config
 
+from affbench.cli import _run_config
 from affbench.config import RunConfig, TrainingConfig, override, read_pipeline, read_run_config
 from affbench.errors import UsageError
+from affbench.training import Plan, plan_run
+from affbench.workspace import Workspace
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 MINIMAL = 'title = "t"\n[[runs]]\nmodel = "capsnet"\n'
@@ -101,6 +106,38 @@ def test_shipped_sweep_and_ablation_are_the_ones_announced() -> None:
     rows = {(c.model.routings, c.model.options["reconstruction"]) for c in ablation}
     assert rows == {(1, 0), (3, 0), (1, 0.0005), (3, 0.0005)}
     assert len(ablation) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("False", False), ("false", False), ("True", True), ("None", None), ("none", None), ("inf", math.inf)),
+        *(("3", 3), ("0.5", 0.5), ("64,32", [64, 32]), ("relu", "relu"), ('"none"', "none")),
+    ],
+)
+def test_value_of_an_option_has_its_type_and_keeps_it_in_a_file(tmp_path: Path, text: str, value: object) -> None:
+    config = _run_config(model="a:b", option=[f"given={text}"])
+    assert type(config.model.options["given"]) is type(value)
+    assert config.model.options["given"] == value
+    assert read_run_config(written(tmp_path, config.to_toml())) == config
+
+
+def test_none_reaches_the_factory_and_infinity_is_not_null_in_a_key(workspace: Workspace, tmp_path: Path) -> None:
+    def planned(**options: object) -> Plan:
+        model = {"name": f"{__name__}:factory", "options": options}
+        return plan_run(override(tiny_config(), model=model), workspace)
+
+    assert read_run_config(written(tmp_path, planned(rate=None).config.to_toml())).model.options == {"rate": None}
+    plans = [planned(**options) for options in ({}, {"rate": None}, {"rate": math.inf}, {"rate": math.nan})]
+    assert len({plan.key for plan in plans}) == 4
+    rates = [plan.inputs["config"]["model"]["options"]["rate"] for plan in plans]
+    assert rates == [0.5, None, "Infinity", "NaN"]
+
+
+def factory(rate: float | None = 0.5) -> object:
+    from torch import nn
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(1600, 10))
 
 
 def test_override_changes_only_what_is_given() -> None:
