@@ -27,7 +27,7 @@ from affbench.device import Computed, autocast, keep_memory, resolve_device
 from affbench.errors import AffbenchError, ArtefactError, UsageError, reason
 from affbench.models import build_model
 from affbench.models.layout import prepare
-from affbench.models.losses import check_scores
+from affbench.models.losses import check_scores, described
 from affbench.models.registry import model_code
 from affbench.progress import Progress
 from affbench.runs import WEIGHTS, BinShare, ClassShare, EvaluationRecord, Run, Share, write_evaluation
@@ -156,6 +156,8 @@ def predict(
     progress: Progress | None = None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     """The predicted class of each image, uint8 (N,), and its score, float32 (N,); arguments as for `evaluate`."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"a model to test is a torch.nn.Module, not {described(model)}.")
     device = _device(model)
     images = torch.from_numpy(dataset.images)
     if device.type == "cpu":
@@ -243,10 +245,12 @@ def _scores(model: nn.Module, images: torch.Tensor, dataset: Dataset) -> torch.T
         if type(model).__module__.startswith("affbench.") and not isinstance(error, RuntimeError | ValueError):
             raise
         kinds = {str(parameter.dtype)[6:] for parameter in model.parameters() if parameter.is_floating_point()}
-        other = f"; its parameters are {', '.join(sorted(kinds))}: call .float() on it" if kinds - {"float32"} else ""
+        hint = "they have one channel, and a factory with a parameter `canvas` is told their side"
+        if kinds - {"float32"}:
+            hint = f"its parameters are {', '.join(sorted(kinds))}: call .float() on it"
         raise UsageError(
             f"the model cannot take the {dataset.canvas}×{dataset.canvas} images of '{dataset.name}', float32 "
-            f"{tuple(images.shape)}: {reason(error)}{other}."
+            f"{tuple(images.shape)}: {reason(error)}; {hint}."
         ) from error
     return check_scores(output, len(images), CLASSES)
 

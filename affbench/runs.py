@@ -333,7 +333,8 @@ def runs_dir(results_dir: Path) -> Path:
 
 def run_name(config: RunConfig, key: str) -> str:
     """The readable name of a run with content key `key`."""
-    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.model.name)
+    name = re.sub(r"^.*/(?=[^/]*\.py:)", "", config.model.name)  # of a model in a file, without the file's folders
+    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:100]
     routings = "" if config.model.routings is None else f"-r{config.model.routings}"
     return f"{model}{routings}-seed{config.training.seed}-{key[:8]}"
 

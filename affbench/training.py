@@ -8,7 +8,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -357,14 +357,12 @@ class _Training:
         images, labels = validation.images[own].copy(), validation.labels[own].copy()
         self.validation = Dataset(validation.name, validation.split, images, labels)
         self.batches = TrainingBatches(digits, augmentation, self.settings.batch_size, self.settings.seed, self.device)
-        model = self.config.model
-        build: Callable[[], nn.Module] = functools.partial(
-            build_model, model.name, canvas=augmentation.canvas, **model.options
-        )
-        last = self.batches.images % self.settings.batch_size or self.settings.batch_size
-        build = try_model(build, self.validation.head(2), self.device, self.precision, max(1, last // ranks.size))
+        name, options = self.config.model.name, self.config.model.options
+        build = functools.partial(build_model, name, canvas=augmentation.canvas, **options)
+        smallest = (self.batches.images % self.settings.batch_size or self.settings.batch_size) // ranks.size
+        tried = try_model(build, validation.head(2), self.device, self.precision, max(1, smallest), self.progress.note)
         seed_all(self.settings.seed)
-        self.model: nn.Module = in_training(prepare(build(), self.device))
+        self.model: nn.Module = in_training(prepare(tried(), self.device))
         self.parameters = parameter_count(self.model)
         self.step = make_step(self.model, self.settings.learning_rate, self.precision, self.device, ranks)
         self.history: list[Epoch] = []
@@ -422,7 +420,7 @@ class _Training:
             pending, reported = 0, time.perf_counter()
             for images, labels in self.batches.epoch(number, self.batch, last):
                 done = number * len(self.batches) + self.batch
-                with blamed(self.model, f"in epoch {number + 1}, batch {self.batch + 1} ({len(labels)} images)"):
+                with blamed(self.model, f"in epoch {number + 1}, batch {self.batch + 1} of {len(labels)}"):
                     self.step(images, labels, learning_rate(self.settings, done, number))
                 self.batch += 1
                 self.images += len(labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,16 @@ from affbench.models.losses import loss_and_scores
 from affbench.steps import Step
 
 _TRIED = "_tried_by_affbench"
+_State = dict[str, tuple[int, ...] | None]
 
 
 def try_model(
-    build: Callable[[], nn.Module], sample: Dataset, device: torch.device, precision: Computed, smallest: int
+    build: Callable[[], nn.Module],
+    sample: Dataset,
+    device: torch.device,
+    precision: Computed,
+    smallest: int,
+    note: Callable[[str], None],
 ) -> Callable[[], nn.Module]:
     """Take a model through validation and a training step, and throw it away.
 
@@ -39,6 +46,8 @@ def try_model(
         Where and in what it will be trained.
     smallest
         Images of the smallest batch it will be trained on.
+    note
+        Told what is suspicious.
 
     Returns
     -------
@@ -59,22 +68,21 @@ def try_model(
     in_training(prepare(model, device))
     images = to_float(torch.from_numpy(sample.images).to(device))
     labels = torch.from_numpy(sample.labels).long().to(device)
-    _train(model, images, labels, precision)
+    loose = _train(model, images, labels, precision)
+    if loose:
+        note(
+            f"warning: {loose:,} numbers that take part in the loss are no parameters of the model and stay as they "
+            "are: layers belong in an nn.ModuleList, tensors in an nn.Parameter."
+        )
+    _check_loadable(ready, _state(model))
     if smallest == 1:
         try:
             _train(model, images[:1], labels[:1], precision)
         except UsageError as error:
             raise UsageError(
-                "training ends with a batch of one image, or a process of torchrun gets one of a batch, and the model "
-                f"cannot be trained on that: choose another --batch-size or --limit. {error}"
+                "one batch of each epoch, or the part of it that a process of torchrun gets, is a single image, which "
+                f"the model cannot be trained on: choose another --batch-size or --limit ({error})"
             ) from error
-    trained = _state(model)
-    for name in sorted(ready.keys() | trained.keys()):
-        if ready.get(name) != trained.get(name):
-            raise UsageError(
-                f"the model's '{name}' is made, or changes its shape, in training, so that its weights could not be "
-                "loaded again: make it in __init__."
-            )
 
     def again() -> nn.Module:
         fresh = build()
@@ -87,9 +95,9 @@ def try_model(
     return again
 
 
-def _state(model: nn.Module) -> dict[str, tuple[int, ...] | None]:
+def _state(model: nn.Module) -> _State:
     """The shapes of all that a checkpoint will hold; None for what waits for a first forward pass."""
-    shapes: dict[str, tuple[int, ...] | None] = {}
+    shapes: _State = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise UsageError(
@@ -98,6 +106,15 @@ def _state(model: nn.Module) -> dict[str, tuple[int, ...] | None]:
             )
         shapes[name] = None if is_lazy(value) else tuple(value.shape)
     return shapes
+
+
+def _check_loadable(ready: _State, trained: _State) -> None:
+    for name in sorted(ready.keys() | trained.keys()):
+        if ready.get(name) != trained.get(name):
+            raise UsageError(
+                f"the model's '{name}' is made, or changes its shape, in training, so that its weights could not be "
+                "loaded again: make it in __init__."
+            )
 
 
 def _check_parameters(model: nn.Module) -> None:
@@ -119,13 +136,34 @@ def _check_parameters(model: nn.Module) -> None:
         )
 
 
-def _train(model: nn.Module, images: Tensor, labels: Tensor, precision: Computed) -> None:
-    """One training step."""
-    with blamed(model, "on two images" if len(labels) > 1 else "on one image"):
+def _train(model: nn.Module, images: Tensor, labels: Tensor, precision: Computed) -> int:
+    """One training step; how many numbers took part in it as trainable ones and are no parameters of the model."""
+
+    def loss_of_batch() -> Tensor:
         with autocast(images.device, precision):
-            loss, _ = loss_and_scores(model, images, labels)
+            return loss_and_scores(model, images, labels)[0]
+
+    with blamed(model, "on two images" if len(labels) > 1 else "on one image"):
+        loss = loss_of_batch()
+        loose = _leaves(loss) - set(model.parameters())
+        if loose:  # what a forward pass makes for itself alone is another one in the next
+            loose &= _leaves(loss_of_batch())
         loss.backward()
         Step(model, 1e-4, precision, images.device).optimizer.step()
+    return sum(leaf.numel() for leaf in loose)
+
+
+def _leaves(loss: Tensor) -> set[Tensor]:
+    """The tensors that the gradient of a loss would reach."""
+    found, seen, pending = set[Tensor](), set[Any](), [loss.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if hasattr(node, "variable"):
+                found.add(node.variable)
+            pending += [following for following, _ in node.next_functions]
+    return found
 
 
 @contextlib.contextmanager

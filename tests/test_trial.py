@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import SAMPLE, Affbench, tiny_config
 
+import affbench as package
 from affbench import training
 from affbench.config import RunConfig, override
 from affbench.errors import UsageError
@@ -97,7 +98,7 @@ class LaterError(Net):
 
 class Grows(Net):
     def forward(self, x):
-        if self.training: self.register_buffer("seen", x.sum((0, 1)))
+        self.register_buffer("seen", x.sum((1, 2, 3)) if self.training else torch.zeros(1))
         return super().forward(x)
 
 class ThreeChannels(nn.Module):
@@ -123,6 +124,12 @@ class Lazy(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.LazyConv2d(4, 9), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(10))
     def forward(self, x): return self.layers(x)
+
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.head = [nn.Linear(1600, 8)], nn.Linear(8, 10)
+    def forward(self, x): return self.head(self.layers[0](x.flatten(1)) + torch.zeros(8, requires_grad=True))
 
 class LazyByHand(nn.Module):
     def __init__(self):
@@ -158,8 +165,12 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ("Pair", {}, r"must return class scores \(2, 10\), not a tuple of 2: return the scores alone"),
         ("Dict", {}, r"not a dict with 'logits': return the scores alone"),
         ("Capsules", {}, r"not \(2, 10, 16\): lengths of capsules, .norm\(dim=-1\), are scores"),
-        ("Net", {"classes": 9}, r"must return class scores \(2, 10\), not \(2, 9\): the digits have 10 classes"),
-        ("Net", {"classes": 1000}, r"not \(2, 1000\): the digits have 10 classes"),
+        (
+            "Net",
+            {"classes": 9},
+            r"must return class scores \(2, 10\), not \(2, 9\): a real number for each of 10 classes",
+        ),
+        ("Net", {"classes": 1000}, r"not \(2, 1000\): a real number for each of 10 classes"),
         ("Net", {"inputs": 784}, r"cannot take the 40×40 images .*, float32 \(2, 1, 40, 40\): RuntimeError: mat1 and"),
         ("ThreeChannels", {}, r"float32 \(2, 1, 40, 40\): RuntimeError: .*to have 3 channels"),
         ("Complex", {}, "has complex parameters, which affbench does not train"),
@@ -199,7 +210,7 @@ def test_double_precision_is_named(config: Any, workspace: Workspace) -> None:
 
 def test_last_batch_of_one_image_is_said_before_the_first(config: Any, workspace: Workspace) -> None:
     data = {"train_set": SAMPLE, "limit": 97}
-    with pytest.raises(UsageError, match=r"one image.* choose another --batch-size or --limit. .*more than 1 value"):
+    with pytest.raises(UsageError, match=r"is a single image.* another --batch-size or --limit \(.*more than 1 value"):
         train(override(config("Norm"), data=data), workspace)
     train(override(config("Net"), data=data), workspace)
 
@@ -215,8 +226,21 @@ def test_unusual_models_train_are_tested_and_go_on(config: Any, workspace: Works
     assert run.environment["parameters"] > 80
 
 
+def test_layers_in_a_list_are_said_to_stay_untrained(config: Any, affbench: Affbench) -> None:
+    options = ("--train-set", SAMPLE, "--limit", "64", "--epochs", "1", "--device", "cpu")
+    ended = affbench("train", "--model", f"{NAME}:Listed", *options)
+    assert ended.status == 0
+    assert "warning: 12,808 numbers that take part in the loss are no parameters" in " ".join(ended.stderr.split())
+    assert "warning" not in affbench("train", "--model", f"{NAME}:HalfFrozen", *options).stderr
+
+
+def test_only_modules_are_evaluated() -> None:
+    with pytest.raises(UsageError, match=r"a torch.nn.Module, not a function"):
+        package.evaluate(lambda images: images, package.load_dataset(SAMPLE, limit=2))  # type: ignore[arg-type]
+
+
 def test_error_in_a_later_step_names_the_step(config: Any, workspace: Workspace) -> None:
-    with pytest.raises(UsageError, match=r"epoch 1, batch 3 \(32 images\): LookupError: third step \(strangers_of_a"):
+    with pytest.raises(UsageError, match=r"epoch 1, batch 3 of 32: LookupError: third step \(strangers_of_a"):
         train(config("LaterError"), workspace)
 
 

@@ -86,12 +86,12 @@ def check_scores(output: object, images: int, classes: int | None = None) -> Ten
     UsageError
         It is something else.
     """
-    hint = "return the scores alone, and let a method loss(images, labels) see to the rest"
+    hint = "return the scores alone, in training as well, and let a method loss(images, labels) see to the rest"
     if isinstance(output, Tensor):
         if output.shape == (images, classes or output.shape[-1]) and not output.is_complex():
             return output
         capsules = output.ndim == 3 and output.shape[1] == classes
-        hint = "lengths of capsules, .norm(dim=-1), are scores" if capsules else "the digits have 10 classes"
+        hint = "lengths of capsules, .norm(dim=-1), are scores" if capsules else "a real number for each of 10 classes"
     wanted = f"({images}, {classes or 'K'})"
     raise UsageError(f"the model must return class scores {wanted}, not {described(output)}: {hint}.")
 
