@@ -20,6 +20,7 @@ Origin = Literal["reference", "yours"]
 
 REPORTS = "reports"  # the folder among the committed runs that holds reports over them
 MAX_BYTES = 1_000_000  # of a committed file: results are small, checkpoints are not committed
+EARLIER = ", earlier edition"  # of a set that had other images when runs were tested on it
 _KNOWN = re.compile(r"config\.toml|history\.csv|environment\.json|manifest\.json|eval-.+\.json|model\.safetensors")
 
 
@@ -90,7 +91,7 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
     Returns
     -------
     list of Leaderboard
-        One per set that a run was tested on, by name.
+        One per set that a run was tested on, by name; results on an earlier edition of a set stand apart.
 
     Raises
     ------
@@ -104,17 +105,22 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
     entries: dict[str, list[tuple[Origin, Run, EvaluationRecord]]] = {}
     for origin, run in runs.values():
         for name, record in run.evaluations.items():
-            entries.setdefault(name, []).append((origin, run, record))
+            earlier = catalogue.is_earlier_edition(name, record.split, record.set_key)
+            entries.setdefault(f"{name}{EARLIER if earlier else ''}", []).append((origin, run, record))
     if not entries:
         raise ArtefactError(
             f"no run in {results_dir} was tested on a set yet; 'affbench train' and 'affbench eval' do."
         )
     if set_name is not None:
         name = catalogue.find_set(set_name).name
-        if name not in entries:
+        chosen = {key: found for key, found in entries.items() if key.removesuffix(EARLIER) == name}
+        if not chosen:
             raise UsageError(f"no run in {results_dir} was tested on '{name}': {nearest(name, entries)}")
-        entries = {name: entries[name]}
-    return [Leaderboard(name, _ranked(found), published_for(name)) for name, found in sorted(entries.items())]
+        entries = chosen
+    return [
+        Leaderboard(name, _ranked(found), published_for(name.removesuffix(EARLIER)))
+        for name, found in sorted(entries.items())
+    ]
 
 
 def leaderboard_table(board: Leaderboard) -> Table:

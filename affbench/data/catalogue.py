@@ -38,7 +38,8 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Form = Literal["original", "padded", "translated", "affine", "official"]
 
-VERSION = 2  # of the conversion code: raised whenever the same digits would give other images
+VERSION = 2  # of the conversion of affine sets: raised whenever the same digits would give other images
+PLACED_VERSION = 1  # of all other sets, likewise
 SAMPLE = "mnist-sample"
 _FAMILIES = ("mnist", SAMPLE, "fashion-mnist")
 _IDX = {
@@ -221,11 +222,24 @@ def set_key(spec: SetSpec, split: Split, data_dir: Path) -> str:
         An official set has not been fetched.
     """
     if spec.form != "official":
-        return store.content_key("convert", VERSION, set_inputs(spec, split))
+        return store.content_key("convert", _version(spec), set_inputs(spec, split))
     manifest = store.read_manifest(_official_path(spec, split, data_dir))
     if manifest is None:
         raise _missing(spec)
     return manifest.key
+
+
+def is_earlier_edition(name: str, split: str, key: str) -> bool:
+    """Whether a set that affbench makes had other images when it had this key: results on both cannot be compared."""
+    try:
+        spec = find_set(name)
+        return spec.form != "official" and key != set_key(spec, check_split(spec, split), Path())
+    except UsageError:
+        return False
+
+
+def _version(spec: SetSpec) -> int:
+    return VERSION if spec.affine else PLACED_VERSION
 
 
 def set_size(spec: SetSpec, split: Split, copies: int = COPIES) -> int | None:
@@ -261,7 +275,7 @@ def set_path(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES) 
     if spec.form == "official":
         return _official_path(spec, split, data_dir)
     many = f"-{copies}x" if spec.form == "affine" else ""
-    key = store.content_key("convert", VERSION, set_inputs(spec, split))
+    key = store.content_key("convert", _version(spec), set_inputs(spec, split))
     return sets_dir(data_dir) / f"{spec.name}-{split}{many}-{key[:8]}.h5"
 
 
@@ -302,7 +316,7 @@ def ensure_set(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES
         return path
     inputs = set_inputs(spec, split) | ({"copies": copies} if spec.form == "affine" else {})
     return store.derive_file(
-        path, "convert", VERSION, inputs, lambda target: _make(target, spec, split, data_dir, copies)
+        path, "convert", _version(spec), inputs, lambda target: _make(target, spec, split, data_dir, copies)
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from affbench.config import RunConfig
+from affbench.data.catalogue import is_earlier_edition
 from affbench.errors import AffbenchError
 from affbench.runs import Epoch, EvaluationRecord, Run, read_evaluation
 from affbench.statistics import SeedSummary, seed_summary
@@ -206,6 +207,12 @@ def read_results(runs: Iterable[LabelledRun]) -> Results:
             except AffbenchError as error:
                 problems.append(f"An evaluation of run {run.name} is left out: {error}")
             else:
+                if is_earlier_edition(record.set, record.split, record.set_key):
+                    problems.append(
+                        f"An evaluation of run {run.name} is left out: {record.set} had other images when it was made; "
+                        f"'affbench eval --set {record.set} --run {run.name}' makes it again."
+                    )
+                    continue
                 evaluations[record.set] = record
         if not evaluations:
             problems.append(f"Run {run.name} was not tested on any set yet; only its training is shown.")

@@ -118,3 +118,23 @@ def test_keys_tell_every_set_and_split_apart() -> None:
         for split in catalogue.SPLITS:
             keys.add(catalogue.set_key(catalogue.find_set(name), split, Path("nowhere")))
     assert len(keys) == 3 * len(names)
+
+
+def test_names_of_varied_sets_do_not_round() -> None:
+    names = [catalogue.find_set(f"affnist-synthetic@rotation={value}").name for value in ("30.1234567", "30.1235")]
+    assert names == ["affnist-synthetic@rotation=30.1234567", "affnist-synthetic@rotation=30.1235"]
+    assert catalogue.find_set("affnist-synthetic@rotation=45.0").name == "affnist-synthetic@rotation=45"
+
+
+@pytest.mark.parametrize("variation", ["only=shear,only=rotation", "rotation=1,rotation=45"])
+def test_a_variation_given_twice_is_refused(variation: str) -> None:
+    with pytest.raises(UsageError, match="twice"):
+        catalogue.find_set(f"affnist-synthetic@{variation}")
+
+
+def test_key_of_an_earlier_edition_is_known_as_such() -> None:
+    today = catalogue.set_key(catalogue.find_set("affnist-synthetic"), "test", Path())
+    before = "699c0d0204201a872fbd3f9e115f5627dceea50b59949a7265c582612455fbd9"  # of the committed runs of 2026
+    assert not catalogue.is_earlier_edition("affnist-synthetic", "test", today)
+    assert catalogue.is_earlier_edition("affnist-synthetic", "test", before)
+    assert not catalogue.is_earlier_edition("affnist", "test", before)  # official files know best themselves
