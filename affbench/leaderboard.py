@@ -141,9 +141,10 @@ def leaderboard_table(board: Leaderboard) -> Table:
     ]
     absent = Cell("–")
     rows += [
-        (absent, Cell(p.method), absent, absent, absent, Cell(f"{p.value:g}", p.value), absent, Cell(_published_as(p)))
+        (absent, Cell(p.method), absent, Cell(p.parameters or "–"), absent, Cell(f"{p.value:g}", p.value), absent,
+         Cell(f"{p.source}, on {p.set}, trained on {p.trained}; {p.status}"))
         for p in sorted(board.published, key=lambda other: -other.value)
-    ]
+    ]  # fmt: skip
     caption = (
         "Rank: 1 + the number of runs whose whole 95% interval lies above; equal ranks are ties within the noise. "
         "Intervals are over test images of one run (originals resampled where a set holds several versions of each "
@@ -274,7 +275,3 @@ def _parameters(run: Run) -> int | None:
     except AffbenchError:
         return None
     return value if isinstance(value, int) else None
-
-
-def _published_as(entry: Published) -> str:
-    return f"{entry.source}, on {entry.set}; {entry.status}"

@@ -64,13 +64,13 @@ class Standing:
             )
             rows += [
                 (Cell(f"{p.method} ({p.year})"), Cell(p.set), Cell("–"), Cell(f"{p.value:g}", p.value), Cell("–"),
-                 Cell(f"{p.source}; {p.status}"))
+                 Cell(f"{p.source}; trained on {p.trained}; {p.status}"))
                 for p in score.published
             ]  # fmt: skip
         columns = ("Model", "Set", "n", "Accuracy %", "95% interval", "Published")
         caption = (
-            f"{self.model}: {self.parameters:,} parameters. Published results on 'affnist' are of the official set and "
-            "of training on translated digits only; a synthetic set is drawn alike but holds other images."
+            f"{self.model}: {self.parameters:,} parameters. Published results on 'affnist' are of the official set; a "
+            "synthetic set is drawn alike but holds other images."
         )
         return Table(f"Where {self.model} stands", columns, tuple(rows), caption)
 

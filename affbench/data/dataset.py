@@ -17,6 +17,16 @@ TRANSFORM_COLUMNS = (
     "horizontal_translation",
 )
 
+TRANSFORM_UNITS = {
+    "rotation": "degrees counter-clockwise",
+    "shear": "pixels down per pixel right",
+    "vertical_expansion": "factor",
+    "horizontal_expansion": "factor",
+    "vertical_translation": "pixels down",
+    "horizontal_translation": "pixels right",
+}
+"""Unit of each factor of an affine transformation, for headings and axes."""
+
 UNPAIRED = "as the file counts, MNIST's digits not found"
 """The attribute ``order`` of official sets whose ``source_index`` does not count in MNIST's order begins so."""
 

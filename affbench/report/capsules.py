@@ -11,9 +11,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from affbench.analysis.capsules import Curve, Equivariance, Perturbation
-from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.data.dataset import TRANSFORM_COLUMNS, TRANSFORM_UNITS, Dataset
 from affbench.report.drawing import COLOURS, INK, MARKERS, Drawing, dress, literal, new_figure, save_drawing, show_sheet
-from affbench.report.tables import FACTOR_UNITS, Cell, Table
+from affbench.report.tables import Cell, Table
 
 _HIGHLIGHTED = 4  # dimensions with a colour of their own in a panel
 _SHORT = {name: name.replace("vertical_", "v. ").replace("horizontal_", "h. ") for name in TRANSFORM_COLUMNS}
@@ -105,7 +105,7 @@ def draw_equivariance(found: Equivariance, path: Path, *, title: str, caption: s
             _dimension_curves(axes, curve)
         else:
             _movement_curves(axes, curve, found.labels)
-        dress(axes, curve.factor.replace("_", " "), FACTOR_UNITS[curve.factor])
+        dress(axes, curve.factor.replace("_", " "), TRANSFORM_UNITS[curve.factor])
     for axes in panels[:, 0]:
         axes.set_ylabel("mean over digits" if single else "mean movement", fontsize=9, color=INK)
     if not single:

@@ -14,9 +14,9 @@ from matplotlib.ticker import MaxNLocator
 
 from affbench.analysis.answers import Mistake, PositionBin
 from affbench.analysis.factors import FactorCurve
-from affbench.data.dataset import Dataset
+from affbench.data.dataset import TRANSFORM_UNITS, Dataset
+from affbench.data.synthesis import AffineRange
 from affbench.report.drawing import COLOURS, INK, MARKERS, Drawing, dress, literal, new_figure, save_drawing, show_sheet
-from affbench.report.tables import FACTOR_UNITS
 
 _COLUMNS = 10
 TELLING = 20  # images of a position whose accuracy says something
@@ -145,9 +145,9 @@ def draw_factors(
             axes.plot(x, [100 * point.accuracy for point in curve.points], **look)
             low, high = ([100 * point.ci95[end] for point in curve.points] for end in (0, 1))
             axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-        dress(axes, factor.replace("_", " "), FACTOR_UNITS[factor])
+        dress(axes, factor.replace("_", " "), TRANSFORM_UNITS[factor])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-        if (reach := _AFFNIST.get(factor)) is not None:
+        if (reach := getattr(AffineRange(), factor)) is not None:
             axes.axvspan(*reach, color="#000000", alpha=0.05, linewidth=0)
     for axes in panels[len(factors) :]:
         axes.set_visible(False)
@@ -169,14 +169,6 @@ def draw_factors(
         for p in c.points
     )
     return save_drawing(figure, path, title, caption, header, rows)
-
-
-_AFFNIST = {
-    "rotation": (-20, 20),
-    "shear": (-0.2, 0.2),
-    "vertical_expansion": (0.8, 1.2),
-    "horizontal_expansion": (0.8, 1.2),
-}
 
 
 def _run_look(number: int) -> dict[str, Any]:

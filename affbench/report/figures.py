@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from affbench.data.dataset import TRANSFORM_UNITS
 from affbench.report.drawing import COLOURS, INK, MARKERS, Drawing, dress, literal, new_figure, save_drawing
 from affbench.report.results import Group, Results
-from affbench.report.tables import FACTOR_UNITS
 from affbench.runs import BinShare
 from affbench.statistics import SeedSummary, seed_summary
 
@@ -242,7 +242,7 @@ def by_transformation(results: Results, name: str, path: Path) -> Drawing | None
                     x, [100 * point[5] for point in curve], [100 * point[6] for point in curve], color=style.colour,
                     alpha=0.15, linewidth=0,
                 )  # fmt: skip
-        dress(axes, factor.replace("_", " "), FACTOR_UNITS.get(factor, ""))
+        dress(axes, factor.replace("_", " "), TRANSFORM_UNITS.get(factor, ""))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     for axes in panels[::columns]:
         axes.set_ylabel("accuracy %", fontsize=9, color=INK)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from affbench.report.tables import FACTOR_UNITS, Cell, Table, percent
+from affbench.data.dataset import TRANSFORM_UNITS
+from affbench.report.tables import Cell, Table, percent
 from affbench.runs import EvaluationRecord, Share
 
 
@@ -32,7 +33,7 @@ def evaluation_tables(record: EvaluationRecord) -> list[Table]:
         rows = [
             (
                 Cell(factor.replace("_", " ")),
-                Cell(f"{row.low:.3g} to {row.high:.3g} {FACTOR_UNITS[factor]}"),
+                Cell(f"{row.low:.3g} to {row.high:.3g} {TRANSFORM_UNITS[factor]}"),
                 *_cells(row),
             )
             for factor, rows in record.by_transformation.items()

@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.data.dataset import TRANSFORM_COLUMNS, TRANSFORM_UNITS, Dataset
 from affbench.errors import DataError
 from affbench.report.drawing import COLOURS, INK, dress, literal, new_figure, save_png, show_sheet, write_data
-
-_UNITS = ("degrees", "pixels per pixel", "factor", "factor", "pixels, down", "pixels, right")
 
 
 def sample_sheet(
@@ -99,16 +97,14 @@ def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
     heading = f"Transformations of {dataset.name}, {dataset.split}: {len(dataset):,} images"
     figure.suptitle(literal(heading), fontsize=10.5, color=INK)
     rows = []
-    for axes, name, unit, values in zip(
-        figure.subplots(2, 3).flat, TRANSFORM_COLUMNS, _UNITS, dataset.transforms.T, strict=True
-    ):
+    for axes, name, values in zip(figure.subplots(2, 3).flat, TRANSFORM_COLUMNS, dataset.transforms.T, strict=True):
         low, high = float(values.min()), float(values.max())
         if low == high:  # a factor that is switched off
             low, high = low - 0.5, high + 0.5
         counts, edges = np.histogram(values, bins=40, range=(low, high))
         rows += [(name, *ends, int(n)) for n, *ends in zip(counts, edges[:-1], edges[1:], strict=True)]
         axes.stairs(counts, edges, fill=True, color=COLOURS[0])
-        dress(axes, name.replace("_", " "), f"{unit}; {values.min():.3g} to {values.max():.3g}")
+        dress(axes, name.replace("_", " "), f"{TRANSFORM_UNITS[name]}; {values.min():.3g} to {values.max():.3g}")
         axes.set_ylim(bottom=0)
     figure.supylabel("images", fontsize=9, color=INK)
     write_data(Path(path), ("factor", "from", "to", "images"), rows)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from affbench.data.dataset import TRANSFORM_UNITS
 from affbench.report.published import ABLATION, Published, published_for
 from affbench.report.results import Group, LabelledRun, Results, read_results
 from affbench.runs import Share
@@ -18,16 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 _ABSENT = "–"
-FACTOR_UNITS = {
-    "rotation": "degrees",
-    "shear": "",
-    "vertical_expansion": "factor",
-    "horizontal_expansion": "factor",
-    "vertical_translation": "pixels",
-    "horizontal_translation": "pixels",
-}
-"""Unit of each factor of an affine transformation, for headings and axes."""
-
 INTERVALS = (
     "Brackets hold 95% intervals: with one seed over the choice of test images (originals resampled where a set holds "
     "several versions of each digit, else Wilson's); with several seeds Student's t interval of their mean, which "
@@ -348,7 +339,7 @@ def transformation_table(results: Results, name: str, *, note: str = "") -> Tabl
     factors = list(dict.fromkeys(factor for factor, _, _ in bins))
     rows = tuple(
         (
-            Cell(f"{factor.replace('_', ' ')} {low:g} to {high:g} {FACTOR_UNITS.get(factor, '')}".strip()),
+            Cell(f"{factor.replace('_', ' ')} {low:g} to {high:g} {TRANSFORM_UNITS.get(factor, '')}".strip()),
             *(_shares(cells[own.name]) if own.name in cells else Cell(_ABSENT) for own in groups),
         )
         for (factor, low, high), cells in sorted(
@@ -413,8 +404,9 @@ def published_table(results: Results, name: str, *, note: str = "") -> Table | N
     groups = [own for own in results.groups if own.records(name)]
     rows = [_ours(own, name) for own in groups] + [_theirs(row) for row in published]
     caption = (
-        f"Accuracy in percent. Here: {_described(name, groups)}. {INTERVALS} Published figures come without intervals; "
-        "the last column says how well each is confirmed."
+        f"Accuracy in percent. Here: {_described(name, groups)}. {INTERVALS} Published figures come without intervals; ± "
+        "is a standard deviation. Matched: tested where the accuracy on translated digits was that of the others. "
+        "Training on centred digits is another protocol. The last column says how well each figure is confirmed."
     )
     if name not in ("affnist", "mnist-translated"):
         caption += (
@@ -422,23 +414,36 @@ def published_table(results: Results, name: str, *, note: str = "") -> Table | N
             "where another set is named), after training on all of MNIST: they cannot be compared directly with those "
             f"of {name}."
         )
-    columns = ("Method", "Year", "Accuracy %", "Tested on", "Source", "Status")
+    columns = ("Method", "Year", "Parameters", "Accuracy %", "Tested on", "Trained on", "Source", "Status")
     return Table(f"Published results beside these: {name}", columns, tuple(rows), caption, note)
 
 
 def _ours(own: Group, name: str) -> tuple[Cell, ...]:
     seeds = len(own.records(name))
     status = f"measured, {seeds} seed{'' if seeds == 1 else 's'}"
-    return Cell(own.name), Cell(_ABSENT), accuracy_cell(own, name), Cell(name), Cell("this report"), Cell(status)
+    size = Cell(_ABSENT) if own.parameters is None else Cell(f"{own.parameters:,}", own.parameters)
+    trained = "translated digits" if own.config.data.shift else own.config.data.train_set
+    return (
+        Cell(own.name),
+        Cell(_ABSENT),
+        size,
+        accuracy_cell(own, name),
+        Cell(name),
+        Cell(trained),
+        Cell("this report"),
+        Cell(status),
+    )
 
 
 def _theirs(row: Published) -> tuple[Cell, ...]:
-    tested = "affNIST, official" if row.set == "affnist" else row.set
+    spread = "" if row.sd is None else f" ± {row.sd:g}"
     return (
         Cell(row.method),
         Cell(str(row.year), row.year),
-        Cell(f"{row.value:g}", row.value),
-        Cell(tested),
+        Cell(row.parameters or _ABSENT),
+        Cell(f"{row.value:g}{spread}", row.value),
+        Cell("affNIST, official" if row.set == "affnist" else row.set),
+        Cell(row.trained),
         Cell(row.source),
         Cell(row.status),
     )
