@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from PIL import Image
 from torchvision.datasets import VisionDataset
 
-from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.data.dataset import TRANSFORM_COLUMNS
 from affbench.errors import DataError, UsageError, nearest
 
+_LOG = logging.getLogger(__name__)
 TARGETS = ("label", "transform", "source_index")
 
 
@@ -41,11 +43,12 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
     Attributes
     ----------
     data
-        uint8 tensor (N, 40, 40).
+        uint8 tensor (N, 40, 40). It and the three below can be assigned, as torchvision's MNIST allows: a choice of
+        images, or other labels.
     targets
         int64 tensor (N,), the labels.
-    transforms_table
-        float32 tensor (N, 6), or None where the set has no transformations.
+    transforms_table, source_index
+        float32 tensor (N, 6) and int64 tensor (N,), or None where the set has no transformations.
     classes, class_to_idx
         As torchvision's MNIST.
 
@@ -77,47 +80,37 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
         target_type: str | Sequence[str] = "label",
     ) -> None:
         # Imported here because the catalogue knows every set, and this module only one way to look at them.
-        from affbench.data.catalogue import load_dataset
-        from affbench.data.fetch.sets import fetch_for
+        from affbench.data import catalogue
 
         _check_targets(target_type)
+        folder, spec = Path(root), catalogue.find_set(name)
+        part = catalogue.check_split(spec, split)
         if download:
-            fetch_for(name, split, Path(root))
-        self._fill(load_dataset(name, split=split, data_dir=Path(root)), root, transform, target_transform, target_type)
+            from affbench.data.fetch.sets import fetch_for
 
-    @classmethod
-    def from_dataset(
-        cls,
-        dataset: Dataset,
-        transform: Callable[[Any], Any] | None = None,
-        target_transform: Callable[[Any], Any] | None = None,
-        *,
-        target_type: str | Sequence[str] = "label",
-    ) -> Self:
-        """The same over a set that is in memory; parameters and errors as for the class."""
-        _check_targets(target_type)
-        made = cls.__new__(cls)
-        made._fill(dataset, "", transform, target_transform, target_type)
-        return made
-
-    def _fill(
-        self,
-        dataset: Dataset,
-        root: str | Path,
-        transform: Callable[[Any], Any] | None,
-        target_transform: Callable[[Any], Any] | None,
-        target_type: str | Sequence[str],
-    ) -> None:
+            fetch_for(name, split, folder)
+        if not catalogue.is_ready(spec, part, folder):
+            if spec.form == "official":
+                raise DataError(
+                    f"the official set '{name}' ({split}) is not in {folder}: 'download=True' fetches it; "
+                    f"name='affnist-synthetic' is a set drawn in the same way from MNIST's digits."
+                )
+            n = catalogue.set_size(spec, part) or 0
+            _LOG.warning(
+                "making %s (%s) in %s, once: %s images, %s MB unpacked",
+                name, split, folder, f"{n:,}", f"{n * spec.canvas**2 / 1e6:,.0f}",
+            )  # fmt: skip
+        dataset = catalogue.load_dataset(name, split=split, data_dir=folder)
         super().__init__(str(root), transform=transform, target_transform=target_transform)
         self.dataset = dataset
         self.target_type = (target_type,) if isinstance(target_type, str) else tuple(target_type)
-        given = {"transform": dataset.transforms, "source_index": dataset.source_index}
-        for wanted in self.target_type:
-            if wanted in given and given[wanted] is None:
+        for wanted, values in (("transform", dataset.transforms), ("source_index", dataset.source_index)):
+            if wanted in self.target_type and values is None:
                 raise DataError(f"{dataset.name} ({dataset.split}) has no {wanted} to give as a target.")
         self.data = _tensor(dataset.images)
         self.targets = _tensor(dataset.labels).long()
         self.transforms_table = None if dataset.transforms is None else _tensor(dataset.transforms)
+        self.source_index = None if dataset.source_index is None else _tensor(dataset.source_index).long()
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -125,11 +118,11 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
         return {name: index for index, name in enumerate(self.classes)}
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """The image and the target at `index`, each after its transform."""
-        image: Any = Image.fromarray(self.dataset.images[index])
+        image: Any = Image.fromarray(self.data[index].numpy())
         target: Any = tuple(self._target(kind, index) for kind in self.target_type)
         if len(target) == 1:
             target = target[0]
@@ -140,12 +133,13 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
         return image, target
 
     def _target(self, kind: str, index: int) -> Any:
-        if kind == "label":
-            return int(self.dataset.labels[index])
-        if kind == "transform" and self.transforms_table is not None:
-            return self.transforms_table[index].clone()
-        assert self.dataset.source_index is not None  # noqa: S101 - for the type checker
-        return int(self.dataset.source_index[index])
+        name = {"label": "targets", "transform": "transforms_table"}.get(kind, kind)
+        values = getattr(self, name)
+        if len(values) != len(self.data):
+            raise UsageError(
+                f"data has {len(self.data):,} images, but {name} {len(values):,} values: choose from both."
+            )
+        return values[index].clone() if kind == "transform" else int(values[index])
 
     def extra_repr(self) -> str:
         """What `repr` adds: the set and the columns of its transformations."""

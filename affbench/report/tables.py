@@ -404,8 +404,8 @@ def published_table(results: Results, name: str, *, note: str = "") -> Table | N
     groups = [own for own in results.groups if own.records(name)]
     rows = [_ours(own, name) for own in groups] + [_theirs(row) for row in published]
     caption = (
-        f"Accuracy in percent. Here: {_described(name, groups)}. {INTERVALS} Published figures come without intervals; ± "
-        "is a standard deviation. Matched: tested where the accuracy on translated digits was that of the others. "
+        f"Accuracy in percent. Here: {_described(name, groups)}. {INTERVALS} Published figures come without intervals; "
+        "± is a standard deviation. Matched: tested where the accuracy on translated digits was that of the others. "
         "Training on centred digits is another protocol. The last column says how well each figure is confirmed."
     )
     if name not in ("affnist", "mnist-translated"):

@@ -48,8 +48,31 @@ def test_transformation_can_be_the_target(data_dir: Path) -> None:
     assert source == expected.source_index[1003]
 
 
+def test_data_and_targets_can_be_assigned_as_torchvisions(data_dir: Path) -> None:
+    digits = AffNIST(data_dir, name=NAME, target_type=("label", "source_index"))
+    chosen = digits.targets == 7
+    seventh = digits.data[chosen][3]
+    digits.data, digits.targets = digits.data[chosen], torch.arange(int(chosen.sum()))
+    assert len(digits) == chosen.sum()
+    with pytest.raises(UsageError, match="choose from all"):
+        digits[3]
+    digits.source_index = digits.source_index[chosen]
+    image, (label, source) = digits[3]
+    assert bytes(image.tobytes()) == bytes(seventh.numpy().tobytes())
+    assert (label, source) == (3, int(digits.source_index[3]))
+
+
+def test_making_a_large_set_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    AffNIST(tmp_path, name="mnist-padded-sample")
+    AffNIST(tmp_path, name="mnist-padded-sample")
+    assert [record.getMessage().partition(" in ")[0] for record in caplog.records] == [
+        "making mnist-padded-sample (test)"
+    ]
+    assert "1,000 images, 2 MB unpacked" in caplog.text
+
+
 def test_nothing_is_downloaded_unless_asked(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="affbench fetch affnist"):
+    with pytest.raises(DataError, match="'download=True' fetches it; name='affnist-synthetic'"):
         AffNIST(tmp_path)
 
 
