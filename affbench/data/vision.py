@@ -136,9 +136,7 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
         name = {"label": "targets", "transform": "transforms_table"}.get(kind, kind)
         values = getattr(self, name)
         if len(values) != len(self.data):
-            raise UsageError(
-                f"data has {len(self.data):,} images, but {name} {len(values):,} values: choose from both."
-            )
+            raise UsageError(f"data has {len(self.data):,} images, but {name} {len(values):,} values: choose from all.")
         return values[index].clone() if kind == "transform" else int(values[index])
 
     def extra_repr(self) -> str:
