@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from affbench.models.layout import prepare
 from affbench.models.options import whole
 from affbench.progress import Progress
 from affbench.steps import WARM_UP, make_step
+from affbench.trial import try_model
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -196,7 +198,7 @@ def benchmark_speed(
     torch.manual_seed(0)
     images = torch.rand(batch_size, 1, canvas, canvas, device=device)
     labels = torch.randint(10, (batch_size,), device=device)
-    candidate = _Candidate(build_model(model, canvas=canvas, **options), images, labels, precision)
+    candidate = _Candidate(_network(model, canvas, options, device, precision, progress), images, labels, precision)
     actions: dict[str, Action] = {"step": candidate.step, "evaluation": candidate.evaluate}
     convolutions = _Convolutions(candidate)
     if convolutions:
@@ -292,13 +294,24 @@ def cost_curves(
     for count, size, side in dict.fromkeys(settings for _, _, settings in cases):
         own = options if count is None else options | {"routings": count}
         images, labels = torch.rand(size, 1, side, side, device=device), torch.randint(10, (size,), device=device)
-        network = build_model(model, canvas=side, **own)
+        network = _network(model, side, own, device, precision, progress or Progress())
         steps[str((count, size, side))] = _Candidate(network, images, labels, precision).step
     seconds = _in_turns(steps, repeats, device, progress or Progress())
     return [
         CostPoint(varied, value, Spread.of([settings[1] / second for second in seconds[str(settings)]]))
         for varied, value, settings in cases
     ]
+
+
+def _network(
+    name: str, canvas: int, options: Mapping[str, Any], device: torch.device, precision: Computed, progress: Progress
+) -> nn.Module:
+    """A model that has passed the trial of training, on noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, canvas, canvas), np.uint8)
+    sample = Dataset("noise", "test", noise, np.arange(2, dtype=np.uint8))
+    return try_model(
+        partial(build_model, name, canvas=canvas, **options), sample, device, precision, 2, progress.note
+    )()
 
 
 class _Candidate:

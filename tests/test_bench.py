@@ -135,6 +135,18 @@ def test_bad_arguments_are_named(change, words):
         benchmark_speed(**arguments)
 
 
+def test_models_from_outside_are_tried_first(tmp_path, monkeypatch):
+    (tmp_path / "timed_of_a_test.py").write_text(
+        "from torch import nn\n"
+        "def lazy(classes=10): return nn.Sequential(nn.LazyConv2d(2, 9), nn.Flatten(), nn.LazyLinear(classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = {"device": CPU, "precision": "float32", "batch_size": 2, "repeats": 1}
+    assert benchmark_speed("timed_of_a_test.py:lazy", **arguments).parameters == 20654
+    with pytest.raises(UsageError, match=r"must return class scores \(2, 10\), not \(2, 9\)"):
+        benchmark_speed("timed_of_a_test.py:lazy", options={"classes": 9}, **arguments)
+
+
 def test_a_textbook_file_that_fails_is_named(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('no')")
