@@ -5,6 +5,7 @@ Digits are shown as dark ink on white paper.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,10 @@ def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
         low, high = float(values.min()), float(values.max())
         if low == high:  # a factor that is switched off
             low, high = low - 0.5, high + 0.5
-        counts, edges = np.histogram(values, bins=40, range=(low, high))
+        if (values == np.rint(values)).all():  # translations: a bin for each whole number
+            counts, edges = np.histogram(values, np.arange(math.floor(low), math.ceil(high) + 2) - 0.5)
+        else:
+            counts, edges = np.histogram(values, bins=40, range=(low, high))
         rows += [(name, *ends, int(n)) for n, *ends in zip(counts, edges[:-1], edges[1:], strict=True)]
         axes.stairs(counts, edges, fill=True, color=COLOURS[0])
         dress(axes, name.replace("_", " "), f"{TRANSFORM_UNITS[name]}; {values.min():.3g} to {values.max():.3g}")
