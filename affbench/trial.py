@@ -76,13 +76,7 @@ def try_model(
         )
     _check_loadable(ready, _state(model))
     if smallest == 1:
-        try:
-            _train(model, images[:1], labels[:1], precision)
-        except UsageError as error:
-            raise UsageError(
-                "one batch of each epoch, or the part of it that a process of torchrun gets, is a single image, which "
-                f"the model cannot be trained on: choose another --batch-size or --limit ({error})"
-            ) from error
+        _train_alone(model, images[:1], labels[:1], precision)
 
     def again() -> nn.Module:
         fresh = build()
@@ -164,6 +158,16 @@ def _leaves(loss: Tensor) -> set[Tensor]:
                 found.add(node.variable)
             pending += [following for following, _ in node.next_functions]
     return found
+
+
+def _train_alone(model: nn.Module, images: Tensor, labels: Tensor, precision: Computed) -> None:
+    try:
+        _train(model, images, labels, precision)
+    except UsageError as error:
+        raise UsageError(
+            "one batch of each epoch, or the part of it that a process of torchrun gets, is a single image, which the "
+            f"model cannot be trained on: choose another --batch-size or --limit ({error})"
+        ) from error
 
 
 @contextlib.contextmanager
