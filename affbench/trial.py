@@ -38,16 +38,12 @@ def try_model(
 
     Parameters
     ----------
-    build
-        Builds the model.
-    sample
-        Two images as the model will get them.
+    build, sample
+        Builds the model; two images as it will get them.
     device, precision
         Where and in what it will be trained.
-    smallest
-        Images of the smallest batch it will be trained on.
-    note
-        Told what is suspicious.
+    smallest, note
+        Images of the smallest batch it will be trained on; told what is suspicious.
 
     Returns
     -------
