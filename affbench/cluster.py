@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,7 @@ def _work(job: _Job, number: int, cell: Cell, key: str) -> CellResult:
     """In a worker: train and test one cell."""
     sys.path += [entry for entry in job.modules if entry not in sys.path]
     courier = _Courier(job, number)
-    courier.tell("begins")
+    _wait(courier.tell("begins"))  # as no cell may die, or end, that nobody saw
     try:
         with using_threads(job.threads), contextlib.ExitStack() as stack:
             workspace = replace(job.workspace, data=_data_folder(job, courier), progress=courier)
@@ -280,14 +281,14 @@ class _Courier(Progress, Task):
         yield self
 
     def advance(self, amount: float, text: str = "") -> None:
-        """Tell it, not too often, and do not wait for the answer."""
+        """Tell it, not too often."""
         if time.monotonic() - self._told >= TELL_SECONDS:
             self._told = time.monotonic()
-            self._news.actor.put_nowait.remote((self._number, self._where, f"{self._title} {text}".rstrip()))
+            self.tell(f"{self._title} {text}".rstrip())
 
-    def tell(self, text: str) -> None:
-        """Tell it, and be sure that it is heard."""
-        self._news.put_nowait((self._number, self._where, text))
+    def tell(self, text: str) -> Any:
+        """Tell it, and do not wait."""
+        return self._news.actor.put_nowait.remote((self._number, self._where, text))
 
     def saved(self, path: Path) -> None:
         """Put a checkpoint back, and what belongs to it."""
@@ -333,6 +334,14 @@ def _at_home(job: _Job, function: Callable[..., Any], *arguments: Any) -> Any:
     import ray
 
     try:
-        return ray.get(ray.remote(**_at(ray, job.home))(function).remote(*arguments))
+        return _wait(ray.remote(**_at(ray, job.home))(function).remote(*arguments))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+
+
+def _wait(reference: Any) -> Any:
+    """In a worker: what Ray answers; asked in another thread, as Ray begins a cell in place of one whose own waits."""
+    import ray
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(ray.get, reference).result()
