@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import io
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -27,98 +27,12 @@ from affbench.errors import ArtefactError
 CHUNK = 256  # images a chunk: 400 kB at 40×40, so a slice costs little more than itself
 
 
-class _Steadfast:
-    """A file that takes whatever HDF5 writes, and keeps the first error of the operating system for later.
-
-    A library that cannot write its last bytes, such as those of a full disk, crashes when the process ends.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w+b", buffering=0)
-        self._position = self._end = 0
-        self.error: OSError | None = None
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-
-        def action() -> None:
-            self._file.seek(self._position)
-            written = 0
-            while written < len(view):
-                written += self._file.write(view[written:]) or 0
-
-        self._try(action)
-        self._position += len(view)
-        self._end = max(self._end, self._position)
-        return len(view)
-
-    def read(self, size: int = -1) -> bytes:
-        data = bytearray(max(size, 0))
-        self.readinto(data)
-        return bytes(data)
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        view[:] = bytes(len(view))
-
-        def action() -> None:
-            self._file.seek(self._position)
-            found = 0
-            while found < len(view) and (n := self._file.readinto(view[found:])):
-                found += n
-
-        self._try(action)
-        self._position += len(view)
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        self._end = self._position if size is None else size
-        self._try(lambda: self._file.truncate(self._end))
-        return self._end
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        try:
-            self._file.close()
-        except OSError as error:
-            self.error = self.error or error
-
-    def _try(self, action: Callable[[], object]) -> None:
-        """After the first error the file is lost, so nothing more is tried."""
-        if self.error is None:
-            try:
-                action()
-            except OSError as error:
-                self.error = error
-
-
 @contextlib.contextmanager
-def _whole(target: _Steadfast) -> Iterator[h5py.File]:
-    try:
-        with h5py.File(target, "w") as file:
-            yield file
-    except Exception as error:
-        if target.error is not None and error is not target.error:
-            raise target.error from error
-        raise
-    finally:
-        target.close()
-    if target.error is not None:
-        raise target.error
+def new_file(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file to write in a ``with`` block.
 
-
-def new_file(path: Path) -> contextlib.AbstractContextManager[h5py.File]:
-    """A new HDF5 file to write in a ``with`` block; a full disk ends in an ordinary error, not in a crash.
+    It is made in memory and written at once: HDF5 crashes at exit where it cannot write its last bytes, such as those
+    of a full disk.
 
     Parameters
     ----------
@@ -130,11 +44,14 @@ def new_file(path: Path) -> contextlib.AbstractContextManager[h5py.File]:
     OSError
         On leaving the block: the operating system did not take all that was written.
     """
-    return _whole(_Steadfast(path))
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    path.write_bytes(content.getbuffer())
 
 
 class SetWriter:
-    """Writes a converted set part by part, so that a set never has to fit in memory.
+    """Writes a converted set part by part, so that no more than the compressed set is ever in memory.
 
     Parameters
     ----------
@@ -152,8 +69,7 @@ class SetWriter:
 
     def __init__(self, path: Path, count: int, canvas: int, attributes: Mapping[str, Any], *, affine: bool) -> None:
         self._open = contextlib.ExitStack()
-        self._target = _Steadfast(path)
-        self._file = self._open.enter_context(_whole(self._target))
+        self._file = self._open.enter_context(new_file(path))
         self._next = 0
         self._count = count
         chunk = max(1, min(CHUNK, count))
@@ -175,8 +91,6 @@ class SetWriter:
 
     def append(self, part: Dataset) -> None:
         """Add the next images."""
-        if self._target.error is not None:
-            raise self._target.error
         stop = self._next + len(part)
         for name in self._file:
             self._file[name][self._next : stop] = getattr(part, name)
@@ -202,9 +116,11 @@ class SetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.__exit__(kind, error, trace)
         if error is None and self._next != self._count:
-            raise ArtefactError(f"a set of {self._count:,} images was announced, but {self._next:,} were written.")
+            error = ArtefactError(f"a set of {self._count:,} images was announced, but {self._next:,} were written.")
+            self._open.__exit__(type(error), error, None)
+            raise error
+        self._open.__exit__(kind, error, trace)
 
 
 def write_set(path: Path, dataset: Dataset, attributes: Mapping[str, Any]) -> None:
