@@ -58,11 +58,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The runs that were tested on one set, the best first, and the published results on it."""
+    """The runs that were tested on one set, the best first, published results on it, and what is left out."""
 
     set: str
     rows: tuple[Row, ...]
     published: tuple[Published, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-serialisable form."""
@@ -79,7 +80,8 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
 
     Two runs share a rank unless the 95% interval of one lies wholly above that of the other. That asks more than a test
     of their difference would, all the more as models err on the same images, so it errs towards ties; it needs no
-    predictions, and so works for committed runs as well. A run that is in both folders counts once.
+    predictions, and so works for committed runs as well. A run counts once, and one that cannot be read is left out and
+    named.
 
     Parameters
     ----------
@@ -98,18 +100,37 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
     UsageError
         No run was tested on that set.
     ArtefactError
-        There is no finished run with an evaluation, or a file of one is damaged.
+        There is no finished run with an evaluation that can be read.
     """
-    runs: dict[str, tuple[Origin, Run]] = {run.name: ("yours", run) for run in list_runs(results_dir) if run.finished}
-    runs |= {run.name: ("reference", run) for run in _reference_runs(reference_dir(results_dir))}
+    yours = sorted((run for run in list_runs(results_dir) if run.finished), key=lambda run: len(run.name))
+    origins: list[tuple[Origin, Run]] = [("reference", run) for run in _reference_runs(reference_dir(results_dir))]
+    origins += [("yours", run) for run in yours]
     entries: dict[str, list[tuple[Origin, Run, EvaluationRecord]]] = {}
-    for origin, run in runs.values():
-        for name, record in run.evaluations.items():
-            earlier = catalogue.is_earlier_edition(name, record.split, record.set_key)
-            entries.setdefault(f"{name}{EARLIER if earlier else ''}", []).append((origin, run, record))
+    left_out: list[str] = []
+    counted: dict[str, str] = {}  # key to name
+    for origin, run in origins:
+        try:
+            records = (validate_reference(run.path) if origin == "reference" else run).evaluations
+            _ = run.config, run.environment  # verified, before anything of the run is shown
+            key = run.manifest.key if run.manifest else ""
+            if counted.get(key, run.name) != run.name:
+                raise ArtefactError(f"it is a copy of {counted[key]}.")
+        except AffbenchError as error:
+            left_out.append(f"Run {run.name} is left out: {error}")
+            continue
+        if key not in counted:
+            counted[key] = run.name
+            for name, record in records.items():
+                earlier = catalogue.is_earlier_edition(name, record.split, record.set_key)
+                entries.setdefault(f"{name}{EARLIER if earlier else ''}", []).append((origin, run, record))
     if not entries:
         raise ArtefactError(
-            f"no run in {results_dir} was tested on a set yet; 'affbench train' and 'affbench eval' do."
+            " ".join(
+                (
+                    f"no run in {results_dir} was tested on a set yet; 'affbench train' and 'affbench eval' do.",
+                    *left_out,
+                )
+            )
         )
     if set_name is not None:
         name = catalogue.find_set(set_name).name
@@ -118,7 +139,7 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
             raise UsageError(f"no run in {results_dir} was tested on '{name}': {nearest(name, entries)}")
         entries = chosen
     return [
-        Leaderboard(name, _ranked(found), published_for(name.removesuffix(EARLIER)))
+        Leaderboard(name, _ranked(found), published_for(name.removesuffix(EARLIER)), tuple(left_out))
         for name, found in sorted(entries.items())
     ]
 
@@ -152,7 +173,9 @@ def leaderboard_table(board: Leaderboard) -> Table:
     )
     if board.published:
         caption += " Published results are on the sets named in them, without rank."
-    return Table(f"Leaderboard: {board.set}", columns, tuple(rows), caption)
+    if len({row.n for row in board.rows}) > 1:
+        caption += " Not all were tested on as many images: compare rows of one n."
+    return Table(f"Leaderboard: {board.set}", columns, tuple(rows), caption, " ".join(board.left_out))
 
 
 def add_reference(run: Run, results_dir: Path) -> Run:
@@ -240,7 +263,7 @@ def _reference_runs(folder: Path) -> Iterable[Run]:
     if not folder.is_dir():
         return []
     return [
-        validate_reference(path)
+        Run(path)
         for path in sorted(folder.iterdir())
         if path.is_dir() and not path.name.startswith(".") and path.name != REPORTS
     ]

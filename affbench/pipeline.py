@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -14,10 +15,10 @@ from affbench import cluster, store
 from affbench.config import DataConfig, EvaluationConfig, Pipeline, RunConfig
 from affbench.data import catalogue
 from affbench.errors import AffbenchError, DataError, UsageError
-from affbench.evaluation import is_evaluated
-from affbench.report import Extra, LabelledRun, Report, summary_table, write_report
-from affbench.report.pictures import model_extras, sample_pictures
-from affbench.runs import Run, list_runs, runs_dir
+from affbench.evaluation import evaluate_run, is_evaluated
+from affbench.report import LabelledRun, Report, Results, read_results, summarise, write_report
+from affbench.report.pictures import model_extras, samples_of
+from affbench.runs import EvaluationRecord, Run, list_runs, runs_dir
 from affbench.sweep import Cell, Engine, SweepResult, run_cells, sweep_cells
 from affbench.training import Plan, is_trained, plan_run
 from affbench.workspace import Workspace
@@ -25,7 +26,7 @@ from affbench.workspace import Workspace
 State = Literal["cached", "to do", "missing"]
 LOCAL = Engine()
 _PAGE = re.compile(r"manifest\.json|report\.(md|html)|(figures|pictures)/[^/]+\.(png|csv)")
-REPORT_VERSION = 2  # of the report stage: raised whenever the same runs would give another page
+REPORT_VERSION = 3  # of the report stage: raised whenever the same runs would give another page
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,14 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace, engine: Engine = LOCA
     runs = [
         LabelledRun(cell.label, Run(plan.folder)) for cell, plan in zip(cells, plans, strict=True) if is_trained(plan)
     ]
-    table = summary_table(runs, title=pipeline.title, note=pipeline.note)
+    results = _on_common_images(read_results(runs), workspace, pipeline.evaluation)
+    table = summarise(results, title=pipeline.title, note=pipeline.note)
     outcome = Outcome(result, Report(folder / "report.md", folder / "report.html", table))
     if store.cached(folder, "report", REPORT_VERSION, inputs):
         return outcome
     make_report(
         folder,
-        runs,
+        results,
         workspace,
         title=pipeline.title,
         note=pipeline.note,
@@ -203,7 +205,8 @@ def run_sweep(
     if not runs:
         raise AffbenchError(f"no cell of the sweep finished; the first one failed because {result.failed[0].error}")
     title = f"Routing sweep of {config.model.name}"
-    return Outcome(result, make_report(folder, runs, workspace, title=title, note="", sets=evaluation.sets))
+    results = _on_common_images(read_results(runs), workspace, evaluation)
+    return Outcome(result, make_report(folder, results, workspace, title=title, note="", sets=evaluation.sets))
 
 
 def run_cells_on(
@@ -225,17 +228,54 @@ def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
     AffbenchError
         There is no finished run.
     """
-    runs = [LabelledRun(run.config.model.name, run) for run in list_runs(workspace.results) if run.finished]
+    runs = [LabelledRun(_model_of(run), run) for run in list_runs(workspace.results) if run.finished]
     if not runs:
         raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
-    sets = sorted({name for run in runs for name in _evaluated_sets(run.run)})
+    results = _on_common_images(read_results(runs), workspace)
     folder = report_dir(workspace.results, "all")
-    return make_report(folder, runs, workspace, title="All runs", note="", sets=sets, explain=explain)
+    return make_report(folder, results, workspace, title="All runs", note="", sets=results.sets, explain=explain)
+
+
+def _model_of(run: Run) -> str:
+    try:
+        return run.config.model.name
+    except AffbenchError:  # said in the report
+        return run.name
+
+
+def _on_common_images(results: Results, workspace: Workspace, asked: EvaluationConfig | None = None) -> Results:
+    """The same images of each set for every run: the first ones, as many as all were tested on, or as are asked for.
+
+    A later evaluation by another command may have been of more. Where the predictions are gone, a record stays as it
+    is, and tables say so.
+    """
+    common: dict[str, int] = {}
+    for result in results.results:
+        for name, record in result.evaluations.items():
+            common[name] = min(common.get(name, record.n), record.n)
+    if asked is not None:
+        for spec in map(catalogue.find_set, asked.sets):
+            sizes = (common.get(spec.name), catalogue.set_size(spec, "test", asked.copies), asked.limit)
+            common[spec.name] = min((n for n in sizes if n is not None), default=0)
+    narrowed = []
+    for own in results.results:
+        records = own.evaluations.items()
+        same = {name: _narrowed(own.run, record, common[name], workspace) for name, record in records}
+        narrowed.append(replace(own, evaluations=same))
+    return replace(results, results=tuple(narrowed))
+
+
+def _narrowed(run: Run, record: EvaluationRecord, n: int, workspace: Workspace) -> EvaluationRecord:
+    copies = record.copies or catalogue.COPIES
+    with contextlib.suppress(AffbenchError):
+        if record.n > n and is_evaluated(run, record.set, workspace, copies=copies, limit=n):
+            return evaluate_run(run, record.set, workspace, copies=copies, limit=n)
+    return record
 
 
 def make_report(
     folder: Path,
-    runs: Sequence[LabelledRun],
+    results: Results,
     workspace: Workspace,
     *,
     title: str,
@@ -249,21 +289,15 @@ def make_report(
         workspace.progress.task("report", None),
         store.atomic_folder(folder, _PAGE) as new,
     ):
-        extras = model_extras(runs, workspace, new / "pictures", explain=explain)
-        samples = sample_pictures(sets, workspace.data, new / "pictures")
-        if samples:
-            extras.append(Extra("Samples of the sets", pictures=tuple(samples)))
-        report = write_report(new, runs, title=title, note=note, extras=extras)
+        extras = model_extras(results, workspace, new / "pictures", explain=explain)
+        extras.append(samples_of(sets, workspace.data, new / "pictures"))
+        report = write_report(new, results, title=title, note=note, extras=extras)
     return replace(report, markdown=folder / report.markdown.name, html=folder / report.html.name)
 
 
 def report_dir(results_dir: Path, name: str) -> Path:
     """Where the report called `name` lies."""
     return results_dir / "reports" / name
-
-
-def _evaluated_sets(run: Run) -> list[str]:
-    return [path.stem.removeprefix("eval-") for path in run.path.glob("eval-*.json")]
 
 
 def _sets(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[tuple[catalogue.SetSpec, catalogue.Split, int]]:

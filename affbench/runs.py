@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -208,6 +209,12 @@ class Run:
     def manifest(self) -> store.Manifest | None:
         """What the run was made from and must look like; None while training has not ended."""
         return store.read_manifest(self.path)
+
+    @property
+    def origin(self) -> str:
+        """What besides the configuration determined the run, as JSON: data and code; "{}" where it does not say."""
+        inputs = self.manifest.inputs if self.manifest else {}
+        return json.dumps({key: value for key, value in inputs.items() if key != "config"}, sort_keys=True)
 
     @property
     def made_at(self) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ from tiny import SAMPLE, TINY_CAPSNET, TINY_CNN, tiny_config, trainings
 
 from affbench import pipeline as stages
 from affbench import store
-from affbench.config import EvaluationConfig, Pipeline
+from affbench.config import EvaluationConfig, Pipeline, override
 from affbench.data import catalogue
 from affbench.errors import AffbenchError, DataError, StorageError, UsageError
+from affbench.evaluation import evaluate_run
 from affbench.pipeline import plan_pipeline, report_all, report_dir, run_pipeline, run_sweep
-from affbench.report import pictures
+from affbench.report import Extra, pictures
 from affbench.runs import list_runs
 from affbench.training import train
 from affbench.workspace import Workspace
@@ -42,7 +44,7 @@ def tiny_pipeline(**changes: Any) -> Pipeline:
 def unillustrated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without pictures, which take most of their time."""
     monkeypatch.setattr(stages, "model_extras", lambda *_, **__: [])
-    monkeypatch.setattr(stages, "sample_pictures", lambda *_: [])
+    monkeypatch.setattr(stages, "samples_of", lambda *_: Extra("Samples"))
 
 
 def states(pipeline: Pipeline, workspace: Workspace) -> set[tuple[str, str]]:
@@ -173,6 +175,43 @@ def test_report_over_all_runs(workspace: Workspace) -> None:
     report = report_all(workspace)
     assert report.html == workspace.results / "reports" / "all" / "report.html"
     assert len(report.table.rows) == 2
+
+
+def test_a_run_that_cannot_be_read_does_not_end_the_report_over_all_others(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "from affbench.models.cnn import CNN\ndef make(canvas): return CNN(canvas=canvas, filters=(2, 2), hidden=4)\n"
+    )
+    (tmp_path / "gone_model.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    gone = train(override(tiny_config(epochs=1), model={"name": "gone_model:make"}), workspace)
+    whole = train(tiny_config(epochs=1), workspace)
+    later = train(tiny_config(epochs=1, seed=1), workspace)
+    evaluate_run(gone, SAMPLE, workspace, limit=50)
+    evaluate_run(whole, SAMPLE, workspace, limit=50)
+    (later.path / "config.toml").write_text(
+        (later.path / "config.toml").read_text().replace("seed = 1", "seed = 1\nhue = 2")
+    )
+    manifest = later.manifest
+    assert manifest is not None
+    store.seal(later.path, "train", 1, manifest.inputs, list(manifest.files))
+    (tmp_path / "gone_model.py").unlink()
+    monkeypatch.delitem(sys.modules, "gone_model")
+    text = report_all(workspace).markdown.read_text()
+    assert f"Run {later.name} is left out: unknown key 'training.hue'" in text
+    assert "Pictures of gone\\_model:make, seed 0 are left out: model 'gone\\_model:make' cannot be imported" in text
+    assert "Reconstructions by capsnet, seed 0" in text
+
+
+@pytest.mark.usefixtures("unillustrated")
+def test_later_evaluation_of_more_images_leaves_rows_comparable(workspace: Workspace) -> None:
+    small = tiny_pipeline(evaluation={"sets": [AFFINE], "copies": 1, "limit": 60})
+    first = run_pipeline(small, workspace).report.table
+    run = next(run for run in list_runs(workspace.results) if run.name.startswith("cnn"))
+    evaluate_run(run, AFFINE, workspace, copies=2, limit=1500)
+    assert run_pipeline(small, workspace).report.table.rows == first.rows
+    assert report_all(workspace).table.rows[0][-1].text in {row[-1].text for row in first.rows}
 
 
 @pytest.mark.usefixtures("unillustrated")

@@ -119,6 +119,8 @@ class Trained(Protocol):
     def history(self) -> Sequence[Epoch]: ...
     @property
     def evaluations(self) -> Mapping[str, EvaluationRecord]: ...
+    @property
+    def origin(self) -> str: ...
 
 
 _Run = TypeVar("_Run", bound=Trained)
@@ -140,7 +142,7 @@ def sweep_runs(runs: Sequence[_Run]) -> list[_Run]:
     groups: dict[str, list[_Run]] = {}
     for run in runs:
         if run.config.model.routings is not None:
-            groups.setdefault(run.config.but_for_routing, []).append(run)
+            groups.setdefault(run.config.but_for_routing + run.origin, []).append(run)
     sweeps = [own for own in groups.values() if len({run.config.model.routings for run in own}) > 1]
     largest: list[_Run] = max(sweeps, key=len, default=[])
     return sorted(largest, key=lambda run: (run.config.model.routings or 0, run.config.training.seed))

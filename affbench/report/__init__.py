@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from affbench.report.page import Extra, Picture, Report, write_report
-    from affbench.report.results import LabelledRun
-    from affbench.report.tables import Table, summary_table
+    from affbench.report.results import LabelledRun, Results, read_results
+    from affbench.report.tables import Table, summarise
 
-__all__ = ["Extra", "LabelledRun", "Picture", "Report", "Table", "summary_table", "write_report"]
+__all__ = ["Extra", "LabelledRun", "Picture", "Report", "Results", "Table", "read_results", "summarise", "write_report"]
 
 _HOME = {
     "Extra": "page",
     "LabelledRun": "results",
     "Picture": "page",
     "Report": "page",
+    "Results": "results",
     "Table": "tables",
-    "summary_table": "tables",
+    "read_results": "results",
+    "summarise": "tables",
     "write_report": "page",
 }
 

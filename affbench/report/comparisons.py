@@ -43,12 +43,12 @@ def matched_table(results: Results, *, note: str = "") -> Table | None:
                 Cell(name),
                 Cell(f"matched at {100 * target:g}%\n{len(reached)} of {len(epochs)} seeds reached it"),
                 _epochs(reached),
-                *_accuracies(matched, results.sets),
+                *_accuracies(matched, results),
             )
         )
         if best is not None:
             kept = [result.selected.epoch for result in best.results]
-            rows.append((Cell(name), Cell("best"), _epochs(kept), *_accuracies(best, results.sets)))
+            rows.append((Cell(name), Cell("best"), _epochs(kept), *_accuracies(best, results)))
     if not rows:
         return None
     caption = (
@@ -176,8 +176,8 @@ def _best_of(matched: Group, groups: Sequence[Group]) -> Group | None:
     """The same runs trained to the end; None for runs that were, or where there are none."""
     if matched.config.training.stop_at is None:
         return None
-    wanted = settings(matched.config) | {"training.stop_at": None}
-    return next((own for own in groups if settings(own.config) == wanted), None)
+    wanted = settings(matched.results[0]) | {"training.stop_at": None}
+    return next((own for own in groups if settings(own.results[0]) == wanted), None)
 
 
 def _epochs(epochs: Sequence[float]) -> Cell:
@@ -188,5 +188,5 @@ def _epochs(epochs: Sequence[float]) -> Cell:
     return Cell(f"{summary.mean:.2f}{extent}", summary.mean)
 
 
-def _accuracies(group: Group, sets: Sequence[str]) -> list[Cell]:
-    return [validation_cell(group), *(accuracy_cell(group, name) for name in sets)]
+def _accuracies(group: Group, results: Results) -> list[Cell]:
+    return [validation_cell(group), *(accuracy_cell(group, name, results.groups) for name in results.sets)]

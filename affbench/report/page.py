@@ -22,7 +22,7 @@ from affbench.report import tables as tabulate
 from affbench.report.claims import claims_table
 from affbench.report.drawing import Drawing
 from affbench.report.methods import methods
-from affbench.report.results import LabelledRun, Result, Results, read_results
+from affbench.report.results import Result, Results
 from affbench.report.tables import Table, markdown_text, percent
 from affbench.store import atomic_path, write_text, writing
 
@@ -60,11 +60,14 @@ class Extra:
         Heading.
     tables, pictures
         What it shows.
+    problems
+        A sentence for each thing that had to be left out.
     """
 
     title: str
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class _RunDetails:
 
 
 def write_report(
-    out_dir: Path, runs: Sequence[LabelledRun], *, title: str, note: str = "", extras: Sequence[Extra] = ()
+    out_dir: Path, results: Results, *, title: str, note: str = "", extras: Sequence[Extra] = ()
 ) -> Report:
     """Write ``report.md``, ``report.html`` and ``figures/`` over some runs.
 
@@ -121,9 +124,9 @@ def write_report(
     ----------
     out_dir
         The folder; made where it is missing. Files of the same names are replaced.
-    runs
-        The runs. Those of one label and configuration are summarised over their seeds. Unfinished runs and damaged
-        files are left out, and the report says so.
+    results
+        The runs, read. Those of one label and configuration are summarised over their seeds; what could not be read is
+        named.
     title
         Heading of the report.
     note
@@ -142,7 +145,6 @@ def write_report(
     StorageError
         The folder cannot be written.
     """
-    results = read_results(runs)
     table = tabulate.summarise(results, note=note)
     figures = out_dir / FIGURES
     found, problems = _result_sections(results, table, figures, note)
@@ -212,8 +214,9 @@ def _drawn(figure: Drawing | None) -> tuple[_Image, ...]:
 
 def _extra_sections(extras: Sequence[Extra], out_dir: Path) -> tuple[list[_Section], list[str]]:
     """The sections, their pictures beside the report, and a sentence for each file that is no picture."""
-    sections, problems, names = [], [], set[str]()
+    sections, problems, names = list[_Section](), list[str](), set[str]()
     for number, extra in enumerate(extras, start=1):
+        problems += extra.problems
         images = []
         for picture in extra.pictures:
             try:

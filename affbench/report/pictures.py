@@ -11,7 +11,7 @@ from affbench.analysis.capsules import has_capsules, has_decoder, run_entropy
 from affbench.analysis.claims import sweep_runs
 from affbench.analysis.factors import one_factor_set
 from affbench.data import catalogue
-from affbench.errors import UsageError
+from affbench.errors import AffbenchError, UsageError
 from affbench.evaluation import is_evaluated, load_model
 from affbench.report.claims import entropy_table
 from affbench.report.drawing import Drawing
@@ -25,7 +25,7 @@ from affbench.report.gallery import (
     reconstruction_figure,
 )
 from affbench.report.page import Extra, Picture
-from affbench.report.results import LabelledRun, Result, read_results
+from affbench.report.results import Result, Results
 from affbench.report.sheets import factor_histograms, sample_sheet
 from affbench.report.tables import Table
 from affbench.workspace import Workspace
@@ -78,9 +78,18 @@ def sample_pictures(sets: Iterable[str], data_dir: Path, folder: Path, split: st
     return pictures
 
 
-def model_extras(
-    runs: Sequence[LabelledRun], workspace: Workspace, folder: Path, *, explain: bool = False
-) -> list[Extra]:
+def samples_of(sets: Iterable[str], data_dir: Path, folder: Path) -> Extra:
+    """`sample_pictures` of each set for a report, which says of the others why they are not shown."""
+    pictures, problems = [], []
+    for name in sets:
+        try:
+            pictures += sample_pictures([name], data_dir, folder)
+        except AffbenchError as error:
+            problems.append(f"Samples of {name} are left out: {error}")
+    return Extra("Samples of the sets", pictures=tuple(pictures), problems=tuple(problems))
+
+
+def model_extras(results: Results, workspace: Workspace, folder: Path, *, explain: bool = False) -> list[Extra]:
     """What models show of themselves: surest mistakes, accuracy by position, what capsules draw and how they couple.
 
     Nothing is tested for it: mistakes and positions are of the affine sets a run was tested on, at most `MOST_ANSWERS`
@@ -89,8 +98,8 @@ def model_extras(
 
     Parameters
     ----------
-    runs
-        Finished runs.
+    results
+        Finished runs, read.
     workspace
         Folders and device.
     folder
@@ -98,24 +107,33 @@ def model_extras(
     explain
         Measure more: accuracy over one factor at a time, and equivariance, each on some thousand images a model.
     """
-    results = read_results(runs).whole
-    shown = [replace(own.results[0], label=own.name) for own in results.groups[:PICTURED_MODELS]]
-    failures = [picture for entry in shown for picture in _failures(entry, workspace, folder)]
-    extras = [Extra("Surest mistakes and positions", pictures=tuple(failures))] if failures else []
-    if explain and (factors := _factors(shown, workspace, folder)) is not None:
-        extras.append(Extra("One factor at a time", pictures=(factors,)))
-    tables: list[Table] = []
+    whole = results.whole
+    shown = [replace(own.results[0], label=own.name) for own in whole.groups[:PICTURED_MODELS]]
+    failures: list[Picture] = []
     learned: list[Picture] = []
+    tables: list[Table] = []
+    able, problems = [], []
     for entry in shown:
-        learned += _drawn_capsules(entry, workspace, folder)
-        if explain and has_capsules(load_model(entry.run)):
-            drawing, table = equivariance_figure(entry.run, workspace, folder)
-            learned.append(_picture(drawing, f"Equivariance, {_named(entry)}"))
-            tables.append(replace(table, title=f"Variance explained, all classes, {_named(entry)}"))
-    if learned:
-        extras.append(Extra("What capsules learned", tuple(tables), tuple(learned)))
-    if (entropy := _entropy(results.results, workspace)) is not None:
-        extras.append(Extra("Coupling entropy", (entropy,)))
+        try:
+            load_model(entry.run)
+            failures += _failures(entry, workspace, folder)
+            learned += _drawn_capsules(entry, workspace, folder)
+            if explain and has_capsules(load_model(entry.run)):
+                drawing, table = equivariance_figure(entry.run, workspace, folder)
+                learned.append(_picture(drawing, f"Equivariance, {_named(entry)}"))
+                tables.append(replace(table, title=f"Variance explained, all classes, {_named(entry)}"))
+            able.append(entry)
+        except AffbenchError as error:  # such as a model that cannot be imported any more
+            problems.append(f"Pictures of {_named(entry)} are left out: {error}")
+    extras = [Extra("Surest mistakes and positions", pictures=tuple(failures), problems=tuple(problems))]
+    if explain and (factors := _factors(able, workspace, folder)) is not None:
+        extras.append(Extra("One factor at a time", pictures=(factors,)))
+    extras.append(Extra("What capsules learned", tuple(tables), tuple(learned)))
+    try:
+        if (entropy := _entropy(whole.results, workspace)) is not None:
+            extras.append(Extra("Coupling entropy", (entropy,)))
+    except AffbenchError as error:
+        extras.append(Extra("Coupling entropy", problems=(f"Coupling entropies are left out: {error}",)))
     return extras
 
 

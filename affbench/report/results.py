@@ -9,8 +9,8 @@ from typing import Any
 
 from affbench.config import RunConfig
 from affbench.data.catalogue import is_earlier_edition
-from affbench.errors import AffbenchError
-from affbench.runs import Epoch, EvaluationRecord, Run, read_evaluation
+from affbench.errors import AffbenchError, ArtefactError
+from affbench.runs import Epoch, EvaluationRecord, Run
 from affbench.statistics import SeedSummary, seed_summary
 
 _SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "affnist-synthetic", "affnist")
@@ -48,6 +48,8 @@ class Result:
         Versions, device, parameter count and the like, as ``environment.json`` has them.
     evaluations
         Set name to record.
+    origin
+        Data and code it was trained with, as `affbench.runs.Run.origin` has them.
     """
 
     label: str
@@ -56,6 +58,7 @@ class Result:
     history: tuple[Epoch, ...]
     environment: Mapping[str, Any]
     evaluations: Mapping[str, EvaluationRecord]
+    origin: str
 
     @property
     def name(self) -> str:
@@ -176,48 +179,60 @@ def read_results(runs: Iterable[LabelledRun]) -> Results:
     Parameters
     ----------
     runs
-        The runs; one that is given twice under the same label counts once.
+        The runs; one that is given twice under the same label counts once, and so does one with its copies and links.
 
     Returns
     -------
     Results
         The finished runs, and a sentence for each run or file left out.
     """
-    results, problems, seen = [], [], set()
+    results: dict[tuple[str, str], Result] = {}
+    problems = []
     for labelled in runs:
-        run = labelled.run
-        if (labelled.label, run.path) in seen:
-            continue
-        seen.add((labelled.label, run.path))
-        if not run.finished:
-            problems.append(f"Run {run.name} is left out: its training has not ended.")
-            continue
         try:
-            config, history, environment = run.config, tuple(run.history), run.environment
+            manifest = labelled.run.manifest
+            if manifest is None:
+                raise ArtefactError("its training has not ended.")
+            result, left_out = _read(labelled)
         except AffbenchError as error:
-            problems.append(f"Run {run.name} is left out: {error}")
+            problems.append(f"Run {labelled.run.name} is left out: {error}")
             continue
-        if not history:
-            problems.append(f"Run {run.name} is left out: its training history is empty.")
+        known = results.setdefault((labelled.label, manifest.key), result)
+        if known is result:
+            problems += left_out
+        elif known.run.path != result.run.path:
+            kept, copy = (result, known) if result.name.endswith(manifest.key[:8]) else (known, result)
+            results[labelled.label, manifest.key] = kept
+            problems.append(f"Run {copy.name} is left out: it is a copy of {kept.name}, and a seed counts once.")
+    return Results(tuple(results.values()), tuple(problems))
+
+
+def _read(labelled: LabelledRun) -> tuple[Result, list[str]]:
+    """A finished run, and a sentence for each of its files that is left out."""
+    run = labelled.run
+    config, history, environment, origin = run.config, tuple(run.history), run.environment, run.origin
+    if not history:
+        raise ArtefactError("its training history is empty.")
+    evaluations, problems = {}, []
+    code = json.loads(origin).get("code")
+    for path in sorted(run.path.glob("eval-*.json")):
+        try:
+            record = run.evaluation(path)
+        except AffbenchError as error:
+            problems.append(f"An evaluation of run {run.name} is left out: {error}")
             continue
-        evaluations = {}
-        for path in sorted(run.path.glob("eval-*.json")):
-            try:
-                record = read_evaluation(path)
-            except AffbenchError as error:
-                problems.append(f"An evaluation of run {run.name} is left out: {error}")
-            else:
-                if is_earlier_edition(record.set, record.split, record.set_key):
-                    problems.append(
-                        f"An evaluation of run {run.name} is left out: {record.set} had other images when it was made; "
-                        f"'affbench eval --set {record.set} --run {run.name}' makes it again."
-                    )
-                    continue
-                evaluations[record.set] = record
-        if not evaluations:
-            problems.append(f"Run {run.name} was not tested on any set yet; only its training is shown.")
-        results.append(Result(labelled.label, run, config, history, environment, evaluations))
-    return Results(tuple(results), tuple(problems))
+        if is_earlier_edition(record.set, record.split, record.set_key):
+            problems.append(
+                f"An evaluation of run {run.name} is left out: {record.set} had other images when it was made; "
+                f"'affbench eval --set {record.set} --run {run.name}' makes it again."
+            )
+            continue
+        evaluations[record.set] = record
+        if None not in (code, record.code) and code != record.code:
+            problems.append(f"Run {run.name} was tested on {record.set} with other code of its model than trained it.")
+    if not evaluations:
+        problems.append(f"Run {run.name} was not tested on any set yet; only its training is shown.")
+    return Result(labelled.label, run, config, history, environment, evaluations, origin), problems
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -228,23 +243,22 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def settings(config: RunConfig) -> dict[str, Any]:
-    """All keys of a configuration but the seed, dotted, such as ``model.options.routings``."""
-    flat = _flat(config.model_dump(mode="json"))
+def settings(result: Result) -> dict[str, Any]:
+    """All that determined a run but its seed: configuration, dotted (``model.options.routings``), data and code."""
+    flat = _flat(result.config.model_dump(mode="json"))
     del flat["training.seed"]
-    return flat
+    return flat | {key: str(value)[:8] for key, value in json.loads(result.origin).items() if value is not None}
 
 
 def group(results: Sequence[Result]) -> list[Group]:
     """Group results by label and configuration; where a label has several, their names say how they differ."""
     members: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        key = json.dumps(settings(result.config), sort_keys=True)
-        members.setdefault((result.label, key), []).append(result)
+        members.setdefault((result.label, json.dumps(settings(result), sort_keys=True)), []).append(result)
     groups = []
     for (label, _), own in members.items():
-        all_settings = [settings(other[0].config) for (name, _), other in members.items() if name == label]
-        groups.append(Group(label + _difference(settings(own[0].config), all_settings), label, own[0].config, (*own,)))
+        all_settings = [settings(other[0]) for (name, _), other in members.items() if name == label]
+        groups.append(Group(label + _difference(settings(own[0]), all_settings), label, own[0].config, (*own,)))
     return groups
 
 
@@ -257,6 +271,8 @@ def _difference(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) ->
             if key == "training.stop_at":
                 parts.append("to the end" if value is None else f"stopped at {100 * value:g}%")
                 continue
+            if key == "code" and value is None:
+                value = "not recorded"
             name = "routing" if key == "model.options.routings" else key.rpartition(".")[2]
             parts.append(f"{name} {'default' if value is None else value}")
     return f" ({', '.join(parts)})" if parts else ""

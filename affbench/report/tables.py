@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from affbench.data.dataset import TRANSFORM_UNITS
 from affbench.report.published import ABLATION, Published, published_for
-from affbench.report.results import Group, LabelledRun, Results, read_results
+from affbench.report.results import Group, Results
 from affbench.runs import Share
 from affbench.statistics import SeedSummary, seed_summary
 
@@ -183,8 +183,8 @@ def _extent(name: str, groups: Sequence[Group]) -> tuple[str, str, str]:
     return "/".join(sorted({record.split for record in records})), span(n), span(originals)
 
 
-def accuracy_cell(own: Group, name: str) -> Cell:
-    """Accuracy on one set with interval, spread over seeds, and seeds where some lack."""
+def accuracy_cell(own: Group, name: str, among: Sequence[Group] = ()) -> Cell:
+    """Accuracy on one set with interval and spread over seeds; n where it differs `among` groups, and seeds."""
     summary, interval = own.accuracy(name), own.interval(name)
     if summary is None or interval is None:
         return Cell(_ABSENT)
@@ -192,6 +192,8 @@ def accuracy_cell(own: Group, name: str) -> Cell:
     if summary.sd is not None:
         lines[0] += f" ± {percent(summary.sd)}"
         lines.append(f"{percent(summary.minimum)} to {percent(summary.maximum)}")
+    if len({record.n for group in among for record in group.records(name)}) > 1:
+        lines.append(f"n {span(record.n for record in own.records(name))}")
     if summary.n != len(own.results):
         lines.append(f"{summary.n} of {len(own.results)} seeds")
     return Cell("\n".join(lines), 100 * summary.mean)
@@ -208,26 +210,8 @@ def _seeds(own: Group) -> Cell:
     return Cell(str(len(own.results)), len(own.results))
 
 
-def summary_table(runs: Sequence[LabelledRun], *, title: str = "Summary", note: str = "") -> Table:
-    """One row per model configuration, one column per set: accuracy, interval, n and seeds.
-
-    Parameters
-    ----------
-    runs
-        Runs in any order; those of one label and configuration share a row. What cannot be read is left out.
-    title, note
-        As for `Table`.
-
-    Returns
-    -------
-    Table
-        May have no rows.
-    """
-    return summarise(read_results(runs), title=title, note=note)
-
-
 def summarise(results: Results, *, title: str = "Summary", note: str = "") -> Table:
-    """`summary_table` of runs that are read already."""
+    """One row per model configuration, one column per set: accuracy, interval, n and seeds; perhaps no row at all."""
     groups = results.groups
     headings = [set_heading(name, groups) for name in results.sets]
     rows = tuple(
@@ -237,13 +221,13 @@ def summarise(results: Results, *, title: str = "Summary", note: str = "") -> Ta
             whole(own.routings),
             _seeds(own),
             validation_cell(own),
-            *(accuracy_cell(own, name) for name in results.sets),
+            *(accuracy_cell(own, name, groups) for name in results.sets),
         )
         for own in groups
     )
     caption = f"Validation accuracy selects the checkpoint; test sets are only evaluated. {INTERVALS}"
     for name in results.sets:
-        if len({record.set_key for own in groups for record in own.records(name)}) > 1:
+        if len({(record.set_key, record.n) for own in groups for record in own.records(name)}) > 1:
             caption += f" Not all models were tested on the same images of {name}: compare that column with care."
     columns = ("Model", "Parameters", "Routings", "Seeds", "Validation\naccuracy %", *headings)
     return Table(title, columns, rows, caption, note)
@@ -254,7 +238,7 @@ def sweep_groups(results: Results) -> list[list[Group]]:
     sweeps: dict[str, list[Group]] = {}
     for own in results.groups:
         if own.routings is not None:
-            sweeps.setdefault(f"{own.label}\n{own.config.but_for_routing}", []).append(own)
+            sweeps.setdefault(f"{own.label}\n{own.config.but_for_routing}\n{own.results[0].origin}", []).append(own)
     return [sorted(own, key=lambda g: g.routings or 0) for own in sweeps.values() if len(own) > 1]
 
 

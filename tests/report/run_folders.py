@@ -116,6 +116,7 @@ def make_run(
     data: dict[str, Any] | None = None,
     copies: int = 8,
     stop_at: float | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> LabelledRun:
     """Write a run's folder and label it."""
     config = RunConfig(
@@ -146,7 +147,13 @@ def make_run(
         | (environment or {}),
     )
     if finished:
-        store.seal(path, "train", 1, {"label": label, "seed": seed}, [CONFIG, HISTORY, ENVIRONMENT])
+        store.seal(
+            path,
+            "train",
+            1,
+            {"config": config.model_dump(mode="json")} | (origin or {}),
+            [CONFIG, HISTORY, ENVIRONMENT],
+        )
     sets = {"mnist-translated": 0.96, "affnist-synthetic": 0.72} if accuracy is None else accuracy
     for set_name, value in sets.items():
         versions = copies if set_name.startswith("affnist") else 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from run_folders import make_run
+from run_folders import make_run, record
 
 from affbench.errors import UsageError
 from affbench.leaderboard import leaderboard_table, leaderboards
+from affbench.runs import write_evaluation
 
 
 def test_ranks_are_shared_where_intervals_overlap(tmp_path: Path) -> None:
@@ -22,3 +24,24 @@ def test_ranks_are_shared_where_intervals_overlap(tmp_path: Path) -> None:
     assert "99.23" in shown  # the paper's, below our own
     with pytest.raises(UsageError, match=r"no run in .* was tested on 'affnist'"):
         leaderboards(tmp_path, "affnist")
+
+
+def test_what_cannot_be_read_is_left_out_and_a_copy_counts_once(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", seed=seed, accuracy={"mnist-translated": 0.9}).run for seed in range(3)]
+    path = runs[1].path / "environment.json"
+    path.write_text(path.read_text() + " ")
+    shutil.copytree(runs[2].path, tmp_path / "runs" / f"{runs[2].name}.bak")
+    (board,) = leaderboards(tmp_path)
+    assert sorted(row.run for row in board.rows) == sorted([runs[0].name, runs[2].name])
+    assert "is damaged" in leaderboard_table(board).note
+    assert f"Run {runs[2].name}.bak is left out: it is a copy of {runs[2].name}." in board.left_out
+
+
+def test_other_numbers_of_images_are_said(tmp_path: Path) -> None:
+    for seed, copies in ((0, 8), (1, 16)):
+        run = make_run(tmp_path / "runs", seed=seed, accuracy={}).run
+        write_evaluation(
+            run.path / "eval-affnist.json", record(run.path, run.config, "affnist", 0.7, 64 * copies, copies)
+        )
+    (board,) = leaderboards(tmp_path)
+    assert "Not all were tested on as many images" in leaderboard_table(board).caption

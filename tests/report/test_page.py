@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from run_folders import make_run, study
 
-from affbench.report import Extra, LabelledRun, Picture, write_report
+from affbench.report import Extra, LabelledRun, Picture, read_results, write_report
 from affbench.report.tables import Cell, Table
 from affbench.runs import Run
 
@@ -46,7 +46,7 @@ def runs(tmp_path: Path) -> list[LabelledRun]:
 
 def test_numbers_stand_in_both_files_with_interval_and_note(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", accuracy={"affnist-synthetic": 0.75, "mnist-translated": 0.9625})
-    report = write_report(tmp_path / "report", [run], title="A title", note=NOTE)
+    report = write_report(tmp_path / "report", read_results([run]), title="A title", note=NOTE)
     record = run.run.evaluations["affnist-synthetic"]
     assert record.accuracy_ci95_clustered is not None
     low, high = record.accuracy_ci95_clustered
@@ -56,7 +56,7 @@ def test_numbers_stand_in_both_files_with_interval_and_note(tmp_path: Path) -> N
 
 
 def test_published_figures_stand_beside_ours_with_their_status(tmp_path: Path, runs: list[LabelledRun]) -> None:
-    report = write_report(tmp_path / "report", runs, title="t")
+    report = write_report(tmp_path / "report", read_results(runs), title="t")
     text = report.markdown.read_text()
     for word in ("79", "66", "93.21", "stated in the paper", "widely quoted, not re-checked"):
         assert word in text
@@ -64,7 +64,7 @@ def test_published_figures_stand_beside_ours_with_their_status(tmp_path: Path, r
 
 
 def test_page_is_self_contained(tmp_path: Path, runs: list[LabelledRun]) -> None:
-    html = write_report(tmp_path / "report", runs, title="t").html.read_text()
+    html = write_report(tmp_path / "report", read_results(runs), title="t").html.read_text()
     page = Reader(html)
     sources = [attributes["src"] for tag, attributes in page.tags if tag in ("img", "script") and "src" in attributes]
     assert sources
@@ -79,7 +79,7 @@ def test_page_is_self_contained(tmp_path: Path, runs: list[LabelledRun]) -> None
 
 
 def test_links_lead_to_files_that_are_there(tmp_path: Path, runs: list[LabelledRun]) -> None:
-    report = write_report(tmp_path / "report", runs, title="t")
+    report = write_report(tmp_path / "report", read_results(runs), title="t")
     links = re.findall(r"\]\((figures/[^)]+)\)", report.markdown.read_text())
     assert len(links) >= 6
     assert any(link.endswith(".csv") for link in links)
@@ -91,7 +91,7 @@ def test_names_from_files_are_text_and_nothing_else(tmp_path: Path) -> None:
     run = make_run(
         tmp_path / "runs", HOSTILE, options={"routings": 3, "trick": HOSTILE}, environment={"torch": HOSTILE}
     )
-    report = write_report(tmp_path / "report", [run], title=HOSTILE, note=HOSTILE)
+    report = write_report(tmp_path / "report", read_results([run]), title=HOSTILE, note=HOSTILE)
     page = Reader(report.html.read_text())
     assert len([tag for tag, _ in page.tags if tag == "script"]) == 1
     assert "alert('x')" in page.text
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path: Path) -> N
     unfinished = make_run(tmp_path / "runs", "Unfinished", seed=2, finished=False)
     gone = LabelledRun("Gone", Run(tmp_path / "runs" / "gone"))
     runs = [good, LabelledRun(damaged.label, Run(damaged.run.path)), unfinished, gone]
-    report = write_report(tmp_path / "report", runs, title="t")
+    report = write_report(tmp_path / "report", read_results(runs), title="t")
     text = report.markdown.read_text().replace("\\", "")
     assert "eval-mnist-translated.json" in text
     assert unfinished.run.name in text
@@ -119,7 +119,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path: Path) -> N
 def test_damaged_evaluation_in_a_sweep_is_left_out_and_named(tmp_path: Path, runs: list[LabelledRun]) -> None:
     (runs[0].run.path / "eval-mnist-translated.json").write_text("{")
     read_anew = [LabelledRun(entry.label, Run(entry.run.path)) for entry in runs]
-    text = Reader(write_report(tmp_path / "report", read_anew, title="t").html.read_text()).text
+    text = Reader(write_report(tmp_path / "report", read_results(read_anew), title="t").html.read_text()).text
     assert f"An evaluation of run {runs[0].run.name} is left out" in text
     assert "Claims of earlier work" in text
 
@@ -133,7 +133,7 @@ def test_pictures_of_others_are_shown_in_both_files_with_their_data(tmp_path: Pa
         (folder / "sheet.csv").write_text("row,index\n1,2\n")
         pictures.append(Picture("A sheet", "What it shows.", folder / "sheet.png", folder / "sheet.csv"))
     extra = Extra("More to see", (Table("A table", ("a",), ((Cell("b"),),)),), tuple(pictures))
-    report = write_report(out, [make_run(tmp_path / "runs")], title="t", extras=[extra])
+    report = write_report(out, read_results([make_run(tmp_path / "runs")]), title="t", extras=[extra])
     page = Reader(report.html.read_text())
     for word in ("More to see", "A table", "What it shows."):
         assert word in page.text
@@ -144,7 +144,7 @@ def test_pictures_of_others_are_shown_in_both_files_with_their_data(tmp_path: Pa
 
 
 def test_every_figure_has_its_data_beside_it(tmp_path: Path, runs: list[LabelledRun]) -> None:
-    report = write_report(tmp_path / "report", runs, title="t")
+    report = write_report(tmp_path / "report", read_results(runs), title="t")
     page = Reader(report.html.read_text())
     figures = sum(tag == "img" for tag, _ in page.tags)
     data = [str(found["href"]) for tag, found in page.tags if tag == "a" and str(found["href"]).endswith(".csv")]
@@ -153,13 +153,15 @@ def test_every_figure_has_its_data_beside_it(tmp_path: Path, runs: list[Labelled
 
 
 def test_sections_answer_the_questions_of_a_sweep(tmp_path: Path, runs: list[LabelledRun]) -> None:
-    text = Reader(write_report(tmp_path / "report", runs, title="t").html.read_text()).text
+    text = Reader(write_report(tmp_path / "report", read_results(runs), title="t").html.read_text()).text
     for word in ("Claims of earlier work", "Not enough seeds to say", "Pair by pair", "Number of evaluations"):
         assert word in text
 
 
 def test_methods_paragraph_states_what_was_done(tmp_path: Path) -> None:
-    text = Reader(write_report(tmp_path / "report", [make_run(tmp_path / "runs")], title="t").html.read_text()).text
+    text = Reader(
+        write_report(tmp_path / "report", read_results([make_run(tmp_path / "runs")]), title="t").html.read_text()
+    ).text
     for word in (
         "Adam",
         "0.96 every 2,000 steps",
@@ -173,7 +175,7 @@ def test_methods_paragraph_states_what_was_done(tmp_path: Path) -> None:
 def test_a_hundred_runs_take_seconds(tmp_path: Path) -> None:
     runs = study(tmp_path / "runs", seeds=17)
     assert len(runs) == 102
-    report = write_report(tmp_path / "report", runs, title="t")
+    report = write_report(tmp_path / "report", read_results(runs), title="t")
     assert len(report.table.rows) == 6
 
 
@@ -214,7 +216,7 @@ addEventListener("message", event => {{
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [360, 1200])
 def test_browser_shows_the_page(tmp_path: Path, runs: list[LabelledRun], width: int) -> None:
-    html = write_report(tmp_path / "report", runs, title="t", note=NOTE).html.read_text()
+    html = write_report(tmp_path / "report", read_results(runs), title="t", note=NOTE).html.read_text()
     watch = "<script>window.__errors = []; addEventListener('error', e => window.__errors.push(e.message));</script>"
     html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
     page = tmp_path / "page.html"

@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from pathlib import Path
 
 import pytest
-from run_folders import make_run, study
+from run_folders import make_run, record, study
 
 from affbench.report.published import AFFNIST, published_for
 from affbench.report.record import evaluation_tables
-from affbench.report.results import read_results
+from affbench.report.results import LabelledRun, read_results
 from affbench.report.tables import (
     Cell,
     Table,
     ablation_table,
     per_class_table,
     published_table,
-    summary_table,
+    summarise,
     sweep_table,
     transformation_table,
 )
+from affbench.runs import Run, write_evaluation
+
+
+def test_a_seed_counts_once_and_other_code_is_another_model(tmp_path: Path) -> None:
+    first = make_run(tmp_path, seed=0, accuracy={"mnist-translated": 0.11}, origin={"code": "1" * 64})
+    other = make_run(tmp_path, seed=0, accuracy={"mnist-translated": 0.32}, origin={"code": "2" * 64}, name="other")
+    shutil.copytree(first.run.path, tmp_path / "backup")
+    (tmp_path / "link").symlink_to(first.run.path)
+    copies = [LabelledRun("CapsNet", Run(tmp_path / name)) for name in ("backup", "link")]
+    results = read_results([first, *copies, other])
+    table = summarise(results)
+    assert [(row[0].text, row[3].text) for row in table.rows] == [
+        *(("CapsNet (code 11111111)", "1"), ("CapsNet (code 22222222)", "1"))
+    ]
+    assert [cell.text.split("\n")[0] for row in table.rows for cell in row[5:]] == ["10.94", "32.03"]
+    assert [problem.partition(":")[0] for problem in results.problems] == [
+        "Run backup is left out",
+        "Run link is left out",
+    ]
+
+
+def test_other_numbers_of_images_are_said(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, seed=seed, accuracy={}, options={"routings": seed + 1}) for seed in range(2)]
+    for labelled, n in zip(runs, (640, 320), strict=True):
+        own = record(labelled.run.path, labelled.run.config, "mnist-translated", 0.5, n)
+        write_evaluation(labelled.run.path / "eval-mnist-translated.json", own)
+    table = summarise(read_results(runs))
+    assert "Not all models were tested on the same images of mnist-translated" in table.caption
+    assert [row[5].text.split("\n")[-1] for row in table.rows] == ["n 640", "n 320"]
 
 
 def text_of(table: Table | None) -> str:
@@ -30,7 +60,7 @@ def text_of(table: Table | None) -> str:
 
 def test_one_run_shows_its_accuracy_with_the_interval_over_images(tmp_path: Path) -> None:
     run = make_run(tmp_path, accuracy={"mnist-translated": 0.9})
-    (row,) = summary_table([run]).rows
+    (row,) = summarise(read_results([run])).rows
     record = run.run.evaluations["mnist-translated"]
     assert f"{100 * record.accuracy:.2f}" in row[-1].text
     assert f"[{100 * record.accuracy_ci95[0]:.2f}, {100 * record.accuracy_ci95[1]:.2f}]" in row[-1].text
@@ -40,7 +70,7 @@ def test_seeds_of_one_configuration_share_a_row(tmp_path: Path) -> None:
     values = [0.70, 0.75, 0.72]
     runs = [make_run(tmp_path, seed=seed, accuracy={"affnist-synthetic": v}) for seed, v in enumerate(values)]
     runs.append(make_run(tmp_path, "CNN", model="cnn", accuracy={"affnist-synthetic": 0.6}))
-    table = summary_table(runs)
+    table = summarise(read_results(runs))
     assert [row[0].text for row in table.rows] == ["CapsNet", "CNN"]
     cell = table.rows[0][-1].text
     found = [run.run.evaluations["affnist-synthetic"].accuracy for run in runs[:3]]
@@ -51,7 +81,7 @@ def test_seeds_of_one_configuration_share_a_row(tmp_path: Path) -> None:
 
 def test_different_configurations_under_one_label_are_told_apart(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, name=f"run{n}", options={"routings": n, "filters": 8 * n}) for n in (1, 3)]
-    names = [row[0].text for row in summary_table(runs).rows]
+    names = [row[0].text for row in summarise(read_results(runs)).rows]
     assert len(set(names)) == 2
 
 
