@@ -21,7 +21,7 @@ from affbench.data_commands import (
     Translation,
     varied,
 )
-from affbench.errors import UsageError
+from affbench.errors import ArtefactError, UsageError
 from affbench.figure_commands import figure
 from affbench.session import Session, command, surrounded
 
@@ -457,7 +457,15 @@ def _resumed(session: Session, given: dict[str, Any]) -> RunConfig:
     if not unfinished:
         raise UsageError(f"--resume: there is no unfinished run in {session.workspace.results / 'runs'}.")
     session.show(f"going on with {unfinished[-1].name}")
-    return unfinished[-1].config
+    config = unfinished[-1].config
+    from affbench.training import plan_run
+
+    if plan_run(config, session.workspace).folder.name != unfinished[-1].name:
+        raise ArtefactError(
+            f"{unfinished[-1].path} cannot be gone on with: its config.toml, the code of its model or its data are no "
+            f"longer those it began with; 'affbench train --config {unfinished[-1].path / 'config.toml'}' begins anew."
+        )
+    return config
 
 
 def _engine(name: str, address: str | None, cpus: int | None, gpus: float | None) -> Engine:
@@ -516,7 +524,10 @@ def _changed(
         for entry in pipeline.runs
     ]
     evaluation = override(pipeline.evaluation, limit=test_limit).model_dump()
-    return override(pipeline, runs=runs, seeds=chosen, evaluation=evaluation)
+    given = {"--epochs": epochs, "--limit": limit, "--seeds": seeds, "--test-limit": test_limit}
+    told = ", ".join(f"{option} {value}" for option, value in given.items() if value is not None)
+    note = f"{pipeline.note} Changed on the command line: {told}.".strip() if told else None
+    return override(pipeline, runs=runs, seeds=chosen, evaluation=evaluation, note=note)
 
 
 def _plan_table(title: str, steps: list[Any]) -> Any:

@@ -265,8 +265,9 @@ def summarise(results: Sequence[CellResult]) -> tuple[SweepSummary, ...]:
     """Mean, standard deviation and range over the seeds of each configuration, failed cells left out."""
     groups: dict[tuple[str, str, int | None], list[CellResult]] = {}
     for result in results:
-        if result.error is None:
-            groups.setdefault((result.label, result.model, result.routings), []).append(result)
+        own = groups.setdefault((result.label, result.model, result.routings), []) if result.error is None else []
+        if result.run not in [other.run for other in own]:  # a seed counts once
+            own.append(result)
     return tuple(
         SweepSummary(
             label=label,

@@ -16,10 +16,12 @@ import pytest
 from tiny import SAMPLE, Affbench, Ended, tiny_config
 
 from affbench import store
+from affbench.cli import _changed
+from affbench.config import override, read_pipeline
 from affbench.data import catalogue
 from affbench.interrupt import Stop
 from affbench.runs import RESUME, list_runs
-from affbench.training import train
+from affbench.training import plan_run, train
 from affbench.workspace import Workspace
 
 TRAIN = (
@@ -320,6 +322,25 @@ def test_hangup_is_a_question_like_the_other_signals_unless_it_is_ignored() -> N
         assert not stop.asked
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_the_command_line_changes_stands_in_the_note() -> None:
+    quickstart = read_pipeline(Path(__file__).parents[1] / "pipelines" / "quickstart.toml")
+    assert "5,000" not in quickstart.note
+    assert _changed(quickstart, None, None, None, None).note == quickstart.note
+    changed = _changed(quickstart, 2, 1500, None, None)
+    assert changed.note == f"{quickstart.note} Changed on the command line: --epochs 2, --limit 1500."
+
+
+def test_unfinished_run_that_is_no_longer_what_it_was_is_not_gone_on_with(
+    affbench: Affbench, workspace: Workspace
+) -> None:
+    config = tiny_config()
+    plan = plan_run(config, workspace)
+    store.write_text(plan.folder / "config.toml", override(plan.config, training={"seed": 7}).to_toml())
+    ended = affbench("train", "--resume", "--device", "cpu")
+    assert ended.status == 1
+    assert f"{plan.folder.name} cannot be gone on with: its config.toml, the code of its model" in one_sentence(ended)
 
 
 def test_interrupt_in_training_keeps_what_is_done(workspace: Workspace, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,8 +143,8 @@ def accuracy_per_set(results: Results, path: Path) -> Drawing | None:
     hidden = f" The first {len(shown)} of {len(groups)} configurations are drawn." if len(shown) < len(groups) else ""
     caption = (
         f"{sizes}. Lines are 95% intervals: over test images for one seed (originals resampled where the set holds "
-        "several versions of each), Student's t over seeds for several, whose single values are the small ticks. The "
-        f"axes do not begin at 0.{hidden}"
+        "several versions of each), Student's t over seeds for several, whose single values are the small "
+        f"ticks.{_beginning(axes.get_xlim()[0] for axes in panels)}{hidden}"
     )
     header = ("model", "set", "split", "n", "seeds", "accuracy", "low", "high", "sd", "minimum", "maximum")
     rows = []
@@ -156,6 +156,12 @@ def accuracy_per_set(results: Results, path: Path) -> Drawing | None:
                  summary.minimum, summary.maximum)
             )  # fmt: skip
     return save_drawing(figure, path, "Accuracy per set", caption, header, rows)
+
+
+def _beginning(lows: Iterable[float]) -> str:
+    """What a caption has to say of axes that begin at these values."""
+    above = [low > 0 for low in lows]
+    return " The axes do not begin at 0." if all(above) else " Not all axes begin at 0." if any(above) else ""
 
 
 def _size(name: str, groups: Sequence[Group]) -> str:
@@ -203,8 +209,8 @@ def routing_sweep(results: Results, sweeps: Sequence[Sequence[Group]], path: Pat
     seeds = sorted({len(own.results) for own in groups})
     caption = (
         f"Mean over seeds ({' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} per point); bars span the lowest to "
-        f"the highest seed. {'; '.join(_size(name, groups) for name in names)}. Validation selects the checkpoint. The "
-        "axes do not begin at 0."
+        f"the highest seed. {'; '.join(_size(name, groups) for name in names)}. Validation selects the "
+        f"checkpoint.{_beginning(axes.get_ylim()[0] for axes in panels[: len(panels_shown)])}"
     )
     header = ("model", "routings", "set", "seeds", "mean", "sd", "minimum", "maximum")
     return save_drawing(figure, path, "Accuracy against routing iterations", caption, header, rows)
@@ -251,8 +257,8 @@ def by_transformation(results: Results, name: str, path: Path) -> Drawing | None
     _legend(figure, styles, len(groups) - len(shown))
     caption = (
         f"{_size(name, groups)}, in equal bins of each factor; the other factors vary freely. Bands: Wilson's 95% "
-        "interval for one seed (images taken as independent), the range over seeds for several. The axes do not begin "
-        "at 0."
+        "interval for one seed (images taken as independent), the range over seeds for several."
+        f"{_beginning(axes.get_ylim()[0] for axes in panels)}"
     )
     header = ("model", "factor", "low", "high", "n", "seeds", "accuracy", "band_low", "band_high")
     return save_drawing(figure, path, f"Accuracy by transformation, {name}", caption, header, rows)
