@@ -68,7 +68,7 @@ def test_figures_without_anything_to_show_are_left_out(tmp_path: Path) -> None:
 
 
 def test_captions_say_where_axes_begin(tmp_path: Path) -> None:
-    low = read_results([make_run(tmp_path / "low", accuracy={"mnist-translated": 0.004})])
+    low = read_results([make_run(tmp_path / "low", accuracy={"mnist-translated": 0.0})])
     high = read_results([make_run(tmp_path / "high", accuracy={"mnist-translated": 0.9, "affnist-synthetic": 0.7})])
     drawn = [figures.accuracy_per_set(own, tmp_path / "figure.png") for own in (low, high)]
     assert ["begin at 0" in drawing.caption for drawing in drawn if drawing] == [False, True]
