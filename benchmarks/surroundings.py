@@ -242,19 +242,23 @@ CASES = (
     Case("input: closed", EVAL, start='"$@" <&-'),
     Case("all closed", EVAL, start='"$@" <&- >&- 2>&-'),
     Case("document into a closed pipe", ("status", "--json"), start='set -o pipefail; "$@" | true'),
-    Case("help into a closed pipe", ("--help",), start='set -o pipefail; "$@" | true'),
+    Case("help into a closed pipe", ("--help",), (0, 1), start='set -o pipefail; "$@" | true'),
     Case("document into a slow closed pipe", ("status", "--json"), start='set -o pipefail; "$@" | head -c 1'),
     *(
         Case(
             f"signal {name}",
-            (*TRAIN, "--epochs", "5000", "--seed", "9"),
+            (*TRAIN, "--epochs", "5000", "--seed", "9", "--checkpoint-minutes", "0"),
             (130,),
             "--resume|same command",
             start=HANGUP.replace("{}", name),
         )
         for name in ("HUP", "TERM", "INT")
     ),
-    Case("signal HUP, nohup", (*TRAIN, "--epochs", "30", "--seed", "9"), start="nohup " + HANGUP.replace("{}", "HUP")),
+    Case(
+        "signal HUP, nohup",
+        (*TRAIN, "--epochs", "200", "--seed", "9", "--checkpoint-minutes", "0"),
+        start="nohup " + HANGUP.replace("{}", "HUP"),
+    ),
 )
 
 
@@ -319,16 +323,19 @@ def run(case: Case, home: Path) -> Ending:
         }
         arguments = [each.replace("{site}", site).replace("{home}", str(home)) for each in case.arguments]
         shell = IN_NAMESPACE if "mount " in case.start else ("bash", "-c")
-        ended = subprocess.run(
-            [*shell, case.start, "sh", sys.executable, "-m", "affbench", *arguments],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=120,
-        )
+        try:
+            ended = subprocess.run(
+                [*shell, case.start, "sh", sys.executable, "-m", "affbench", *arguments],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=120,
+            )
+        except subprocess.TimeoutExpired:
+            return Ending(case, 124, "did not end within two minutes", good=False)
         told = ended.stderr.strip()
         if "unshare" in told or "mount:" in told:
             return Ending(case, None, told.splitlines()[-1], good=True)
