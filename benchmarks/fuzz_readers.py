@@ -47,7 +47,7 @@ from affbench.errors import AffbenchError
 from affbench.evaluation import load_model
 from affbench.runs import Epoch, Run, history_from_csv, history_to_csv, read_evaluation
 
-SECONDS, MEMORY = 20, 6 << 30  # limits for one input and one worker
+SECONDS, MEMORY = 20, 6 << 30  # limits for one input, in seconds of a processor, and one worker
 TELLING = (0, 1, 2, 0x7F, 0x80, 0xFF)
 ATTRIBUTES = {"name": "fuzzed", "split": "test", "source": "here", "sha256": "", "license": "free"}
 
@@ -218,7 +218,7 @@ def work(first: int, last: int, seed: int, keep: Path) -> None:
     def slow(number: int, frame: FrameType | None) -> None:
         raise SlowError
 
-    signal.signal(signal.SIGALRM, slow)
+    signal.signal(signal.SIGPROF, slow)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         known = seeds(Path(name))
         contents = {kind: path.read_bytes() for kind, (path, _) in known.items()}
@@ -230,7 +230,7 @@ def work(first: int, last: int, seed: int, keep: Path) -> None:
             path.write_bytes(injured)
             sys.stdout.write(json.dumps({"started": number, "kind": kind}) + "\n")
             sys.stdout.flush()
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 read(path)
                 outcome = "read"
@@ -241,7 +241,7 @@ def work(first: int, last: int, seed: int, keep: Path) -> None:
             except BaseException as error:  # everything else is what this program looks for
                 outcome = f"failure: {type(error).__name__}: {error}"
             finally:
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             if outcome.startswith("failure"):
                 keep.mkdir(parents=True, exist_ok=True)
                 (keep / f"{number}-{path.name}").write_bytes(injured)
@@ -281,7 +281,7 @@ def main() -> None:
         threading.Thread(target=_pass_on, args=(worker.stdout, lines), daemon=True).start()
         while True:
             try:
-                line = lines.get(timeout=3 * SECONDS)
+                line = lines.get(timeout=15 * SECONDS)
             except queue.Empty:  # stuck in compiled code, where no signal handler runs
                 worker.kill()
                 break

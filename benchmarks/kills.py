@@ -71,7 +71,7 @@ class Counts:
     """What became of the kills in one stage."""
 
     kills: int = 0
-    in_flight: int = 0  # the others came after the command had ended
+    too_late: int = 0  # came after the command had ended, and were made again sooner
     halves_left: int = 0  # kills that left temporary or unsealed files behind
     halves_believed: int = 0
     reruns_completed: int = 0
@@ -193,7 +193,12 @@ def run(kills: int, seed: int) -> dict[str, Counts]:
             found = counts[stage.name]
             home = _prepared(stage, work, "disturbed")
             found.kills += 1
-            found.in_flight += disturb(stage, home, inputs, chance.uniform(0.02, 1.0) * seconds[stage.name])
+            delay = chance.uniform(0.02, 1.0) * seconds[stage.name]
+            while not disturb(stage, home, inputs, delay):
+                found.too_late += 1
+                delay /= 2
+                shutil.rmtree(home)
+                home = _prepared(stage, work, "disturbed")
             found.halves_left += halves(home) > 0
             found.halves_believed += believed_halves(home) > 0
             completed = complete(stage, home, inputs)

@@ -3,17 +3,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import SAMPLE
+from tiny import SAMPLE, Affbench
 
 from affbench.distributed import Ranks
 from affbench.errors import UsageError
@@ -28,10 +26,28 @@ TRAIN = (
 )
 
 
-def command(workspace: Workspace, results: Path, processes: int, *options: str) -> list[str]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    start = [sys.executable, *(torchrun if processes > 1 else []), "-m", "affbench"]
-    return [*start, *TRAIN, *options, "--data-dir", str(workspace.data), "--results-dir", str(results)]
+DYING = """
+import os, signal
+from affbench import cli, progress
+
+note = progress.ConsoleProgress.note
+
+def dying(self, text):
+    note(self, text)
+    if os.environ["RANK"] == "1" and "epoch 1/3" in text:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+progress.ConsoleProgress.note = dying
+cli.main()
+"""
+
+
+def command(
+    workspace: Workspace, results: Path, *options: str, program: tuple[str, ...] = ("-m", "affbench")
+) -> list[str]:
+    """Two processes that train."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [*torchrun, *program, *TRAIN, *options, "--data-dir", str(workspace.data), "--results-dir", str(results)]
 
 
 @pytest.fixture(autouse=True)
@@ -58,59 +74,43 @@ def assert_follows(run: Run, single: Run) -> None:
         assert (tensor - wanted[name]).abs().mean() < 1e-4, name
 
 
-def test_two_processes_follow_the_curve_of_one(workspace: Workspace, tmp_path: Path) -> None:
-    subprocess.run(command(workspace, tmp_path / "one", 1), check=True, capture_output=True)
-    done = subprocess.run(command(workspace, tmp_path / "two", 2, "--json"), check=True, capture_output=True, text=True)
+@pytest.fixture
+def single(affbench: Affbench, tmp_path: Path) -> Run:
+    """The run of one process."""
+    assert affbench(*TRAIN, results_dir=tmp_path / "one").status == 0
+    return only_run(tmp_path / "one")
+
+
+def test_two_processes_follow_the_curve_of_one(workspace: Workspace, tmp_path: Path, single: Run) -> None:
+    done = subprocess.run(command(workspace, tmp_path / "two", "--json"), check=True, capture_output=True, text=True)
     document = json.loads(done.stdout)  # one document, from the first process
     run = only_run(tmp_path / "two")
     assert document["run"] == run.name
     assert done.stderr.count("validation accuracy") == 4  # three epochs and the summary, each said once
     assert run.environment["processes"] == 2
-    assert_follows(run, only_run(tmp_path / "one"))
+    assert_follows(run, single)
 
 
-def test_dead_process_ends_the_job_and_another_number_goes_on(workspace: Workspace, tmp_path: Path) -> None:
-    many = ("--epochs", "12", "--limit", "400", "--checkpoint-minutes", "0")
-    subprocess.run(command(workspace, tmp_path / "one", 1, *many), check=True, capture_output=True)
-    process = subprocess.Popen(
-        command(workspace, tmp_path / "two", 2, *many), stderr=subprocess.PIPE, text=True, start_new_session=True
+def test_dead_process_ends_the_job_and_another_number_goes_on(
+    workspace: Workspace, tmp_path: Path, single: Run, affbench: Affbench
+) -> None:
+    (tmp_path / "dying.py").write_text(DYING)
+    done = subprocess.run(
+        command(workspace, tmp_path / "two", "--checkpoint-minutes", "0", program=(str(tmp_path / "dying.py"),)),
+        check=False,
+        capture_output=True,
+        text=True,
     )
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if "epoch 3/12" in line:
-            os.kill(second_of(process.pid), signal.SIGKILL)
-            break
-    said += process.stderr.readlines()
-    process.stderr.close()
-    assert process.wait(60) != 0
-    message = " ".join("".join(said).split())
+    assert done.returncode != 0
+    message = " ".join(done.stderr.split())
     assert re.search(r"process 0 of 2 lost the others: one of them died", message)
     assert "the same command goes on from the last checkpoint, with any number of processes" in message
     unfinished = only_run(tmp_path / "two")
     assert not unfinished.finished
     assert (unfinished.path / RESUME).is_file()
-    resumed = subprocess.run(
-        [*command(workspace, tmp_path / "two", 1, *many)], check=True, capture_output=True, text=True
-    )
-    assert re.search(r"going on after epoch \d", resumed.stderr)
-    assert_follows(only_run(tmp_path / "two"), only_run(tmp_path / "one"))
-
-
-def second_of(parent: int) -> int:
-    """The process of torchrun whose rank is 1."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                try:
-                    status, environment = (folder / "status").read_text(), (folder / "environ").read_bytes()
-                except OSError:
-                    continue
-                if f"PPid:\t{parent}\n" in status and b"\0RANK=1\0" in environment:
-                    return int(folder.name)
-    raise AssertionError("there is no second process")
+    resumed = affbench(*TRAIN, results_dir=tmp_path / "two")
+    assert re.search(r"going on after epoch [12]", resumed.stderr)
+    assert_follows(only_run(tmp_path / "two"), single)
 
 
 def test_parts_of_a_batch_are_the_batch() -> None:

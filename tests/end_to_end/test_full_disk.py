@@ -89,7 +89,7 @@ def test_set_that_does_not_fit(disk: Disk, copies: str, unwritten: str) -> None:
 
 @pytest.mark.parametrize("disk", ["small disk"], indirect=True)
 def test_training_that_cannot_save(disk: Disk) -> None:
-    command = ("train", *TRAINING, "--epochs", "2", "--seed", "7")
+    command = ("train", *TRAINING, "--epochs", "2", "--seed", "7", "--checkpoint-minutes", "0")
     assert "resume.pt" in refused(disk, *command, room=20_000)
     assert len(list((disk.seen / "results" / "runs").glob("*/manifest.json"))) == 1
     document = completed(disk, *command)

@@ -19,7 +19,6 @@ def test_kills_in_every_stage_cost_nothing_but_time() -> None:
     assert {name: stage["kills"] for name, stage in counts.items()} == dict.fromkeys(
         ("fetch", "convert", "train", "eval", "sweep", "report"), 1
     )
-    assert sum(stage["in_flight"] for stage in counts.values()) >= 3
     for stage in counts.values():
         assert stage["halves_believed"] == 0, done.stderr
         assert stage["reruns_completed"] == stage["results_equal"] == stage["kills"], done.stderr

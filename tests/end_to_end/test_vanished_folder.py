@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -25,22 +26,36 @@ TRAIN = (
     *("-o", "filters=4", "-o", "primary_types=2", "-o", "decoder=8,8", "--precision", "float32"),
 )
 
+STOPPING = """
+import os, signal
+from affbench import cli, progress
+
+note = progress.ConsoleProgress.note
+
+def stopping(self, text):
+    note(self, text)
+    if "epoch 2/4" in text:
+        os.kill(os.getpid(), signal.SIGSTOP)  # nothing is written while the folder goes
+
+progress.ConsoleProgress.note = stopping
+cli.main()
+"""
+
 
 @pytest.mark.parametrize("which", ["the run", "all results"])
 def test_folder_removed_in_training(workspace: Workspace, tmp_path: Path, which: str) -> None:
     disk = Disk(tmp_path)
     shutil.copytree(workspace.data, tmp_path / "data", dirs_exist_ok=True)
     command = [sys.executable, "-m", "affbench", *TRAIN, *disk.folders]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "epoch 2/4" in line:
-            process.send_signal(signal.SIGSTOP)  # nothing is written while the folder goes
-            break
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPING, *command[3:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
     (run,) = list_runs(tmp_path / "results")
     shutil.rmtree(run.path if which == "the run" else tmp_path / "results")
     process.send_signal(signal.SIGCONT)
-    stdout, rest = process.communicate(timeout=60)
+    stdout, rest = process.communicate()
     assert process.returncode == 1
     assert stdout == ""
     assert "Traceback" not in rest
