@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import SAMPLE, Affbench, tiny_config
+from tiny import SAMPLE, TINY_CNN, Affbench, tiny_config
 
 import affbench as package
 from affbench import training
@@ -254,7 +254,7 @@ def test_the_trial_leaves_no_trace_in_the_weights(
     for which in (
         config("Norm"),
         tiny_config(),
-        override(tiny_config(), model={"name": "cnn", "options": {"hidden": 8}}),
+        override(tiny_config(), model={"name": "cnn", "options": TINY_CNN}),
     ):
         tried = trained(which, "tried")
         with monkeypatch.context() as without:

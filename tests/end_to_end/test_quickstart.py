@@ -22,7 +22,7 @@ def run(tmp_path: Path, *arguments: str) -> tuple[dict[str, object], str]:
 
 
 def test_quickstart_needs_no_download_and_is_done_once(tmp_path: Path) -> None:
-    smaller = ("--limit", "320", "--epochs", "1", "--test-limit", "500")
+    smaller = ("--limit", "96", "--epochs", "1", "--test-limit", "200")
     plan, _ = run(tmp_path, "--dry-run", *smaller)
     assert {step["state"] for step in plan["steps"]} == {"to do"}  # type: ignore[attr-defined]
     assert not (tmp_path / "results").exists()
