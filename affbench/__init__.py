@@ -12,23 +12,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from affbench.base.version import __version__
+
 if TYPE_CHECKING:
     from affbench.data.catalogue import load_dataset
-    from affbench.evaluation import evaluate
+    from affbench.experiment.benchmark import benchmark
     from affbench.models import build_model
-    from affbench.standing import benchmark
+    from affbench.run.evaluate import evaluate
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "benchmark", "build_model", "evaluate", "load_dataset"]
 
 # Loaded on first use: importing affbench, as every command does, must not take the seconds that torch takes.
 _HOMES = {
-    "benchmark": "affbench.standing",
+    "benchmark": "affbench.experiment.benchmark",
     "build_model": "affbench.models",
-    "evaluate": "affbench.evaluation",
+    "evaluate": "affbench.run.evaluate",
     "load_dataset": "affbench.data.catalogue",
 }
-_PACKAGES = ("data", "models", "report", "statistics")
+_PACKAGES = ("data", "models", "report", "analysis")
 
 
 def __getattr__(name: str) -> Any:

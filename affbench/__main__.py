@@ -1,6 +1,6 @@
 """``python -m affbench`` does what ``affbench`` does."""
 
-from affbench.cli import main
+from affbench.cli.app import main
 
 if __name__ == "__main__":
     main()

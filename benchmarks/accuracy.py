@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from affbench.config import RunConfig
+from affbench.base.config import RunConfig
+from affbench.base.progress import ConsoleProgress, console
+from affbench.base.statistics import seed_summary
+from affbench.base.workspace import Workspace
 from affbench.data.catalogue import has_digits
 from affbench.models.capsnet import CapsNet
-from affbench.models.convolution import Conv2d
+from affbench.models.kernels.convolution import Conv2d
 from affbench.models.routing import CapsuleLayer, dynamic_routing_reference
-from affbench.progress import ConsoleProgress, console
-from affbench.statistics import seed_summary
-from affbench.training import train
-from affbench.workspace import Workspace
+from affbench.run.train import train
 
 WIDTHS = {"filters": 96, "primary_types": 12, "routings": 3}
 

@@ -26,9 +26,9 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from affbench.bench import _in_turns
-from affbench.models import routing_triton
-from affbench.progress import Progress
+from affbench.base.progress import Progress
+from affbench.experiment.bench import _in_turns
+from affbench.models.kernels import routing_triton
 
 SIZES = ["8x16", "4x16", "2x16", "4x32", "2x64", "8x32", "16x16", "16x64"]
 BLOCKS = ["32x16", "16x16", "32x8", "16x8"]

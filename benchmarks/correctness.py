@@ -24,17 +24,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from affbench.config import RunConfig
-from affbench.device import device_name, resolve_device
+from affbench.base.config import RunConfig
+from affbench.base.device import device_name, resolve_device
+from affbench.base.progress import ConsoleProgress, console
+from affbench.base.workspace import Workspace
 from affbench.models import build_model
-from affbench.models.layout import prepare
-from affbench.models.losses import loss_and_scores
+from affbench.models.kernels.layout import prepare
+from affbench.models.kernels.routing_fast import KERNEL_TOLERANCE
+from affbench.models.loss import loss_and_scores
 from affbench.models.routing import dynamic_routing, dynamic_routing_reference
-from affbench.models.routing_fast import KERNEL_TOLERANCE
-from affbench.progress import ConsoleProgress, console
-from affbench.steps import CapturedStep, Step, make_step
-from affbench.training import train
-from affbench.workspace import Workspace
+from affbench.run.step import CapturedStep, Step, make_step
+from affbench.run.train import train
 
 EXACT = 1e-4  # relative, of float32 against float64
 STEPS = 10
@@ -76,7 +76,7 @@ def routing(device: torch.device) -> Iterator[Found]:
 def kernels(device: torch.device) -> Iterator[Found]:
     if device.type != "cuda":
         return
-    from affbench.models import routing_triton
+    from affbench.models.kernels import routing_triton
 
     yield (
         "Triton kernels alone (beyond the bound they are not used)",

@@ -37,15 +37,15 @@ import scipy.io
 import torch
 from safetensors.torch import save_file
 
-from affbench import store
-from affbench.config import RunConfig, read_pipeline, read_run_config
+from affbench.base import store
+from affbench.base.config import RunConfig, read_pipeline, read_run_config
+from affbench.base.errors import AffbenchError
 from affbench.data import hdf5, idx
 from affbench.data.affnist import AffnistSource, convert, export_mat, read_homnist, read_mat
 from affbench.data.dataset import Dataset
 from affbench.data.synthesis import synthesize
-from affbench.errors import AffbenchError
-from affbench.evaluation import load_model
-from affbench.runs import Epoch, Run, history_from_csv, history_to_csv, read_evaluation
+from affbench.run.evaluate import load_model
+from affbench.run.folder import Epoch, Run, history_from_csv, history_to_csv, read_evaluation
 
 SECONDS, MEMORY = 20, 6 << 30  # limits for one input, in seconds of a processor, and one worker
 TELLING = (0, 1, 2, 0x7F, 0x80, 0xFF)

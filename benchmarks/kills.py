@@ -29,9 +29,10 @@ import h5py
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy machine wait for each other
 
 import affbench.data.fetch.sets
-import affbench.evaluation
-import affbench.pipeline  # imported before the forks
-from affbench import cli, store
+import affbench.experiment.pipeline  # imported before the forks
+import affbench.run.evaluate
+from affbench.base import store
+from affbench.cli import app as cli
 
 SAMPLE, AFFINE = "mnist-translated-sample", "affnist-synthetic-sample"
 MODEL = ("--model", "capsnet", "-o", "filters=4", "-o", "primary_types=2", "-o", "decoder=8,8", "--device", "cpu")
@@ -120,7 +121,7 @@ def believed_halves(home: Path) -> int:
             manifest = store.read_manifest(artefact)
             if manifest is not None:
                 store.verify(artefact, manifest)
-        except affbench.errors.ArtefactError:
+        except affbench.base.errors.ArtefactError:
             bad += 1
     return bad
 

@@ -19,17 +19,17 @@ from pathlib import Path
 
 import torch
 
-from affbench.config import EvaluationConfig, RunConfig, override
+from affbench.base.config import EvaluationConfig, RunConfig, override
+from affbench.base.progress import Progress
+from affbench.base.workspace import Workspace
 from affbench.data import catalogue
 from affbench.data.batches import TrainingBatches
-from affbench.evaluation import evaluate, predict
+from affbench.experiment.cells import Cell, Engine, using_threads
+from affbench.experiment.pipeline import report_all, run_cells_on
 from affbench.models import build_model
-from affbench.models.losses import loss_and_scores
-from affbench.pipeline import report_all, run_cells_on
-from affbench.progress import Progress
-from affbench.sweep import Cell, Engine, using_threads
-from affbench.training import load_training_digits, plan_run
-from affbench.workspace import Workspace
+from affbench.models.loss import loss_and_scores
+from affbench.run.evaluate import evaluate, predict
+from affbench.run.train import load_training_digits, plan_run
 
 SAMPLE = "mnist-translated-sample"
 TESTED = EvaluationConfig(sets=(SAMPLE,), limit=100)

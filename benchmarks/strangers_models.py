@@ -20,8 +20,8 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 import affbench
-from affbench.cli import app
-from affbench.errors import AffbenchError
+from affbench.base.errors import AffbenchError
+from affbench.cli.app import app
 
 SET = "mnist-translated-sample"
 TRAINING = ("--train-set", SET, "--limit", "97", "--batch-size", "32", "--epochs", "1", "--precision", "float32")

@@ -37,9 +37,9 @@ import sys
 import tarfile
 from pathlib import Path
 
-from affbench.errors import AffbenchError
-from affbench.leaderboard import add_reference
-from affbench.runs import list_runs
+from affbench.base.errors import AffbenchError
+from affbench.experiment.reference import add_reference
+from affbench.run.folder import list_runs
 
 results, out = Path("results"), Path(sys.argv[1])
 added = []

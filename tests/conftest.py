@@ -9,8 +9,8 @@ import pytest
 from tiny import Affbench, Ended
 from typer.testing import CliRunner
 
-from affbench.cli import app
-from affbench.workspace import Workspace
+from affbench.base.workspace import Workspace
+from affbench.cli.app import app
 
 # Tests run side by side, each on one thread: more would only get into each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from affbench.cli import app
+from affbench.cli.app import app
 from affbench.data.catalogue import find_set, set_names
 from affbench.models import model_names
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from affbench.config import RunConfig
+from affbench.base.config import RunConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +47,9 @@ def laid_out_otherwise(canvas: int, **options: Any) -> nn.Module:
 
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the runs that are trained from now on."""
-    from affbench import training  # not above: conftest decides on the threads of torch before it is imported
+    from affbench.run import (
+        train as training,  # not above: conftest decides on the threads of torch before it is imported
+    )
 
     trained: list[str] = []
     run = training._Training.run

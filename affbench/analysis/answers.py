@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from affbench.analysis.capsules import class_capsules, has_capsules
+from affbench.base.statistics import clustered_interval, wilson_interval
+from affbench.base.workspace import Workspace
 from affbench.data import catalogue
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
-from affbench.evaluation import evaluate_run, evaluating, predictions_path
-from affbench.runs import EvaluationRecord, Run
-from affbench.statistics import clustered_interval, wilson_interval
-from affbench.workspace import Workspace
+from affbench.run.evaluate import evaluate_run, evaluating, predictions_path
+from affbench.run.folder import EvaluationRecord, Run
 
 BIN_WIDTH = 4.0  # pixels: ±2, ±6, …, so that the ±6 of translated training digits fall on edges
 _CANDIDATES = 500  # mistakes whose scores are computed again to rank them, where the saved ones are not lengths
@@ -105,7 +105,7 @@ def answers(
 ) -> Answers:
     """What a run answers on a set; from disk where it was tested on these images before.
 
-    Parameters, result on disk and errors as for `affbench.evaluation.evaluate_run`.
+    Parameters, result on disk and errors as for `affbench.run.evaluate.evaluate_run`.
     """
     record = evaluate_run(run, set_name, workspace, copies=copies, limit=limit)
     dataset = catalogue.load_dataset(set_name, record.split, workspace.data, copies, record.n)

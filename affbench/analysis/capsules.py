@@ -18,17 +18,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from affbench import store
+from affbench.base import store
+from affbench.base.device import resolve_device
+from affbench.base.errors import UsageError
+from affbench.base.workspace import Workspace
 from affbench.data import catalogue
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.synthesis import AffineRange, render, synthesize
-from affbench.device import resolve_device
-from affbench.errors import UsageError
-from affbench.evaluation import answer_inputs, evaluating, load_model
 from affbench.models.routing import coupling_coefficients
-from affbench.runs import Run
-from affbench.workspace import Workspace
+from affbench.run.evaluate import answer_inputs, evaluating, load_model
+from affbench.run.folder import Run
 
 Floats = npt.NDArray[np.float32]
 

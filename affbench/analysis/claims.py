@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from affbench.config import RunConfig
+from affbench.base.config import RunConfig
+from affbench.base.statistics import holm, seed_summary
 from affbench.data import catalogue
-from affbench.runs import Epoch, EvaluationRecord
-from affbench.statistics import holm, seed_summary
+from affbench.run.folder import Epoch, EvaluationRecord
 
 Verdict = Literal["supported", "contradicted", "no evidence against", "no evidence for", "not enough seeds"]
 
@@ -111,7 +111,7 @@ class _Trend:
 
 
 class Trained(Protocol):
-    """What is looked at of a run: `affbench.runs.Run`, or one that has been read."""
+    """What is looked at of a run: `affbench.run.folder.Run`, or one that has been read."""
 
     @property
     def config(self) -> RunConfig: ...

@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from affbench import store
-from affbench.errors import ArtefactError
-from affbench.evaluation import predictions_path
-from affbench.runs import EvaluationRecord, Run
-from affbench.statistics import PairedDifference, SeedSummary, paired_difference, seed_summary
+from affbench.base import store
+from affbench.base.errors import ArtefactError
+from affbench.base.statistics import PairedDifference, SeedSummary, paired_difference, seed_summary
+from affbench.run.evaluate import predictions_path
+from affbench.run.folder import EvaluationRecord, Run
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from affbench import store
+from affbench.base import store
+from affbench.base.device import resolve_device
+from affbench.base.errors import UsageError
+from affbench.base.statistics import wilson_interval
+from affbench.base.workspace import Workspace
 from affbench.data import catalogue
 from affbench.data.dataset import TRANSFORM_COLUMNS
-from affbench.device import resolve_device
-from affbench.errors import UsageError
-from affbench.evaluation import answer_inputs, load_model, predict
-from affbench.runs import Run
-from affbench.statistics import wilson_interval
-from affbench.workspace import Workspace
+from affbench.run.evaluate import answer_inputs, load_model, predict
+from affbench.run.folder import Run
 
 VERSION = 2  # of this stage: raised whenever the same model and sets would give other curves
 BINS = 12

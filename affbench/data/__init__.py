@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from affbench.data.vision import AffNIST
+    from affbench.data.torchvision import AffNIST
 
 __all__ = ["AffNIST"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "AffNIST":
-        from affbench.data import vision
+        from affbench.data import torchvision as vision
 
         return vision.AffNIST
     if name in ("affnist", "synthesis"):

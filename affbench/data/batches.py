@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from affbench.data import canvas as placement
+from affbench.data import placement
 from affbench.data.dataset import Dataset
 
 

@@ -24,15 +24,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from affbench import store
-from affbench.data import canvas as placement
-from affbench.data import hdf5, idx
+from affbench.base import store
+from affbench.base.errors import ArtefactError, DataError, UsageError, nearest
+from affbench.data import hdf5, idx, placement
 from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.fetch.sources import SOURCES, Source
 from affbench.data.synthesis import CANVAS, AffineRange, synthesize, write_synthetic
 from affbench.data.synthesis import COPIES as COPIES
 from affbench.data.synthesis import FRAME as FRAME
-from affbench.errors import ArtefactError, DataError, UsageError, nearest
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -23,8 +23,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from affbench.errors import AffbenchError, DataError
-from affbench.store import temporary_folder, writing
+from affbench.base.errors import AffbenchError, DataError
+from affbench.base.store import temporary_folder, writing
 
 MAT_LIMIT = 2**31  # bytes of one .mat file when unpacked: MATLAB's own limit for a v5 variable
 ARCHIVE_LIMIT = 2**33  # bytes of all members of an archive when unpacked; affNIST's largest has about 4 GB

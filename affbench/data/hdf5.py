@@ -20,9 +20,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from affbench import __version__
+from affbench.base.errors import ArtefactError
+from affbench.base.version import __version__
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
-from affbench.errors import ArtefactError
 
 CHUNK = 256  # images a chunk: 400 kB at 40×40, so a slice costs little more than itself
 
@@ -37,7 +37,7 @@ def new_file(path: Path) -> Iterator[h5py.File]:
     Parameters
     ----------
     path
-        The file to write (a temporary path; `affbench.store` puts it in place).
+        The file to write (a temporary path; `affbench.base.store` puts it in place).
 
     Raises
     ------
@@ -56,7 +56,7 @@ class SetWriter:
     Parameters
     ----------
     path
-        The file to write (a temporary path; `affbench.store` puts it in place).
+        The file to write (a temporary path; `affbench.base.store` puts it in place).
     count
         N, the number of images to come.
     canvas

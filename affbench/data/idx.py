@@ -13,7 +13,7 @@ import idx2numpy
 import numpy as np
 import numpy.typing as npt
 
-from affbench.errors import DataError
+from affbench.base.errors import DataError
 
 MAX_BYTES = 1 << 30  # an IDX file may unpack to this much: twenty times the MNIST training images
 CLASSES = 10

@@ -62,10 +62,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from affbench.data import canvas as placement
+from affbench.base.errors import DataError, UsageError
+from affbench.data import placement
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.hdf5 import SetWriter
-from affbench.errors import DataError, UsageError
 
 CANVAS = 40  # pixels; the size of affNIST
 COPIES = 32  # transformed versions of every digit in affNIST
@@ -464,7 +464,7 @@ def write_synthetic(
     Parameters
     ----------
     path
-        The file to write (a temporary path; `affbench.store` puts it in place).
+        The file to write (a temporary path; `affbench.base.store` puts it in place).
     images, labels, copies, seed, ranges, canvas
         As for `synthesize_chunks`.
     attributes

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from affbench.errors import UsageError
-from affbench.models.convolution import Conv2d
-from affbench.models.losses import margin_loss, reconstruction_error
+from affbench.base.errors import UsageError
+from affbench.models.kernels.convolution import Conv2d
+from affbench.models.loss import margin_loss, reconstruction_error
 from affbench.models.options import canvas_size, number, whole, wholes
 from affbench.models.routing import CapsuleLayer, squash
 

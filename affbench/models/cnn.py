@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from affbench.errors import UsageError
-from affbench.models.convolution import Conv2d
+from affbench.base.errors import UsageError
+from affbench.models.kernels.convolution import Conv2d
 from affbench.models.options import canvas_size, choice, number, whole, wholes
 
 POOLINGS = ("average", "max")

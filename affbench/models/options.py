@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from affbench.errors import UsageError, nearest
+from affbench.base.errors import UsageError, nearest
 
 
 def whole(name: str, value: object, minimum: int = 1) -> int:

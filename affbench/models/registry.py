@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from affbench.errors import AffbenchError, UsageError, nearest, reason
+from affbench.base.errors import AffbenchError, UsageError, nearest, reason
 from affbench.models.source import code_hash
 
 if TYPE_CHECKING:

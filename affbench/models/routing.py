@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from affbench.errors import UsageError
-from affbench.models import routing_fast
+from affbench.base.errors import UsageError
+from affbench.models.kernels import routing_fast
+from affbench.models.kernels.routing_fast import FastRouting, Squash
 from affbench.models.options import choice, whole
-from affbench.models.routing_fast import FastRouting, Squash
 
 GRADIENTS = ("last", "all")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from affbench.models.cnn import CNN
-from affbench.models.convolution import Conv2d
+from affbench.models.kernels.convolution import Conv2d
 from affbench.models.options import canvas_size, whole, wholes
 
 

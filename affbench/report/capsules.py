@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from affbench.analysis.capsules import Curve, Equivariance, Perturbation
 from affbench.data.dataset import TRANSFORM_COLUMNS, TRANSFORM_UNITS, Dataset
 from affbench.report.drawing import COLOURS, INK, MARKERS, Drawing, dress, literal, new_figure, save_drawing, show_sheet
-from affbench.report.tables import Cell, Table
+from affbench.report.table import Cell, Table
 
 _HIGHLIGHTED = 4  # dimensions with a colour of their own in a panel
 _SHORT = {name: name.replace("vertical_", "v. ").replace("horizontal_", "h. ") for name in TRANSFORM_COLUMNS}

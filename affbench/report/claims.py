@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from affbench.analysis.capsules import CouplingEntropy
 from affbench.analysis.claims import Claim, Trained, judge_claims, sweep_points
-from affbench.report.tables import Cell, Table
+from affbench.report.table import Cell, Table
 
 
 def claims_table(runs: Sequence[Trained], *, note: str = "") -> Table | None:
@@ -17,7 +17,7 @@ def claims_table(runs: Sequence[Trained], *, note: str = "") -> Table | None:
     runs
         Finished runs of any kind; those of the largest sweep among them count.
     note
-        As for `affbench.report.tables.Table`.
+        As for `affbench.report.table.Table`.
     """
     claims = judge_claims(sweep_points(runs))
     if not claims:

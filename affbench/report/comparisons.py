@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from affbench.analysis.comparison import Comparison, compare
-from affbench.errors import AffbenchError
-from affbench.report.results import Group, Results, settings
-from affbench.report.tables import Cell, Table, accuracy_cell, set_heading, span, validation_cell
-from affbench.runs import Run
-from affbench.statistics import SeedSummary, holm, seed_summary
+from affbench.analysis.results import Group, Results, settings
+from affbench.base.errors import AffbenchError
+from affbench.base.statistics import SeedSummary, holm, seed_summary
+from affbench.report.table import Cell, Table, accuracy_cell, set_heading, span, validation_cell
+from affbench.run.folder import Run
 
 MOST_PAIRS = 15  # of a set; with more models, each is compared with the first only
 LEVEL = 0.05
@@ -24,7 +24,7 @@ def matched_table(results: Results, *, note: str = "") -> Table | None:
     results
         Runs of any kind.
     note
-        As for `affbench.report.tables.Table`.
+        As for `affbench.report.table.Table`.
     """
     groups = results.groups
     rows = []
@@ -69,7 +69,7 @@ def comparison_tables(results: Results, *, note: str = "") -> tuple[list[Table],
     results
         Runs of any kind.
     note
-        As for `affbench.report.tables.Table`.
+        As for `affbench.report.table.Table`.
 
     Returns
     -------

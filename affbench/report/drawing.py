@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from affbench.store import atomic_path, write_text
+from affbench.base.store import atomic_path, write_text
 
 # M. Okabe and K. Ito, "Color universal design", 2008, without the yellow that white swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

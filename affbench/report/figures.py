@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from affbench.analysis.results import Group, Results
+from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.data.dataset import TRANSFORM_UNITS
 from affbench.report.drawing import COLOURS, INK, MARKERS, Drawing, dress, literal, new_figure, save_drawing
-from affbench.report.results import Group, Results
-from affbench.runs import BinShare
-from affbench.statistics import SeedSummary, seed_summary
+from affbench.run.folder import BinShare
 
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _MOST_ROWS, _MOST_CURVES, _MOST_MATRICES = 40, 14, 6

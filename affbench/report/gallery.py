@@ -12,17 +12,17 @@ from torch import nn
 from affbench.analysis import answers as answering
 from affbench.analysis import capsules as looking
 from affbench.analysis.factors import FACTORS, factor_curve
+from affbench.base.device import resolve_device
+from affbench.base.errors import AffbenchError, UsageError
+from affbench.base.workspace import Workspace
 from affbench.data import catalogue
 from affbench.data.dataset import Dataset
-from affbench.device import resolve_device
-from affbench.errors import AffbenchError, UsageError
-from affbench.evaluation import load_model, model_canvas, predict
 from affbench.report.capsules import draw_equivariance, draw_perturbation, draw_reconstructions, equivariance_table
 from affbench.report.drawing import Drawing
 from affbench.report.failures import TELLING, draw_factors, draw_mistakes, draw_positions
-from affbench.report.tables import Table
-from affbench.runs import Run
-from affbench.workspace import Workspace
+from affbench.report.table import Table
+from affbench.run.evaluate import load_model, model_canvas, predict
+from affbench.run.folder import Run
 
 ROWS = 5  # of real digits, and as many of reconstructions, as CapsNet-Keras shows
 _SEARCHED = 2_000  # images of a set, enough to find some of every class
@@ -197,7 +197,7 @@ def mistakes_figure(
     folder
         Where the PNG and its CSV go.
     copies, limit
-        As for `affbench.evaluation.evaluate_run`.
+        As for `affbench.run.evaluate.evaluate_run`.
     count
         Digits to show at most.
 
@@ -210,7 +210,7 @@ def mistakes_figure(
     NothingWrongError
         Every image is classified correctly.
     UsageError, DataError, ArtefactError
-        As `affbench.evaluation.evaluate_run`.
+        As `affbench.run.evaluate.evaluate_run`.
     """
     given = answering.answers(run, set_name, workspace, copies=copies, limit=limit)
     model = load_model(run, resolve_device(workspace.device))
@@ -248,7 +248,7 @@ def position_figure(
     Raises
     ------
     UsageError, DataError, ArtefactError
-        As `affbench.evaluation.evaluate_run`.
+        As `affbench.run.evaluate.evaluate_run`.
     """
     given = answering.answers(run, set_name, workspace, copies=copies, limit=limit)
     placed = answering.positions(given.dataset)

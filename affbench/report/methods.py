@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from affbench import __version__
-from affbench.config import RunConfig
-from affbench.report.results import Group, Result, Results
-from affbench.report.tables import span
+from affbench.analysis.results import Group, Result, Results
+from affbench.base.config import RunConfig
+from affbench.base.version import __version__
+from affbench.report.table import span
 
 _SCHEDULES = {
     "paper": "multiplied continuously by 0.96 every 2,000 steps, down to 1e-6 (the schedule of the authors' code)",

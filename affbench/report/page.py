@@ -15,16 +15,16 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from affbench import __version__
+from affbench.analysis.results import Result, Results
+from affbench.base.store import atomic_path, write_text, writing
+from affbench.base.version import __version__
 from affbench.report import comparisons as compare
 from affbench.report import figures as draw
-from affbench.report import tables as tabulate
+from affbench.report import table as tabulate
 from affbench.report.claims import claims_table
 from affbench.report.drawing import Drawing
 from affbench.report.methods import methods
-from affbench.report.results import Result, Results
-from affbench.report.tables import Table, markdown_text, percent
-from affbench.store import atomic_path, write_text, writing
+from affbench.report.table import Table, markdown_text, percent
 
 FIGURES = "figures"
 _PNG = b"\x89PNG\r\n\x1a\n"

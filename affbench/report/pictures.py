@@ -10,9 +10,10 @@ from pathlib import Path
 from affbench.analysis.capsules import has_capsules, has_decoder, run_entropy
 from affbench.analysis.claims import sweep_runs
 from affbench.analysis.factors import one_factor_set
+from affbench.analysis.results import Result, Results
+from affbench.base.errors import AffbenchError, UsageError
+from affbench.base.workspace import Workspace
 from affbench.data import catalogue
-from affbench.errors import AffbenchError, UsageError
-from affbench.evaluation import is_evaluated, load_model
 from affbench.report.claims import entropy_table
 from affbench.report.drawing import Drawing
 from affbench.report.gallery import (
@@ -25,10 +26,9 @@ from affbench.report.gallery import (
     reconstruction_figure,
 )
 from affbench.report.page import Extra, Picture
-from affbench.report.results import Result, Results
 from affbench.report.sheets import factor_histograms, sample_sheet
-from affbench.report.tables import Table
-from affbench.workspace import Workspace
+from affbench.report.table import Table
+from affbench.run.evaluate import is_evaluated, load_model
 
 PICTURED_MODELS = 6  # more would make the page long and slow, and tell little
 MOST_ANSWERS = 10_000  # images of a set that pictures look at: a report over many runs has to stay quick

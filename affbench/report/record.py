@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from affbench.data.dataset import TRANSFORM_UNITS
-from affbench.report.tables import Cell, Table, percent
-from affbench.runs import EvaluationRecord, Share
+from affbench.report.table import Cell, Table, percent
+from affbench.run.folder import EvaluationRecord, Share
 
 
 def evaluation_tables(record: EvaluationRecord) -> list[Table]:

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from affbench.base.errors import DataError
 from affbench.data.dataset import TRANSFORM_COLUMNS, TRANSFORM_UNITS, Dataset
-from affbench.errors import DataError
 from affbench.report.drawing import COLOURS, INK, dress, literal, new_figure, save_png, show_sheet, write_data
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affbench import store
+from affbench.base import store
+from affbench.base.errors import DataError, UsageError
 from affbench.data import catalogue
-from affbench.errors import DataError, UsageError
 
 
 def test_sample_is_balanced_and_its_splits_are_disjoint(data_dir: Path) -> None:

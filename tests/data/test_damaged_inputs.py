@@ -20,15 +20,15 @@ import scipy.io
 import scipy.sparse
 from safetensors.torch import load_file, save
 
-from affbench import store
-from affbench.config import RunConfig, read_pipeline, read_run_config
+from affbench.base import store
+from affbench.base.config import RunConfig, read_pipeline, read_run_config
+from affbench.base.errors import AffbenchError, ArtefactError, DataError, StorageError, UsageError
 from affbench.data import hdf5
 from affbench.data.affnist import read_homnist, read_mat
 from affbench.data.containers import NpzArray, extracted, read_mat_variables
-from affbench.errors import AffbenchError, ArtefactError, DataError, StorageError, UsageError
-from affbench.evaluation import load_model
 from affbench.models import build_model
-from affbench.runs import Run, history_from_csv, read_evaluation
+from affbench.run.evaluate import load_model
+from affbench.run.folder import Run, history_from_csv, read_evaluation
 
 N = 5
 OPTIONS = {"filters": 2, "primary_types": 1, "decoder": [4]}

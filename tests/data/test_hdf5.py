@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
+from affbench.base.errors import ArtefactError
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.hdf5 import SetWriter, read_set, write_set
-from affbench.errors import ArtefactError
 
 ATTRIBUTES = {"name": "some-set", "split": "test", "source": "here", "sha256": "00", "license": "free"}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from affbench.base.errors import DataError
 from affbench.data import idx
-from affbench.errors import DataError
 
 
 def zipped(content: bytes) -> bytes:

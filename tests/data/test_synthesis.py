@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from affbench.base.errors import DataError, UsageError
 from affbench.data import catalogue
 from affbench.data.dataset import TRANSFORM_COLUMNS
 from affbench.data.hdf5 import read_set
@@ -21,7 +22,6 @@ from affbench.data.synthesis import (
     synthesize_chunks,
     write_synthetic,
 )
-from affbench.errors import DataError, UsageError
 
 NEUTRAL = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0)
 ATTRIBUTES = {"name": "made", "split": "test", "source": "here", "sha256": "", "license": "free"}

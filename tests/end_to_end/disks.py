@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from affbench import store
-from affbench.errors import ArtefactError
+from affbench.base import store
+from affbench.base.errors import ArtefactError
 
 SECONDS = 900  # more than any command of these tests takes, however busy the machine
 _LIMIT = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)"

@@ -17,11 +17,11 @@ import pytest
 from disks import Disk, ShortFiles, contents, halves, mounted
 from tiny import SAMPLE, tiny_config
 
+from affbench.base.workspace import Workspace
 from affbench.data.affnist import export_mat
 from affbench.data.catalogue import load_dataset
-from affbench.evaluation import evaluate_run
-from affbench.training import train
-from affbench.workspace import Workspace
+from affbench.run.evaluate import evaluate_run
+from affbench.run.train import train
 
 AFFINE = "affnist-synthetic-sample"
 MODEL = ("-o", "filters=4", "-o", "primary_types=2", "-o", "decoder=8,8", "--device", "cpu")

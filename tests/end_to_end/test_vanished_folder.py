@@ -15,11 +15,11 @@ import pytest
 from disks import Disk, halves
 from tiny import SAMPLE, Affbench, tiny_config
 
-from affbench import store
-from affbench.evaluation import evaluate_run
-from affbench.runs import WEIGHTS, list_runs
-from affbench.training import train
-from affbench.workspace import Workspace
+from affbench.base import store
+from affbench.base.workspace import Workspace
+from affbench.run.evaluate import evaluate_run
+from affbench.run.folder import WEIGHTS, list_runs
+from affbench.run.train import train
 
 TRAIN = (
     *("train", "--train-set", SAMPLE, "--limit", "320", "--epochs", "4", "--batch-size", "32", "--device", "cpu"),
@@ -81,7 +81,7 @@ def test_folder_removed_in_training(workspace: Workspace, tmp_path: Path, which:
 def test_run_removed_while_it_is_evaluated(
     affbench: Affbench, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from affbench import evaluation
+    from affbench.run import evaluate as evaluation
 
     run = train(tiny_config(epochs=1), workspace)
     real = evaluation.evaluate
@@ -105,7 +105,7 @@ def test_run_removed_while_it_is_evaluated(
 def test_results_removed_while_they_are_reported(
     affbench: Affbench, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from affbench import pipeline
+    from affbench.experiment import pipeline
 
     evaluate_run(train(tiny_config(epochs=1), workspace), SAMPLE, workspace, limit=100)
     real = pipeline.write_report

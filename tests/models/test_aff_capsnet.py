@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from affbench.errors import UsageError
+from affbench.base.errors import UsageError
 from affbench.models import build_model, parameter_count
 from affbench.models.aff_capsnet import AffCapsNet
 from affbench.models.capsnet import CapsuleNetwork, PrimaryCapsules, pixel_decoder
-from affbench.models.losses import loss_and_scores
+from affbench.models.loss import loss_and_scores
 from affbench.models.routing import CapsuleLayer, SharedCapsuleLayer, dynamic_routing_reference
 
 SMALL = {"canvas": 20, "filters": 6, "primary_types": 3, "decoder": (12,)}

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from affbench.errors import UsageError
+from affbench.base.errors import UsageError
 from affbench.models import build_model, parameter_count
 from affbench.models.capsnet import CapsNet
-from affbench.models.layout import prepare
+from affbench.models.kernels.layout import prepare
 
 SMALL = {"canvas": 20, "filters": 6, "primary_types": 3, "decoder": (12,)}
 

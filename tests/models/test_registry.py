@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import torch
 
-from affbench.errors import UsageError
+from affbench.base.errors import UsageError
 from affbench.models import build_model, model_names, model_options, parameter_count
 from affbench.models.registry import check_model, model_code
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from affbench.errors import UsageError
+from affbench.base.errors import UsageError
 from affbench.models.routing import (
     CapsuleLayer,
     coupling_coefficients,
@@ -260,7 +260,7 @@ def test_squash_passes_gradcheck_and_has_no_nan_at_zero_or_infinity_of_the_norm(
 
 KERNELS = """
 import json, sys, torch
-from affbench.models import routing_fast, routing_triton
+from affbench.models.kernels import routing_fast, routing_triton
 from affbench.models.routing import dynamic_routing, dynamic_routing_reference
 
 worst = {"self_test": routing_triton.self_test(torch.device("cpu"))}
@@ -304,17 +304,19 @@ def test_triton_kernels_agree_with_the_reference_in_the_interpreter():
 
 
 def test_kernels_take_matrices_that_fit_the_registers_and_no_others():
-    kernels = pytest.importorskip("affbench.models.routing_triton")
+    kernels = pytest.importorskip("affbench.models.kernels.routing_triton")
     taken = {(i, o) for i in range(1, 33) for o in range(1, 129) if kernels.fits(i, o, torch.float32)}
     assert taken == {(1, 16), (2, 16), (4, 16), (8, 16), (1, 32), (2, 32), (4, 32), (1, 64), (2, 64)}
     assert not kernels.fits(8, 16, torch.float64)
 
 
 def test_a_gpu_without_usable_triton_gets_the_pytorch_path(monkeypatch):
-    from affbench.models import routing_fast
+    from affbench.models.kernels import routing_fast
 
-    monkeypatch.setitem(sys.modules, "affbench.models.routing_triton", None)  # as if triton could not be imported
-    monkeypatch.delattr("affbench.models.routing_triton", raising=False)
+    monkeypatch.setitem(
+        sys.modules, "affbench.models.kernels.routing_triton", None
+    )  # as if triton could not be imported
+    monkeypatch.delattr("affbench.models.kernels.routing_triton", raising=False)
     routing_fast._triton.cache_clear()
     assert routing_fast._triton(torch.device("cpu")) is None
     routing_fast._triton.cache_clear()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from affbench.errors import UsageError
+from affbench.base.errors import UsageError
 from affbench.models import build_model, parameter_count
-from affbench.models.losses import loss_and_scores
+from affbench.models.loss import loss_and_scores
 from affbench.models.stn import SpatialTransformer
 
 SMALL = {"canvas": 20, "localisation": (3, 2), "localisation_hidden": 5, "filters": (4, 3), "hidden": 8}

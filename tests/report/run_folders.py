@@ -9,13 +9,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from affbench import store
-from affbench.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from affbench.analysis.results import LabelledRun
+from affbench.base import store
+from affbench.base.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from affbench.base.errors import AffbenchError
+from affbench.base.statistics import clustered_interval, wilson_interval
 from affbench.data import catalogue
-from affbench.errors import AffbenchError
-from affbench.evaluation import predictions_path
-from affbench.report.results import LabelledRun
-from affbench.runs import (
+from affbench.run.evaluate import predictions_path
+from affbench.run.folder import (
     CONFIG,
     ENVIRONMENT,
     HISTORY,
@@ -27,7 +28,6 @@ from affbench.runs import (
     Share,
     history_to_csv,
 )
-from affbench.statistics import clustered_interval, wilson_interval
 
 FACTORS = {"rotation": (-20, 20), "shear": (-0.2, 0.2), "horizontal_translation": (-6, 6)}
 

@@ -9,12 +9,12 @@ import pytest
 from run_folders import make_run
 
 from affbench.analysis.comparison import compare
-from affbench.errors import ArtefactError
-from affbench.evaluation import predictions_path
+from affbench.analysis.results import LabelledRun, read_results
+from affbench.base.errors import ArtefactError
+from affbench.base.statistics import paired_difference
 from affbench.report.comparisons import comparison_tables, matched_table
-from affbench.report.results import LabelledRun, read_results
-from affbench.runs import Run
-from affbench.statistics import paired_difference
+from affbench.run.evaluate import predictions_path
+from affbench.run.folder import Run
 
 AFFINE = "affnist-synthetic"
 

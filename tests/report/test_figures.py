@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from run_folders import make_run, study
 
+from affbench.analysis.results import Results, read_results
 from affbench.report import figures
 from affbench.report.drawing import Drawing
-from affbench.report.results import Results, read_results
-from affbench.report.tables import sweep_groups
+from affbench.report.table import sweep_groups
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tiny import TINY_CNN, Affbench, tiny_config
 
-from affbench.config import ModelConfig
+from affbench.base.config import ModelConfig
+from affbench.base.workspace import Workspace
 from affbench.report.drawing import sheet
-from affbench.training import train
-from affbench.workspace import Workspace
+from affbench.run.train import train
 
 AFFINE = "affnist-synthetic-sample"
 

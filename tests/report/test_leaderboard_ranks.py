@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from run_folders import make_run, record
 
-from affbench.errors import UsageError
-from affbench.leaderboard import leaderboard_table, leaderboards
-from affbench.runs import write_evaluation
+from affbench.base.errors import UsageError
+from affbench.experiment.reference import leaderboard_table, leaderboards
+from affbench.run.folder import write_evaluation
 
 
 def test_ranks_are_shared_where_intervals_overlap(tmp_path: Path) -> None:

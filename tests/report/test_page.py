@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 from run_folders import make_run, study
 
-from affbench.report import Extra, LabelledRun, Picture, read_results, write_report
-from affbench.report.tables import Cell, Table
-from affbench.runs import Run
+from affbench.analysis.results import LabelledRun, read_results
+from affbench.report.page import Extra, Picture, write_report
+from affbench.report.table import Cell, Table
+from affbench.run.folder import Run
 
 NOTE = "Far too small to mean anything."
 HOSTILE = "<script>alert('x')</script> | [a](javascript:x) `b` \u202e"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from affbench.base.errors import DataError
 from affbench.data import catalogue
 from affbench.data.dataset import Dataset
-from affbench.errors import DataError
 from affbench.report.sheets import factor_histograms, sample_sheet
 
 

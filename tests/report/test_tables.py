@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from run_folders import make_run, record, study
 
-from affbench.report.published import AFFNIST, published_for
+from affbench.analysis.published import AFFNIST, published_for
+from affbench.analysis.results import LabelledRun, read_results
 from affbench.report.record import evaluation_tables
-from affbench.report.results import LabelledRun, read_results
-from affbench.report.tables import (
+from affbench.report.table import (
     Cell,
     Table,
     ablation_table,
@@ -22,7 +22,7 @@ from affbench.report.tables import (
     sweep_table,
     transformation_table,
 )
-from affbench.runs import Run, write_evaluation
+from affbench.run.folder import Run, write_evaluation
 
 
 def test_a_seed_counts_once_and_other_code_is_another_model(tmp_path: Path) -> None:

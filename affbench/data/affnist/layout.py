@@ -23,10 +23,10 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from affbench.base.errors import DataError
 from affbench.data.containers import Array, Variables
 from affbench.data.dataset import TRANSFORM_COLUMNS
 from affbench.data.synthesis import CANVAS, old_to_new
-from affbench.errors import DataError
 
 STRUCT = "affNISTdata"
 PIXELS = CANVAS * CANVAS

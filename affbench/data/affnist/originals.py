@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from affbench.base.errors import DataError
 from affbench.data.dataset import Dataset
 from affbench.data.synthesis import CHUNK, FRAME, affine_matrices, render, render_matrices, warp
-from affbench.errors import DataError
 
 VERSIONS = 8  # of each original that are brought back
 CANDIDATES = 3  # nearest digits that are rendered

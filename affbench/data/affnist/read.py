@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from affbench.base.errors import DataError
 from affbench.data.affnist.layout import (
     CLASSES,
     PIXELS,
@@ -28,7 +29,6 @@ from affbench.data.containers import Array, NpzArray, check_archive, extracted, 
 from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.hdf5 import SetWriter
 from affbench.data.synthesis import CANVAS, FRAME
-from affbench.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def convert(
     source
         Where the split lies.
     target
-        The HDF5 file to write (a temporary path; `affbench.store` puts it in place).
+        The HDF5 file to write (a temporary path; `affbench.base.store` puts it in place).
     split
         ``"train"``, ``"validation"`` or ``"test"``.
     attributes

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from affbench.base.errors import DataError
 from affbench.data.affnist.readings import (
     FACTORS,
     FIT,
@@ -27,7 +28,6 @@ from affbench.data.affnist.readings import (
 )
 from affbench.data.dataset import TRANSFORM_COLUMNS, UNPAIRED, Dataset
 from affbench.data.synthesis import truncate
-from affbench.errors import DataError
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

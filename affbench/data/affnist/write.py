@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from affbench.base.errors import DataError, StorageError
+from affbench.base.store import atomic_path, temporary_folder, writing
 from affbench.data.dataset import Dataset
 from affbench.data.synthesis import CANVAS, FRAME, old_to_new
-from affbench.errors import DataError, StorageError
-from affbench.store import atomic_path, temporary_folder, writing
 
 LIMIT = 2**31 - 1  # bytes of a variable; MATLAB reads no larger one from a v5 file
 BATCH = 10_000  # images of a batch, where the set is not a number of versions of the same digits

@@ -20,11 +20,11 @@ from urllib.request import url2pathname
 import pooch  # type: ignore[import-untyped]
 import requests
 
-from affbench import store
+from affbench.base import store
+from affbench.base.errors import AffbenchError, ArtefactError, DataError, DownloadError, UsageError
+from affbench.base.progress import Progress
 from affbench.data.fetch.http import Patience, Refused, Transfer, shown
 from affbench.data.fetch.sources import RemoteFile, Source
-from affbench.errors import AffbenchError, ArtefactError, DataError, DownloadError, UsageError
-from affbench.progress import Progress
 
 CHECKSUMS = "checksums.json"
 PART = "part"

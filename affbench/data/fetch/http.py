@@ -14,10 +14,11 @@ from urllib.request import getproxies
 import requests
 import urllib3
 
-from affbench import __version__, store
+from affbench.base import store
+from affbench.base.errors import ArtefactError
+from affbench.base.progress import Progress
+from affbench.base.version import __version__
 from affbench.data.fetch.sources import RemoteFile
-from affbench.errors import ArtefactError
-from affbench.progress import Progress
 
 _BLOCK = 1 << 16
 _MAX_REDIRECTS = 5

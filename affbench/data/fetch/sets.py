@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from affbench import store
+from affbench.base import store
+from affbench.base.errors import DownloadError
+from affbench.base.progress import Progress
 from affbench.data import catalogue
 from affbench.data.affnist import AffnistSource, convert, read_homnist
 from affbench.data.fetch.files import Fetched, Fetcher, Ways
 from affbench.data.fetch.sources import Source, sources_of
 from affbench.data.hdf5 import write_set
-from affbench.errors import DownloadError
-from affbench.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from affbench.errors import UsageError, nearest
+from affbench.base.errors import UsageError, nearest
 
 MIB = 1 << 20
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from affbench.base.errors import DataError
 from affbench.data import catalogue
 from affbench.data.affnist.verify import VerificationReport, verify_affnist, verify_set
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.synthesis import synthesize
-from affbench.errors import DataError
 
 SAMPLE = 40
 

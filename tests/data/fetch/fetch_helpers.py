@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from affbench.base.progress import Progress, Task
 from affbench.data.fetch.files import Fetched, Fetcher, Ways
 from affbench.data.fetch.http import Patience
 from affbench.data.fetch.sources import RemoteFile, Source
-from affbench.progress import Progress, Task
 
 CONTENT = bytes(range(256)) * 800  # 204,800 bytes, several blocks
 MAT = bytes(126) + b"IM" + CONTENT

@@ -28,10 +28,10 @@ from fetch_helpers import (
     zipped,
 )
 
+from affbench.base.errors import DataError, DownloadError, StorageError, UsageError
 from affbench.data.fetch.files import PART, Fetched, find_file
 from affbench.data.fetch.http import shown
 from affbench.data.fetch.sources import RemoteFile, Source
-from affbench.errors import DataError, DownloadError, StorageError, UsageError
 
 
 @pytest.fixture

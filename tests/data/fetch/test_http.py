@@ -23,9 +23,9 @@ from fetch_helpers import (
     trusted,
 )
 
+from affbench.base.errors import DownloadError
 from affbench.data.fetch.http import Patience
 from affbench.data.fetch.sources import RemoteFile
-from affbench.errors import DownloadError
 
 
 def test_404_is_told_at_once_and_503_is_tried_again(site: Any, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from affbench.base.errors import UsageError
 from affbench.data.fetch.sources import ALTERNATIVES, SOURCES, RemoteFile, Source, originals, sources_of
-from affbench.errors import UsageError
 
 NAMES = (*SOURCES, *ALTERNATIVES)
 

@@ -1,0 +1,278 @@
+"""What a report is made of: runs read from their folders, grouped by configuration, with what could not be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from affbench.base.config import RunConfig
+from affbench.base.errors import AffbenchError, ArtefactError
+from affbench.base.statistics import SeedSummary, seed_summary
+from affbench.data.catalogue import is_earlier_edition
+from affbench.run.folder import Epoch, EvaluationRecord, Run
+
+_SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "affnist-synthetic", "affnist")
+
+
+@dataclass(frozen=True)
+class LabelledRun:
+    """A run, under the name that tables and figures give its model.
+
+    Attributes
+    ----------
+    label
+        Runs of one configuration with different seeds share it.
+    run
+        The run's folder.
+    """
+
+    label: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, read.
+
+    Attributes
+    ----------
+    label, run
+        The model's label, and the run's folder.
+    config
+        Everything that determined the run.
+    history
+        One entry per epoch, at least one.
+    environment
+        Versions, device, parameter count and the like, as ``environment.json`` has them.
+    evaluations
+        Set name to record.
+    origin
+        Data and code it was trained with, as `affbench.run.folder.Run.origin` has them.
+    """
+
+    label: str
+    run: Run
+    config: RunConfig
+    history: tuple[Epoch, ...]
+    environment: Mapping[str, Any]
+    evaluations: Mapping[str, EvaluationRecord]
+    origin: str
+
+    @property
+    def name(self) -> str:
+        """The run's own name."""
+        return self.run.name
+
+    @property
+    def selected(self) -> Epoch:
+        """The epoch whose weights were kept: the first with the highest validation accuracy."""
+        return max(self.history, key=lambda row: row.validation_accuracy)
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of trained parameters, where the run says it."""
+        value = self.environment.get("parameters")
+        return value if isinstance(value, int) else None
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Mean over the epochs, training alone."""
+        return sum(row.seconds for row in self.history) / self.history[-1].epoch
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one configuration, which differ in their seed only.
+
+    Attributes
+    ----------
+    name
+        The label, with whatever tells this configuration from others of the same label.
+    label, config
+        As of every run in it; `config` is that of the first.
+    results
+        At least one.
+    """
+
+    name: str
+    label: str
+    config: RunConfig
+    results: tuple[Result, ...]
+
+    @property
+    def routings(self) -> int | None:
+        """Routing iterations; None for a model without routing."""
+        return self.config.model.routings
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of trained parameters, where a run says it."""
+        return next((result.parameters for result in self.results if result.parameters is not None), None)
+
+    @property
+    def validation(self) -> SeedSummary:
+        """Validation accuracy of the kept checkpoints over seeds, 0 to 1."""
+        return seed_summary([result.selected.validation_accuracy for result in self.results])
+
+    def records(self, name: str) -> list[EvaluationRecord]:
+        """The evaluations on one set, in the order of the runs."""
+        return [result.evaluations[name] for result in self.results if name in result.evaluations]
+
+    def accuracy(self, name: str) -> SeedSummary | None:
+        """Accuracy on one set over seeds, 0 to 1; None where no run was tested on it."""
+        records = self.records(name)
+        return seed_summary([record.accuracy for record in records]) if records else None
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95% interval of `accuracy`: over images for one seed, Student's t over seeds for several.
+
+        For one seed it respects that versions of one digit belong together, where the set has such.
+        """
+        records, summary = self.records(name), self.accuracy(name)
+        if summary is None:
+            return None
+        if summary.low is not None and summary.high is not None:
+            return max(0.0, summary.low), min(1.0, summary.high)
+        return records[0].accuracy_ci95_clustered or records[0].accuracy_ci95
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a report shows.
+
+    Attributes
+    ----------
+    results
+        Finished runs, in the order given.
+    problems
+        A sentence for each run or file that is left out.
+    """
+
+    results: tuple[Result, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def groups(self) -> list[Group]:
+        """The results by configuration, in the order of their first run."""
+        return group(self.results)
+
+    @property
+    def whole(self) -> Results:
+        """Without the runs that stopped at an accuracy, unless there are no others."""
+        kept = tuple(result for result in self.results if result.config.training.stop_at is None)
+        return replace(self, results=kept) if kept else self
+
+    @property
+    def sets(self) -> list[str]:
+        """Names of all sets that any run was tested on, originals before affine ones."""
+        names = {name for result in self.results for name in result.evaluations}
+        bases = {name: name.partition("@")[0].removesuffix("-sample") for name in names}
+        last = len(_SET_ORDER)
+        return sorted(names, key=lambda n: (_SET_ORDER.index(bases[n]) if bases[n] in _SET_ORDER else last, n))
+
+
+def read_results(runs: Iterable[LabelledRun]) -> Results:
+    """Read the runs of a report; whatever cannot be read is left out and named, never fatal.
+
+    Parameters
+    ----------
+    runs
+        The runs; one that is given twice under the same label counts once, and so does one with its copies and links.
+
+    Returns
+    -------
+    Results
+        The finished runs, and a sentence for each run or file left out.
+    """
+    results: dict[tuple[str, str], Result] = {}
+    problems = []
+    for labelled in runs:
+        try:
+            manifest = labelled.run.manifest
+            if manifest is None:
+                raise ArtefactError("its training has not ended.")
+            result, left_out = _read(labelled)
+        except AffbenchError as error:
+            problems.append(f"Run {labelled.run.name} is left out: {error}")
+            continue
+        known = results.setdefault((labelled.label, manifest.key), result)
+        if known is result:
+            problems += left_out
+        elif known.run.path != result.run.path:
+            kept, copy = (result, known) if result.name.endswith(manifest.key[:8]) else (known, result)
+            results[labelled.label, manifest.key] = kept
+            problems.append(f"Run {copy.name} is left out: it is a copy of {kept.name}, and a seed counts once.")
+    return Results(tuple(results.values()), tuple(problems))
+
+
+def _read(labelled: LabelledRun) -> tuple[Result, list[str]]:
+    """A finished run, and a sentence for each of its files that is left out."""
+    run = labelled.run
+    config, history, environment, origin = run.config, tuple(run.history), run.environment, run.origin
+    if not history:
+        raise ArtefactError("its training history is empty.")
+    evaluations, problems = {}, []
+    code = json.loads(origin).get("code")
+    for path in sorted(run.path.glob("eval-*.json")):
+        try:
+            record = run.evaluation(path)
+        except AffbenchError as error:
+            problems.append(f"An evaluation of run {run.name} is left out: {error}")
+            continue
+        if is_earlier_edition(record.set, record.split, record.set_key):
+            problems.append(
+                f"An evaluation of run {run.name} is left out: {record.set} had other images when it was made; "
+                f"'affbench eval --set {record.set} --run {run.name}' makes it again."
+            )
+            continue
+        evaluations[record.set] = record
+        if None not in (code, record.code) and code != record.code:
+            problems.append(f"Run {run.name} was tested on {record.set} with other code of its model than trained it.")
+    if not evaluations:
+        problems.append(f"Run {run.name} was not tested on any set yet; only its training is shown.")
+    return Result(labelled.label, run, config, history, environment, evaluations, origin), problems
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def settings(result: Result) -> dict[str, Any]:
+    """All that determined a run but its seed: configuration, dotted (``model.options.routings``), data and code."""
+    flat = _flat(result.config.model_dump(mode="json"))
+    del flat["training.seed"]
+    return flat | {key: str(value)[:8] for key, value in json.loads(result.origin).items() if value is not None}
+
+
+def group(results: Sequence[Result]) -> list[Group]:
+    """Group results by label and configuration; where a label has several, their names say how they differ."""
+    members: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        members.setdefault((result.label, json.dumps(settings(result), sort_keys=True)), []).append(result)
+    groups = []
+    for (label, _), own in members.items():
+        all_settings = [settings(other[0]) for (name, _), other in members.items() if name == label]
+        groups.append(Group(label + _difference(settings(own[0]), all_settings), label, own[0].config, (*own,)))
+    return groups
+
+
+def _difference(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    """What tells one configuration from the others, such as ``" (routing 3)"``; "" where it is the only one."""
+    parts = []
+    for key in dict.fromkeys(key for other in others for key in other):
+        if len({json.dumps(other.get(key)) for other in others}) > 1:
+            value = mine.get(key)
+            if key == "training.stop_at":
+                parts.append("to the end" if value is None else f"stopped at {100 * value:g}%")
+                continue
+            if key == "code" and value is None:
+                value = "not recorded"
+            name = "routing" if key == "model.options.routings" else key.rpartition(".")[2]
+            parts.append(f"{name} {'default' if value is None else value}")
+    return f" ({', '.join(parts)})" if parts else ""

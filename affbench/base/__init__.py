@@ -1,0 +1,1 @@
+"""What every floor stands on: errors, the store, configuration, devices, statistics."""

@@ -1,0 +1,325 @@
+"""What an experiment is: validated, frozen, read from TOML, overridable from the command line.
+
+Two kinds of file. A *run* (``affbench train --config``, and ``config.toml`` in every run folder) has the tables
+``[model]``, ``[data]`` and ``[training]``. A *pipeline* (``affbench run``) has ``[data]``, ``[training]``,
+``[evaluation]`` and any number of ``[[runs]]``, which it expands to runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import tomli_w
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from affbench.base.errors import UsageError, nearest
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Schedule = Literal["paper", "keras", "constant"]
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _named_values(options: Any) -> Any:
+    """Options in which Python's names of values are these values: TOML writes true and false, and has no None."""
+    named = {"True": True, "False": False, "None": None}
+    if not isinstance(options, dict):
+        return options
+    return {key: named.get(value, value) if isinstance(value, str) else value for key, value in options.items()}
+
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+Routings = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+def _folder_name(name: str) -> str:
+    """A name that becomes a folder: one that stays where it is put, and whose temporary name fits as well."""
+    stays = re.fullmatch(r"(?![.])[^/\\\x00-\x1f\x7f]+", name)
+    if not stays or not name.strip() or len(os.fsencode(name)) > 200:
+        rule = "no '/', '\\' or line break, no dot at its beginning, and 1 to 200 bytes"
+        raise PydanticCustomError("folder_name", "It names the folder of the report, so it has {rule}", {"rule": rule})
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+
+
+class _Frozen(BaseModel):
+    # Infinity and NaN are written by name: as null they would be what is not given.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, ser_json_inf_nan="strings")
+
+
+class ModelConfig(_Frozen):
+    """Which model: a registered name or ``package.module:factory``, and the options of its factory."""
+
+    name: str = "capsnet"
+    options: Annotated[dict[str, Any], BeforeValidator(_named_values)] = Field(default_factory=dict)
+
+    @property
+    def routings(self) -> int | None:
+        """Routing iterations; None for a model without routing."""
+        value = self.options.get("routings")
+        return value if isinstance(value, int) else None
+
+
+class DataConfig(_Frozen):
+    """What a model is trained on.
+
+    Attributes
+    ----------
+    train_set
+        The set; its validation split selects the checkpoint.
+    shift
+        Training digits are moved by up to this many pixels in each direction, afresh in every epoch; None takes what
+        the set stands for (6 for translated sets: every placement that keeps the digit's frame on the canvas; else 0).
+    flip
+        Mirror half of the training digits left to right (Fashion-MNIST).
+    limit
+        Use the first `limit` training digits only.
+    validation_limit
+        Validate on the first `validation_limit` images only; None takes a fifth as many as there are training images,
+        but at least 500: all 10,000 of MNIST where a run trains on all digits.
+    copies
+        Versions of each training and validation digit, where the set is a synthetic affine one.
+    """
+
+    train_set: str = "mnist-translated"
+    shift: int | None = Field(default=None, ge=0, le=40)
+    flip: bool = False
+    limit: int | None = Field(default=None, ge=1)
+    validation_limit: int | None = Field(default=None, ge=1)
+    copies: int = Field(default=1, ge=1, le=1000)
+
+
+class TrainingConfig(_Frozen):
+    """How a model is trained.
+
+    Attributes
+    ----------
+    seed
+        Seeds initial weights, order, placement and dropout.
+    epochs, batch_size, learning_rate
+        Adam's settings; its other parameters are the defaults of the paper's TensorFlow (β 0.9, 0.999; ε 1e-8).
+    schedule
+        ``"paper"``: × 0.96 every 2,000 steps, continuously, at least 1e-6 (the authors' released code);
+        ``"keras"``: × 0.9 after each epoch (CapsNet-Keras); ``"constant"``.
+    stop_at
+        End training at the first validation accuracy (0 to 1) that reaches this; None trains all epochs.
+    validations
+        Validations per epoch, evenly spaced; each is a row of ``history.csv`` and a candidate for the checkpoint.
+    precision
+        ``"bfloat16"`` computes convolutions and fully connected layers under autocast, ``"float32"`` nothing;
+        ``"auto"`` takes bfloat16 where the device computes in it. What torch does with float32 is left to torch: by
+        default CUDA multiplies convolutions in TF32 where it can, and matrices in full float32.
+    """
+
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    learning_rate: float = Field(default=0.001, gt=0, le=1)
+    schedule: Schedule = "paper"
+    stop_at: float | None = Field(default=None, gt=0, le=1)
+    validations: int = Field(default=1, ge=1, le=1000)
+    precision: Precision = "auto"
+
+
+class RunConfig(_Frozen):
+    """One training run, completely."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @property
+    def but_for_routing(self) -> str:
+        """All of it but routing iterations and seed, as JSON: what the runs of a sweep have in common."""
+        options = {key: value for key, value in self.model.options.items() if key != "routings"}
+        model = self.model.model_copy(update={"options": options})
+        training = self.training.model_copy(update={"seed": 0})
+        return self.model_copy(update={"model": model, "training": training}).model_dump_json()
+
+    def to_toml(self) -> str:
+        """The run as TOML that `read_run_config` reads back; keys that are None are left out, but for options."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        content["model"]["options"] |= {key: "None" for key, value in self.model.options.items() if value is None}
+        return tomli_w.dumps(content)
+
+
+class EvaluationConfig(_Frozen):
+    """What trained models are tested on.
+
+    Attributes
+    ----------
+    sets
+        Names of test sets.
+    copies
+        Versions of each digit in synthetic affine sets.
+    limit
+        Use the first `limit` images of each set only.
+    """
+
+    sets: tuple[str, ...] = ("mnist-translated", "affnist-synthetic")
+    copies: int = Field(default=32, ge=1, le=1000)
+    limit: int | None = Field(default=None, ge=1)
+
+
+class PipelineRuns(_Frozen):
+    """One ``[[runs]]`` entry: a model, for each of its routing iterations and seeds.
+
+    Attributes
+    ----------
+    label
+        What tables and figures call it; the model's name when absent.
+    routings
+        One number of routing iterations, or several.
+    data, training
+        Keys that differ from the pipeline's tables of that name.
+    """
+
+    model: str
+    label: str | None = None
+    routings: Routings | None = None
+    seeds: Seeds | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+class Pipeline(_Frozen):
+    """A whole experiment: runs, and the sets each is tested on.
+
+    Attributes
+    ----------
+    name
+        The file's name without ending; names the report.
+    title, note
+        Heading of the report, and a sentence that stands under each of its tables.
+    matched
+        A validation accuracy, 0 to 1: every run is also kept as it was when it first reached this, as a run of its own
+        (`TrainingConfig.stop_at`), so that models are compared at equal accuracy and not only at their best.
+    explain
+        Let the report also measure where and why models fail: accuracy over one factor of the transformation at a
+        time, and how class capsules move with each.
+    """
+
+    name: FolderName
+    title: str
+    note: str = ""
+    seeds: Seeds = (0,)
+    matched: float | None = Field(default=None, gt=0, le=1)
+    explain: bool = False
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    runs: tuple[PipelineRuns, ...] = Field(min_length=1)
+
+    def expand(self) -> list[tuple[str, RunConfig]]:
+        """Every run of the pipeline with its label, in the order of the file, seeds innermost.
+
+        With `matched`, the runs of an entry are followed by those that stop there; an entry that sets ``stop_at``
+        itself has none.
+
+        Raises
+        ------
+        UsageError
+            An entry's ``data`` or ``training`` holds an unknown key or a bad value.
+        """
+        cells = []
+        for number, entry in enumerate(self.runs, start=1):
+            where = f"[[runs]] number {number} of pipeline '{self.name}'"
+            data = _validate(DataConfig, self.data.model_dump() | entry.data, f"data of {where}")
+            training = _validate(TrainingConfig, self.training.model_dump() | entry.training, f"training of {where}")
+            label = entry.label or entry.model
+            kinds = [(label, training)]
+            if self.matched is not None and training.stop_at is None:
+                stopping = training.model_copy(update={"stop_at": self.matched})
+                kinds.append((f"{label}, matched at {100 * self.matched:g}%", stopping))
+            for (name, kind), routings in itertools.product(kinds, entry.routings or (None,)):
+                options = entry.options | ({} if routings is None else {"routings": routings})
+                model = ModelConfig(name=entry.model, options=options)
+                for seed in entry.seeds or self.seeds:
+                    own = kind.model_copy(update={"seed": seed})
+                    cells.append((name, RunConfig(model=model, data=data, training=own)))
+        return cells
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _validate(kind: type[_Model], content: Mapping[str, Any], where: str) -> _Model:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(_sentence(kind, error, where)) from None
+
+
+def _sentence(kind: type[BaseModel], error: ValidationError, where: str) -> str:
+    """The first of pydantic's complaints as one sentence, with the nearest valid key for an unknown one."""
+    first = error.errors(include_url=False)[0]
+    location = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{location}' in {where}: {nearest(str(first['loc'][-1]), _fields(kind, first['loc']))}"
+    if first["type"] == "missing":
+        return f"{where} lacks the key '{location}'."
+    if first["type"] == "literal_error":
+        known = [part.strip("' ") for part in str(first["ctx"]["expected"]).replace(" or ", ",").split(",")]
+        return f"{location} = {first['input']!r} in {where} is unknown: {nearest(str(first['input']), known)}"
+    return f"{location} = {first['input']!r} in {where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}."
+
+
+def _fields(kind: Any, location: Sequence[int | str]) -> list[str]:
+    """The keys that are valid where the last part of `location` stands."""
+    for part in location[:-1]:
+        if isinstance(part, str):
+            kind = kind.model_fields[part].annotation
+            kind = next((argument for argument in get_args(kind) if isinstance(argument, type)), kind)
+    return list(kind.model_fields)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = sorted(str(p) for p in Path("pipelines").glob("*.toml"))
+        raise UsageError(f"there is no file {path}" + (f": {nearest(str(path), known)}" if known else ".")) from None
+    except (ValueError, RecursionError) as error:  # tomllib raises more than its own errors
+        raise UsageError(f"{path} is not valid TOML: {error}.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """Read a run from TOML.
+
+    Raises
+    ------
+    UsageError
+        The file is missing, is not TOML, has an unknown key (the nearest valid one is suggested) or a bad value.
+    """
+    return _validate(RunConfig, _read_toml(path), str(path))
+
+
+def read_pipeline(path: Path) -> Pipeline:
+    """Read a pipeline from TOML; raises as `read_run_config`."""
+    return _validate(Pipeline, {"name": path.stem, **_read_toml(path)}, str(path))
+
+
+def override(config: _Model, where: str = "the command line", **changes: Any) -> _Model:
+    """A copy of any configuration with some keys changed; those given as None stay as they are.
+
+    Raises
+    ------
+    UsageError
+        A value is not valid.
+    """
+    given = {key: value for key, value in changes.items() if value is not None}
+    return _validate(type(config), config.model_dump() | given, where)

@@ -1,0 +1,113 @@
+"""Which device computes, in which precision, and what it is called."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import platform
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from affbench.base.config import Precision
+from affbench.base.errors import DeviceError, UsageError, nearest
+
+Computed = Literal["float32", "bfloat16"]
+KINDS = ("auto", "cpu", "cuda", "mps")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; a CUDA device with a number becomes this process's current one.
+
+    Parameters
+    ----------
+    name
+        ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+
+    Raises
+    ------
+    UsageError
+        The name is no device.
+    DeviceError
+        This machine does not have the device.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in KINDS or (index and not index.isdigit()):
+        raise UsageError(f"--device {name} is unknown: {nearest(kind, KINDS)}")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(kind)
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"--device {name} asks for CUDA, but torch finds no CUDA device here; use --device auto.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"--device {name} does not exist: there are {torch.cuda.device_count()} CUDA devices.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps asks for Apple's Metal, but torch finds none here; use --device auto.")
+    device = torch.device(name)
+    if kind == "cuda" and index:
+        torch.cuda.set_device(device)  # what torch and Triton launch without naming a device goes to the current one
+    return device
+
+
+def resolve_precision(asked: Precision, device: torch.device) -> Computed:
+    """The precision to compute in: as asked, and for ``"auto"`` bfloat16 where the device computes in it natively."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    return "bfloat16" if device.type == "cpu" and cpu_bfloat16_rate() > 1 else "float32"
+
+
+@functools.cache
+def cpu_bfloat16_rate() -> float:
+    """How many times as fast as float32 the processor multiplies bfloat16, nominally; below 1 where it emulates it."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    for name, private, rate in (
+        ("amx_bf16", "_is_amx_tile_supported", 16.0),
+        ("avx512_bf16", "_is_avx512_bf16_supported", 2.0),
+    ):
+        asked = getattr(torch.cpu, private, None)  # before torch had get_capabilities
+        if capabilities.get(name, False) or bool(asked and asked()):
+            return rate
+    return 0.5
+
+
+@functools.cache
+def keep_memory() -> None:
+    """Let this process keep the memory that it frees, as torch's allocator does on CUDA; with glibc, else nothing.
+
+    Otherwise every large tensor is memory that the system has to clear anew, which takes up to an eighth of a training
+    step on a CPU. The process then stays as large as it once was.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or none that could be asked
+        library = ctypes.CDLL(None)
+        # In glibc's malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD.
+        library.mallopt(-4, 0)
+        library.mallopt(-1, -1)
+
+
+def autocast(device: torch.device, precision: Computed) -> contextlib.AbstractContextManager[Any]:
+    """The context a model runs in: bfloat16 for convolutions and fully connected layers, or none at all."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all it was given, so that the clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        named = None
+    return named[1] if named else platform.processor() or platform.machine()

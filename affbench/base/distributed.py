@@ -1,0 +1,226 @@
+"""One run on several devices: what the processes that torchrun starts tell each other.
+
+Gradients are summed here rather than by a wrapper around the model, because a model may bring its own ``loss``, which
+never calls its ``forward``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from affbench.base.errors import AffbenchError, DeviceError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# The first process may have to wait for another one that trains the same run; a peer that dies is noticed at once.
+TIMEOUT = datetime.timedelta(hours=1)
+
+
+class RankError(AffbenchError):
+    """Another process of the same run is gone."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train one run together, and which of them this one is.
+
+    Attributes
+    ----------
+    rank, size
+        Number of this process, from 0, and how many there are.
+    local
+        Number of this process on its machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and messages."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.size == 1
+
+    def share(self, count: int) -> slice:
+        """This process's part of `count` items: parts are contiguous, and differ by one item at most."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def device(self, asked: str) -> str:
+        """The device of this process: as asked, and with several processes one CUDA device each.
+
+        Raises
+        ------
+        UsageError
+            One device was asked for by number, for several processes.
+        """
+        if self.alone or asked.partition(":")[0] not in ("auto", "cuda"):
+            return asked
+        if asked.startswith("cuda:"):
+            raise UsageError(f"--device {asked} does not go with torchrun, which gives each process its own; use cuda.")
+        import torch
+
+        return f"cuda:{self.local}" if torch.cuda.is_available() else asked
+
+    def combine(self, parameters: Iterable[nn.Parameter], weight: float, sums: Tensor) -> Tensor:
+        """Add up gradients, each process's times its weight, and `sums` over all processes.
+
+        Parameters
+        ----------
+        parameters
+            Their gradients are replaced; one without a gradient counts as zero, which leaves Adam's step at zero too.
+        weight
+            This process's share of the images of the batch.
+        sums
+            Float32 (K,), added up as they are.
+
+        Returns
+        -------
+        Tensor
+            The sums over all processes.
+        """
+        import torch
+        from torch import distributed
+
+        wanted = [parameter for parameter in parameters if parameter.requires_grad]
+        parts = [
+            torch.zeros(parameter.numel(), device=sums.device)
+            if parameter.grad is None
+            else parameter.grad.reshape(-1).float() * weight
+            for parameter in wanted
+        ]
+        flat = torch.cat([*parts, sums])  # one message, whatever the number of parameters
+        with self._reached():
+            distributed.all_reduce(flat)
+        total: Tensor
+        *gradients, total = flat.split([*(parameter.numel() for parameter in wanted), len(sums)])
+        for parameter, gradient in zip(wanted, gradients, strict=True):
+            # Laid out as the parameter, whatever that is: a fused optimiser reads both by their place in memory.
+            parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))
+        return total
+
+    def highest(self, number: int) -> int:
+        """The highest of the numbers that the processes give."""
+        return number if self.alone else int(self._reduced(number, "MAX"))
+
+    def total(self, number: int) -> int:
+        """The sum of the numbers that the processes give."""
+        return number if self.alone else int(self._reduced(number, "SUM"))
+
+    def _reduced(self, number: int, operation: str) -> float:
+        import torch
+        from torch import distributed
+
+        value = torch.tensor([number], dtype=torch.int64)  # on the CPU: no process waits for its device
+        with self._reached():
+            distributed.all_reduce(value, getattr(distributed.ReduceOp, operation))
+        return value.item()
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with those of the first process."""
+        if self.alone:
+            return
+        from torch import distributed
+
+        with self._reached():
+            for tensor in tensors:
+                message = tensor.contiguous()
+                distributed.broadcast(message, 0)
+                if message is not tensor:
+                    tensor.copy_(message)
+
+    def bytes_from_first(self, content: bytes | None) -> bytes | None:
+        """What the first process has; the others give None."""
+        if self.alone:
+            return content
+        import torch
+
+        size = self.highest(-1 if content is None else len(content))
+        if size < 0:
+            return None
+        buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(size).byte()
+        if size:
+            self.copy_from_first([buffer])
+        return buffer.numpy().tobytes()
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all processes, which have one shape and lie on the CPU."""
+        if self.alone:
+            return [tensor]
+        import torch
+        from torch import distributed
+
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        with self._reached():
+            distributed.all_gather(found, tensor)
+        return found
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0][:160]
+            raise RankError(
+                f"process {self.rank} of {self.size} lost the others: one of them died, or cannot be reached "
+                f"({reason}). The job ends; the same command goes on from the last checkpoint, with any number of "
+                "processes."
+            ) from error
+
+
+def launched() -> Ranks:
+    """The processes that torchrun started, from the environment; a process by itself otherwise."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if "MASTER_ADDR" not in os.environ or any(not os.environ.get(name, "").isdigit() for name in names):
+        return Ranks()
+    return Ranks(*(int(os.environ[name]) for name in names))
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Connect the processes that torchrun started; costs nothing where there is only one.
+
+    Parameters
+    ----------
+    device
+        As given to ``--device``.
+
+    Yields
+    ------
+    Ranks
+
+    Raises
+    ------
+    RankError
+        The processes cannot reach each other.
+    """
+    ranks = launched()
+    if ranks.alone:
+        yield ranks
+        return
+    import torch
+    from torch import distributed
+
+    cuda = ranks.device(device).startswith("cuda")
+    if cuda:
+        if ranks.local >= torch.cuda.device_count():
+            raise DeviceError(
+                f"torchrun started more processes than this machine has CUDA devices ({torch.cuda.device_count()}); "
+                "use --nproc-per-node with that number, or --device cpu."
+            )
+        torch.cuda.set_device(ranks.local)
+    with ranks._reached():
+        # gloo carries the few numbers that live on the CPU.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    yield ranks
+    distributed.destroy_process_group()  # after an error the process ends, and nobody may be left to wait for

@@ -1,0 +1,521 @@
+"""Cached artefacts: keyed by what made them, written atomically, verified when read.
+
+An artefact is one file, or one folder of files, with a *manifest* beside it (``NAME.manifest.json``, or
+``manifest.json`` in the folder). The manifest holds the key (a hash of everything that determined the content), the
+stage and its version, and the size and sha256 of every file. The manifest is written last, so an artefact without
+one is unfinished and never used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import inspect
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from affbench.base.errors import AffbenchError, ArtefactError, BusyError, StorageError
+from affbench.base.version import __version__
+
+MANIFEST = "manifest.json"
+_ELSEWHERE = "choose another folder with --data-dir or --results-dir"
+_HINTS = {
+    errno.ENOSPC: f"the disk is full; free some space, or {_ELSEWHERE}",
+    errno.EDQUOT: f"the disk quota is used up; free some space, or {_ELSEWHERE}",
+    errno.EFBIG: "the file would be larger than its file system or the limit of this process allows (see 'ulimit -f'); "
+    f"raise the limit, or {_ELSEWHERE}",
+    errno.EROFS: f"it is read-only; {_ELSEWHERE}",
+    errno.EACCES: f"permission denied; {_ELSEWHERE}",
+    errno.EPERM: f"permission denied; {_ELSEWHERE}",
+    errno.ENOLCK: f"its file system has no locks; {_ELSEWHERE}",
+    errno.ENOTSUP: f"its file system has no locks; {_ELSEWHERE}",
+    errno.ENOSYS: f"its file system has no locks; {_ELSEWHERE}",
+    errno.ENAMETOOLONG: f"a name in it is longer than its file system allows; shorten it, or {_ELSEWHERE}",
+    errno.ENOTDIR: f"a folder in it is a file; {_ELSEWHERE}",
+    errno.EIO: f"the disk reports an error; check it, or {_ELSEWHERE}",
+    errno.ESTALE: "its file system is no longer there; run the same command again once it is back",
+    errno.ENOTCONN: "its file system is no longer there; run the same command again once it is back",
+}
+_VANISHED = "its folder vanished meanwhile; run the same command again, with the folder left where it is"
+_TEMPORARY = "affbench-temporary-"
+_PROBE = 1 << 16  # bytes; more than what is left in the last block of a file
+# A lock that outlives its holder is no lock: filelock from version 4 has to be told not to fall back on one.
+_HARD: dict[str, Any] = (
+    {"fallback_to_soft": False} if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters else {}
+)
+
+
+def content_key(stage: str, version: int, inputs: Mapping[str, Any]) -> str:
+    """The key of an artefact: sha256 over the stage, its version and all that determines its content.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage, such as ``"train"``.
+    version
+        Version of the stage's code; raised whenever the same inputs would give another content.
+    inputs
+        JSON-serialisable description of configuration and input keys.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    text = json.dumps({"stage": stage, "version": version, "inputs": inputs}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turn an operating-system error while writing `target` into one clear sentence.
+
+    Raises
+    ------
+    StorageError
+        The disk is full, the folder is read-only, and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write {target}: {hint(target, error)}.")
+
+
+def hint(path: Path, error: OSError) -> str:
+    """What an operating-system error at a path means, and the way on."""
+    # h5py raises OSError without an errno when HDF5 itself met the error.
+    told = re.search(r"errno = (\d+)", str(error))
+    number = error.errno or (int(told[1]) if told else 0)
+    if number in (errno.ENOENT, errno.EEXIST):
+        for folder in (path, *path.parents):
+            if folder.is_symlink() and not folder.exists():
+                there = folder.readlink()
+                return f"{folder} is a link to {there}, which is not there; mount or make that, or {_ELSEWHERE}"
+    if number == errno.ENOENT and not path.parent.is_dir():
+        return _VANISHED
+    text = _HINTS.get(number, error.strerror or str(error))
+    if _TEMPORARY in str(path):
+        text = text.replace(_ELSEWHERE, "name another folder for temporary files in the environment variable TMPDIR")
+    return text
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder where the operating system keeps what is needed for a moment; it goes when the block ends."""
+    try:
+        folder = tempfile.mkdtemp(prefix=_TEMPORARY)
+    except OSError as error:
+        raise _unwritable(Path(tempfile.tempdir or "") / f"{_TEMPORARY}folder", error) from error
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refusal(path: Path) -> OSError | None:
+    """Why the operating system lets nobody write on at the end of a file, if it does not."""
+    try:
+        with path.open("rb+") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` that becomes `target` if the block succeeds, and vanishes if it does not.
+
+    Parameters
+    ----------
+    target
+        The file to write; its folder is made.
+
+    Yields
+    ------
+    Path
+        Where to write.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
+        except BaseException as error:
+            # torch, safetensors and h5py meet a full disk with errors of their own, so the disk itself is asked.
+            foreign = isinstance(error, Exception) and not isinstance(error, (OSError, AffbenchError))
+            refusal = _refusal(temporary) if foreign else None
+            temporary.unlink(missing_ok=True)
+            if refusal is not None:
+                raise _unwritable(target, refusal) from error
+            raise
+
+
+def refuse_foreign(target: Path) -> None:
+    """See that a folder may be replaced.
+
+    Raises
+    ------
+    StorageError
+        There is something at `target` that affbench did not write.
+    """
+    with writing(target):
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise StorageError(f"{target} is no folder of affbench; move it away, or choose another name.")
+        if not target.is_dir() or not any(target.iterdir()):
+            return
+        named = (target / name for name in (MANIFEST, "report.html") if (target / name).is_file())
+        if not any(b"affbench" in path.read_bytes() for path in named):
+            raise StorageError(f"{target} was not written by affbench; move it away, or choose another name.")
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path, own: re.Pattern[str]) -> Iterator[Path]:
+    """An empty folder of the same name that takes the place of `target` if the block succeeds, else vanishes.
+
+    Only one process may do so at a time: what an earlier one left unfinished is removed.
+
+    Parameters
+    ----------
+    target
+        The folder to write; one of that name stays as it is until the block has succeeded.
+    own
+        Names of the files that affbench writes there, relative to `target`; any others are kept.
+
+    Yields
+    ------
+    Path
+        Where to write.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.part")
+    refuse_foreign(target)
+    with writing(target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        new = temporary / target.name
+        new.mkdir(parents=True)
+        try:
+            yield new
+            refuse_foreign(target)  # it may have come meanwhile
+            if target.is_dir():
+                _copy_others(target, new, own)
+                shutil.rmtree(target)
+            new.replace(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _copy_others(old: Path, new: Path, own: re.Pattern[str]) -> None:
+    for path in old.rglob("*"):
+        name = path.relative_to(old)
+        if not own.fullmatch(name.as_posix()) and (path.is_symlink() or not path.is_dir()):
+            (new / name.parent).mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, new / name, follow_symlinks=False)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(target) as path:
+        path.write_bytes(content)
+
+
+def write_text(target: Path, content: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    write_bytes(target, content.encode())
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Write a JSON document atomically, indented, keys in the order given."""
+    write_text(target, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    ArtefactError
+        The file is missing, is not JSON, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} is missing.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ArtefactError(f"{path} does not hold a JSON object.")
+    return content
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artefact is and what it must look like.
+
+    Attributes
+    ----------
+    key
+        Hash of everything that determined the content (`content_key`).
+    stage, version
+        The stage that made it and the version of that stage's code.
+    inputs
+        The readable description that went into the key.
+    files
+        File name to ``{"sha256": …, "bytes": …}``.
+    affbench_version
+        Version of the package that wrote it.
+    """
+
+    key: str
+    stage: str
+    version: int
+    inputs: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    affbench_version: str = __version__
+
+
+def manifest_path(artefact: Path) -> Path:
+    """Where the manifest of a file or folder artefact lies."""
+    return artefact / MANIFEST if artefact.is_dir() else artefact.with_name(f"{artefact.name}.{MANIFEST}")
+
+
+def seal(artefact: Path, stage: str, version: int, inputs: Mapping[str, Any], names: list[str] | None = None) -> None:
+    """Write the manifest of a finished artefact: from now on it counts.
+
+    Parameters
+    ----------
+    artefact
+        The file, or the folder.
+    stage, version, inputs
+        As for `content_key`.
+    names
+        For a folder, the files that belong to the artefact.
+
+    Raises
+    ------
+    StorageError
+        A file is no longer there, or the manifest cannot be written.
+    """
+    members = {name: artefact / name for name in names} if names is not None else {artefact.name: artefact}
+    try:
+        files = {name: {"sha256": file_hash(path), "bytes": path.stat().st_size} for name, path in members.items()}
+    except OSError as error:
+        why = f"{error.filename} vanished meanwhile" if error.errno == errno.ENOENT else str(error)
+        raise StorageError(f"{artefact} cannot be finished: {why}; run the same command again.") from error
+    manifest = Manifest(content_key(stage, version, inputs), stage, version, dict(inputs), files)
+    write_json(manifest_path(artefact), manifest.__dict__)
+
+
+def read_manifest(artefact: Path) -> Manifest | None:
+    """The manifest of an artefact, or None where it is unfinished or absent.
+
+    Raises
+    ------
+    ArtefactError
+        There is a manifest, but it is damaged.
+    """
+    path = manifest_path(artefact)
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        manifest = Manifest(**content)
+        complete = all({"sha256", "bytes"} <= entry.keys() for entry in manifest.files.values())
+    except (TypeError, AttributeError) as error:
+        raise ArtefactError(f"{path} is not a manifest that this version of affbench can read ({error}).") from error
+    if not complete:
+        raise ArtefactError(f"{path} lacks the checksum of a file.")
+    if manifest.key != content_key(manifest.stage, manifest.version, manifest.inputs):
+        raise ArtefactError(f"{path} is damaged: its key is not that of what it describes.")
+    return manifest
+
+
+def verify(artefact: Path, manifest: Manifest, only: str | None = None) -> None:
+    """Compare the files of an artefact with its manifest, byte for byte.
+
+    Parameters
+    ----------
+    artefact
+        The file, or the folder.
+    manifest
+        What it must look like.
+    only
+        One file of a folder, where the others are not about to be used.
+
+    Raises
+    ------
+    ArtefactError
+        A file is missing, truncated or changed.
+    """
+    if only is not None and only not in manifest.files:
+        raise ArtefactError(f"the manifest of {artefact} does not list {only}.")
+    for name, expected in manifest.files.items():
+        if only is not None and name != only:
+            continue
+        path = artefact / name if artefact.is_dir() else artefact.with_name(name)
+        try:
+            if not path.is_file():
+                raise ArtefactError(f"{path} is missing, although its manifest lists it.")
+            size = path.stat().st_size
+            whole = size == expected["bytes"] and file_hash(path) == expected["sha256"]
+        except OSError as error:
+            raise ArtefactError(f"{path} cannot be read ({error.strerror or error}).") from error
+        if size != expected["bytes"]:
+            raise ArtefactError(f"{path} is damaged: it has {size:,} bytes, its manifest says {expected['bytes']:,}.")
+        if not whole:
+            raise ArtefactError(f"{path} is damaged: its sha256 is not the one in its manifest.")
+
+
+def cached(artefact: Path, stage: str, version: int, inputs: Mapping[str, Any]) -> bool:
+    """Whether a finished, undamaged artefact with exactly this key is there."""
+    try:
+        manifest = read_manifest(artefact)
+        if manifest is None or manifest.key != content_key(stage, version, inputs):
+            return False
+        verify(artefact, manifest)
+    except ArtefactError:
+        return False
+    return True
+
+
+def derive_file(
+    target: Path, stage: str, version: int, inputs: Mapping[str, Any], make: Callable[[Path], None]
+) -> Path:
+    """A derived file, made only when it is not there, is damaged, or was made from something else.
+
+    Parameters
+    ----------
+    target
+        The artefact.
+    stage, version, inputs
+        As for `content_key`.
+    make
+        Writes the content to the (temporary) path it is given.
+
+    Returns
+    -------
+    Path
+        `target`, finished and verified.
+    """
+    if cached(target, stage, version, inputs):
+        return target
+    with lock(target):
+        if not cached(target, stage, version, inputs):  # another process may have made it meanwhile
+            with atomic_path(target) as path:
+                make(path)
+                manifest_path(target).unlink(missing_ok=True)  # never a manifest beside a file it does not describe
+            seal(target, stage, version, inputs)
+    return target
+
+
+@contextlib.contextmanager
+def lock(target: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock of an artefact, so that two processes never write the same one.
+
+    The operating system releases it when the holder dies.
+
+    Parameters
+    ----------
+    target
+        The artefact; the lock file lies beside it.
+    timeout
+        Seconds to wait; for ever when negative.
+
+    Raises
+    ------
+    StorageError
+        The lock cannot be had, or its folder vanished while it was held.
+    """
+    path = target.with_name(f".{target.name}.lock")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path, timeout=timeout, **_HARD)
+        try:
+            held.acquire()
+        except Timeout:
+            raise BusyError(f"{target} is being written by another process; wait for it to end.") from None
+        except NotImplementedError as error:
+            raise StorageError(f"{path.parent} is on a file system without locks; choose another folder.") from error
+    try:
+        with _staying(target, path):
+            yield
+    finally:
+        held.release()
+
+
+@contextlib.contextmanager
+def _staying(target: Path, lock_file: Path) -> Iterator[None]:
+    """Say so if the folder of `target` is removed meanwhile: what was written there is incomplete.
+
+    Raises
+    ------
+    StorageError
+        It was, and perhaps made again by this process.
+    """
+    folder = target.parent
+    try:
+        handle = os.open(folder, os.O_RDONLY)  # as long as it is open, no other folder gets the same number
+    except OSError:  # Windows opens no folders, and removes none that holds an open lock
+        yield
+        return
+
+    def vanished() -> bool:
+        try:
+            return not lock_file.exists() and not os.path.samestat(os.fstat(handle), folder.stat())
+        except OSError:
+            return True
+
+    try:
+        yield
+        if vanished():
+            raise StorageError(f"cannot write {target}: {_VANISHED}.")
+    except OSError as error:
+        if vanished():
+            raise StorageError(f"cannot write {target}: {_VANISHED}.") from error
+        raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,31 @@
+"""Where a stage reads and writes, what it computes on, and whom it tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from affbench.base.progress import Progress
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What every stage is given beside its configuration; none of it changes a result's key.
+
+    Attributes
+    ----------
+    data, results
+        Folders of the data and of the results.
+    device
+        As given to ``--device``: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    progress
+        Receives progress and notes.
+    checkpoint_seconds
+        Time between two saves, whether an epoch ends or not; an interruption saves as well.
+    """
+
+    data: Path
+    results: Path
+    device: str = "auto"
+    progress: Progress = field(default_factory=Progress)
+    checkpoint_seconds: float = 60.0

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from affbench.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,158 @@
+"""affNIST as a torchvision dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision.datasets import VisionDataset
+
+from affbench.base.errors import DataError, UsageError, nearest
+from affbench.data.dataset import TRANSFORM_COLUMNS
+
+_LOG = logging.getLogger(__name__)
+TARGETS = ("label", "transform", "source_index")
+
+
+class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without types
+    """affNIST, or another set of affbench, in the manner of torchvision's MNIST.
+
+    Parameters
+    ----------
+    root
+        Data folder of affbench, as for ``--data-dir``.
+    split
+        ``"train"``, ``"validation"`` or ``"test"``.
+    transform
+        From a PIL image (grey, 40×40) to what the dataset is to give.
+    target_transform
+        From the target to what the dataset is to give.
+    download
+        Fetch and convert the set if it is not there. Without it nothing is ever downloaded.
+    name
+        The set: ``"affnist"`` for the official files, ``"affnist-synthetic"`` for the set made from MNIST, or any
+        other that `affbench.load_dataset` knows.
+    target_type
+        What the target is, or a sequence for a tuple of several: ``"label"`` (int), ``"transform"`` (float32 tensor of
+        the six numbers of `TRANSFORM_COLUMNS`), ``"source_index"`` (int, the original digit).
+
+    Attributes
+    ----------
+    data
+        uint8 tensor (N, 40, 40). It and the three below can be assigned, as torchvision's MNIST allows: a choice of
+        images, or other labels.
+    targets
+        int64 tensor (N,), the labels.
+    transforms_table, source_index
+        float32 tensor (N, 6) and int64 tensor (N,), or None where the set has no transformations.
+    classes, class_to_idx
+        As torchvision's MNIST.
+
+    Raises
+    ------
+    UsageError
+        There is no such set, split or target.
+    DataError
+        The set is not there and was not to be downloaded, or has no transformations but they were asked for.
+
+    Examples
+    --------
+    >>> from torchvision.transforms import ToTensor
+    >>> digits = AffNIST("data", name="affnist-synthetic", transform=ToTensor())  # doctest: +SKIP
+    >>> image, label = digits[0]  # doctest: +SKIP
+    """
+
+    classes = tuple(str(digit) for digit in range(10))
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "test",
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        download: bool = False,
+        *,
+        name: str = "affnist",
+        target_type: str | Sequence[str] = "label",
+    ) -> None:
+        # Imported here because the catalogue knows every set, and this module only one way to look at them.
+        from affbench.data import catalogue
+
+        _check_targets(target_type)
+        folder, spec = Path(root), catalogue.find_set(name)
+        part = catalogue.check_split(spec, split)
+        if download:
+            from affbench.data.fetch.sets import fetch_for
+
+            fetch_for(name, split, folder)
+        if not catalogue.is_ready(spec, part, folder):
+            if spec.form == "official":
+                raise DataError(
+                    f"the official set '{name}' ({split}) is not in {folder}: 'download=True' fetches it; "
+                    f"name='affnist-synthetic' is a set drawn in the same way from MNIST's digits."
+                )
+            n = catalogue.set_size(spec, part) or 0
+            _LOG.warning(
+                "making %s (%s) in %s, once: %s images, %s MB unpacked",
+                name, split, folder, f"{n:,}", f"{n * spec.canvas**2 / 1e6:,.0f}",
+            )  # fmt: skip
+        dataset = catalogue.load_dataset(name, split=split, data_dir=folder)
+        super().__init__(str(root), transform=transform, target_transform=target_transform)
+        self.dataset = dataset
+        self.target_type = (target_type,) if isinstance(target_type, str) else tuple(target_type)
+        for wanted, values in (("transform", dataset.transforms), ("source_index", dataset.source_index)):
+            if wanted in self.target_type and values is None:
+                raise DataError(f"{dataset.name} ({dataset.split}) has no {wanted} to give as a target.")
+        self.data = _tensor(dataset.images)
+        self.targets = _tensor(dataset.labels).long()
+        self.transforms_table = None if dataset.transforms is None else _tensor(dataset.transforms)
+        self.source_index = None if dataset.source_index is None else _tensor(dataset.source_index).long()
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """Class name to label."""
+        return {name: index for index, name in enumerate(self.classes)}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """The image and the target at `index`, each after its transform."""
+        image: Any = Image.fromarray(self.data[index].numpy())
+        target: Any = tuple(self._target(kind, index) for kind in self.target_type)
+        if len(target) == 1:
+            target = target[0]
+        if self.transform is not None:
+            image = self.transform(image)
+        if self.target_transform is not None:
+            target = self.target_transform(target)
+        return image, target
+
+    def _target(self, kind: str, index: int) -> Any:
+        name = {"label": "targets", "transform": "transforms_table"}.get(kind, kind)
+        values = getattr(self, name)
+        if len(values) != len(self.data):
+            raise UsageError(f"data has {len(self.data):,} images, but {name} {len(values):,} values: choose from all.")
+        return values[index].clone() if kind == "transform" else int(values[index])
+
+    def extra_repr(self) -> str:
+        """What `repr` adds: the set and the columns of its transformations."""
+        columns = "none" if self.transforms_table is None else ", ".join(TRANSFORM_COLUMNS)
+        return f"Set: {self.dataset.name}\nSplit: {self.dataset.split}\nTransformations: {columns}"
+
+
+def _check_targets(target_type: str | Sequence[str]) -> None:
+    kinds = (target_type,) if isinstance(target_type, str) else tuple(target_type)
+    for kind in kinds:
+        if kind not in TARGETS:
+            raise UsageError(f"unknown target_type '{kind}': {nearest(str(kind), TARGETS)}")
+    if not kinds:
+        raise UsageError(f"target_type must name at least one of {', '.join(TARGETS)}.")
+
+
+def _tensor(values: Any) -> torch.Tensor:
+    return torch.tensor(values)  # a copy: what PyTorch may write to must not be read-only memory

@@ -1,0 +1,147 @@
+"""Where a model stands: its accuracy on translated and on affine digits, beside published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from affbench.analysis.published import Published, published_for
+from affbench.base.progress import Progress
+from affbench.data import catalogue
+from affbench.models import build_model, parameter_count
+from affbench.report.table import Cell, Table, percent
+from affbench.run.evaluate import evaluate
+
+SETS = ("mnist-translated", "affnist-synthetic")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model on one set.
+
+    Attributes
+    ----------
+    set, n
+        What it was tested on.
+    accuracy
+        Share of correct images, 0 to 1.
+    ci95
+        Its 95% interval: bootstrap over originals where the set holds several versions of each, else Wilson's.
+    published
+        Published results to compare with, each with the set it is of and how well it is confirmed.
+    """
+
+    set: str
+    n: int
+    accuracy: float
+    ci95: tuple[float, float]
+    published: tuple[Published, ...]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What `benchmark` found: a score per set; prints as a table."""
+
+    model: str
+    parameters: int
+    scores: tuple[Score, ...]
+
+    def __getitem__(self, name: str) -> Score:
+        """The score on the set called `name`."""
+        return next(score for score in self.scores if score.set == name)
+
+    def table(self) -> Table:
+        """This model's accuracies, each with the published ones below it."""
+        rows = []
+        for score in self.scores:
+            interval = f"[{percent(score.ci95[0])}, {percent(score.ci95[1])}]"
+            cell = Cell(percent(score.accuracy), 100 * score.accuracy)
+            rows.append(
+                (Cell(self.model), Cell(score.set), Cell(f"{score.n:,}", score.n), cell, Cell(interval), Cell(""))
+            )
+            rows += [
+                (Cell(f"{p.method} ({p.year})"), Cell(p.set), Cell("–"), Cell(f"{p.value:g}", p.value), Cell("–"),
+                 Cell(f"{p.source}; trained on {p.trained}; {p.status}"))
+                for p in score.published
+            ]  # fmt: skip
+        columns = ("Model", "Set", "n", "Accuracy %", "95% interval", "Published")
+        caption = (
+            f"{self.model}: {self.parameters:,} parameters. Published results on 'affnist' are of the official set; a "
+            "synthetic set is drawn alike but holds other images."
+        )
+        return Table(f"Where {self.model} stands", columns, tuple(rows), caption)
+
+    def __str__(self) -> str:
+        return self.table().to_markdown()
+
+
+def benchmark(
+    model: nn.Module | str,
+    *,
+    sets: Sequence[str] = SETS,
+    data_dir: Path | str | None = None,
+    copies: int = catalogue.COPIES,
+    limit: int | None = None,
+    batch_size: int = 512,
+    progress: Progress | None = None,
+) -> Standing:
+    """Test a model on translated and on affine digits, and put it beside what was published.
+
+    The question is what a model makes of transformations it has never seen, so it has to be trained on translated
+    digits only: `benchmark` cannot check that.
+
+    Parameters
+    ----------
+    model
+        A trained model on any device: ``model(images)`` takes float32 (B, 1, 40, 40) in [0, 1] and returns class scores
+        (B, 10). Or a name as for `affbench.build_model`, tested as its factory builds it: for factories that load
+        their weights.
+    sets
+        Names of test sets: ``"affnist"`` for the official one, ``"mnist-translated-sample"`` and
+        ``"affnist-synthetic-sample"`` for the sample inside the package, which needs no download.
+    data_dir
+        Folder of the data; ``$AFFBENCH_DATA_DIR`` or ``data`` when None.
+    copies
+        Versions of each digit in synthetic affine sets.
+    limit
+        Use the first `limit` images of each set only.
+    batch_size
+        Images at once.
+    progress
+        Receives progress.
+
+    Returns
+    -------
+    Standing
+
+    Raises
+    ------
+    UsageError
+        There is no such model or set, or the model cannot take the images.
+    DataError
+        A set has not been fetched.
+
+    Examples
+    --------
+    >>> import affbench
+    >>> model = affbench.build_model("cnn", filters=(8, 8), hidden=16)
+    >>> sets = ("mnist-translated-sample", "affnist-synthetic-sample")
+    >>> standing = affbench.benchmark(model, sets=sets, limit=100)
+    >>> [score.n for score in standing.scores]
+    [100, 100]
+    """
+    for name in sets:
+        catalogue.find_set(name)  # a wrong name is said before the first set is evaluated
+    named = model if isinstance(model, str) else type(model).__name__
+    module = build_model(model) if isinstance(model, str) else model
+    scores = []
+    for name in sets:
+        dataset = catalogue.load_dataset(name, "test", data_dir, copies, limit)
+        result = evaluate(module, dataset, batch_size, progress=progress)
+        interval = result.ci95_clustered or result.ci95
+        family = name.partition("@")[0].removesuffix("-sample")
+        scores.append(Score(dataset.name, result.n, result.accuracy, interval, published_for(family)))
+    return Standing(named, parameter_count(module), tuple(scores))

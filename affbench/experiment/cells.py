@@ -1,0 +1,282 @@
+"""Many runs: each cell is trained and tested as an ordinary cached run, so what was finished stays finished."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from affbench.base.config import EvaluationConfig, RunConfig
+from affbench.base.errors import AffbenchError
+from affbench.base.statistics import SeedSummary, seed_summary
+from affbench.base.workspace import Workspace
+from affbench.run.evaluate import evaluate_run
+from affbench.run.folder import Run
+from affbench.run.train import plan_run, train
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where cells run, and what each of them may use; none of it changes a result's key.
+
+    Attributes
+    ----------
+    name
+        ``"local"``: one after the other in this process; ``"ray"``: on a Ray cluster (`affbench.experiment.ray`).
+    address
+        Of the Ray cluster; None starts one on this machine.
+    cpus
+        Threads of each cell, and the CPUs it asks Ray for; None takes as many threads as torch would here. Results on
+        the CPU are equal bit for bit where the number of threads is.
+    gpus
+        GPUs, or parts of one, that each cell asks Ray for; None takes one where the cluster has any.
+    """
+
+    name: Literal["local", "ray"] = "local"
+    address: str | None = None
+    cpus: int | None = None
+    gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run to be made.
+
+    Attributes
+    ----------
+    label
+        What tables and figures call it.
+    config
+        The run.
+    stops
+        Validation accuracies at which other cells stop this training; see `affbench.run.train.train`.
+    """
+
+    label: str
+    config: RunConfig
+    stops: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What became of a cell.
+
+    Attributes
+    ----------
+    label, model, routings, seed
+        Which cell; `routings` is None for a model without routing.
+    run
+        Name of the run; "" where it could not even be planned.
+    accuracy
+        Set to accuracy, 0 to 1.
+    validation_accuracy
+        Of the selected epoch, on the validation split.
+    epochs, seconds_per_epoch
+        Epochs trained, and the mean seconds of one, validation apart.
+    error
+        Why the cell failed; None for a finished one.
+    """
+
+    label: str
+    model: str
+    routings: int | None
+    seed: int
+    run: str = ""
+    accuracy: dict[str, float] = field(default_factory=dict)
+    validation_accuracy: float | None = None
+    epochs: float | None = None
+    seconds_per_epoch: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """The seeds of one configuration together.
+
+    Attributes
+    ----------
+    label, model, routings
+        Which configuration.
+    seeds
+        The seeds that finished.
+    accuracy
+        Set to mean, standard deviation, t-interval and range over the seeds.
+    validation_accuracy
+        The same on the validation split.
+    seconds_per_epoch
+        Mean over the seeds.
+    """
+
+    label: str
+    model: str
+    routings: int | None
+    seeds: tuple[int, ...]
+    accuracy: dict[str, SeedSummary]
+    validation_accuracy: SeedSummary
+    seconds_per_epoch: float
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """All cells of a sweep, in the order they were given, and a summary per configuration."""
+
+    cells: tuple[CellResult, ...]
+    summary: tuple[SweepSummary, ...]
+
+    @property
+    def failed(self) -> tuple[CellResult, ...]:
+        """The cells that did not finish."""
+        return tuple(cell for cell in self.cells if cell.error is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-serialisable form."""
+        return asdict(self)
+
+
+def sweep_cells(config: RunConfig, routings: Sequence[int], seeds: Sequence[int]) -> list[Cell]:
+    """The cells of a routing sweep: every number of routing iterations with every seed, seeds innermost.
+
+    Parameters
+    ----------
+    config
+        What all cells share.
+    routings
+        Numbers of routing iterations.
+    seeds
+        Seeds.
+    """
+    cells = []
+    for iterations in routings:
+        for seed in seeds:
+            model = config.model.model_copy(update={"options": config.model.options | {"routings": iterations}})
+            training = config.training.model_copy(update={"seed": seed})
+            label = f"{config.model.name}, routing {iterations}"
+            cells.append(Cell(label, config.model_copy(update={"model": model, "training": training})))
+    return cells
+
+
+def run_cells(
+    cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, *, threads: int | None = None
+) -> SweepResult:
+    """Train and test every cell, one after the other, in this process.
+
+    A cell that fails is reported in the result, and the others go on.
+
+    Parameters
+    ----------
+    cells
+        What to run; a mistake in any configuration is reported before the first one starts.
+    evaluation
+        What each run is tested on.
+    workspace
+        Folders, device and progress.
+    threads
+        Threads of torch; as many as it takes by itself when None.
+
+    Returns
+    -------
+    SweepResult
+
+    Raises
+    ------
+    UsageError
+        A cell's configuration is not valid.
+    Interrupted
+        The process was asked to stop; finished cells and the one under way are saved.
+    """
+    for cell in cells:
+        plan_run(cell.config, workspace)
+    results = []
+    with using_threads(threads), workspace.progress.task("runs", len(cells)) as task:
+        for number, cell in enumerate(cells, start=1):
+            started = time.perf_counter()
+            results.append(run_cell(cell, evaluation, workspace))
+            seconds = time.perf_counter() - started
+            workspace.progress.note(f"[{number}/{len(cells)}] {outcome_of(results[-1])} ({seconds:.0f} s)")
+            task.advance(1)
+    return SweepResult(tuple(results), summarise(results))
+
+
+@contextlib.contextmanager
+def using_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use that many threads (None: as it is), and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def outcome_of(result: CellResult) -> str:
+    """What became of a cell, as one line."""
+    accuracies = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in result.accuracy.items())
+    return f"{result.label}, seed {result.seed}: " + (f"failed: {result.error}" if result.error else accuracies)
+
+
+def run_cell(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> CellResult:
+    """Train and test one cell; an error becomes part of the result."""
+    known = _named(cell)
+    try:
+        run = train(cell.config, workspace, stops=cell.stops)
+        known |= _trained(run)
+        accuracy = {}
+        for name in evaluation.sets:
+            record = evaluate_run(run, name, workspace, copies=evaluation.copies, limit=evaluation.limit)
+            accuracy[record.set] = record.accuracy
+    except AffbenchError as error:
+        return CellResult(**known, error=str(error))
+    except Exception as error:  # a model may raise anything, or ask for more memory than there is
+        reason = (str(error).splitlines() or [""])[0]
+        return CellResult(**known, error=f"{type(error).__name__}: {reason}")
+    return CellResult(**known, accuracy=accuracy)
+
+
+def failed_cell(cell: Cell, error: str) -> CellResult:
+    """The result of a cell that came to nothing."""
+    return CellResult(**_named(cell), error=error)
+
+
+def _named(cell: Cell) -> dict[str, Any]:
+    config = cell.config
+    return {
+        "label": cell.label,
+        "model": config.model.name,
+        "routings": config.model.routings,
+        "seed": config.training.seed,
+    }
+
+
+def _trained(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "routings": run.config.model.routings,
+        "validation_accuracy": run.selected.validation_accuracy,
+        "epochs": run.history[-1].epoch,
+        "seconds_per_epoch": sum(row.seconds for row in run.history) / run.history[-1].epoch,
+    }
+
+
+def summarise(results: Sequence[CellResult]) -> tuple[SweepSummary, ...]:
+    """Mean, standard deviation and range over the seeds of each configuration, failed cells left out."""
+    groups: dict[tuple[str, str, int | None], list[CellResult]] = {}
+    for result in results:
+        own = groups.setdefault((result.label, result.model, result.routings), []) if result.error is None else []
+        if result.run not in [other.run for other in own]:  # a seed counts once
+            own.append(result)
+    return tuple(
+        SweepSummary(
+            label=label,
+            model=model,
+            routings=routings,
+            seeds=tuple(cell.seed for cell in group),
+            accuracy={name: seed_summary([cell.accuracy[name] for cell in group]) for name in group[0].accuracy},
+            validation_accuracy=seed_summary([cell.validation_accuracy or 0.0 for cell in group]),
+            seconds_per_epoch=sum(cell.seconds_per_epoch or 0.0 for cell in group) / len(group),
+        )
+        for (label, model, routings), group in groups.items()
+    )

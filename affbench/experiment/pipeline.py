@@ -1,0 +1,378 @@
+"""The stages and what each needs: fetch → convert → train → eval → report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from affbench.analysis.results import LabelledRun, Results, read_results
+from affbench.base import store
+from affbench.base.config import DataConfig, EvaluationConfig, Pipeline, RunConfig
+from affbench.base.errors import AffbenchError, DataError, UsageError
+from affbench.base.workspace import Workspace
+from affbench.data import catalogue
+from affbench.experiment import ray as cluster
+from affbench.experiment.cells import Cell, Engine, SweepResult, run_cells, sweep_cells
+from affbench.report.page import Report, write_report
+from affbench.report.pictures import model_extras, samples_of
+from affbench.report.table import summarise
+from affbench.run.evaluate import evaluate_run, is_evaluated
+from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
+from affbench.run.train import Plan, is_trained, plan_run
+
+State = Literal["cached", "to do", "missing"]
+LOCAL = Engine()
+_PAGE = re.compile(r"manifest\.json|report\.(md|html)|(figures|pictures)/[^/]+\.(png|csv)")
+REPORT_VERSION = 3  # of the report stage: raised whenever the same runs would give another page
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work of a pipeline.
+
+    Attributes
+    ----------
+    stage
+        ``"convert"``, ``"train"``, ``"eval"`` or ``"report"``.
+    what
+        The set, the run, or the run and the set.
+    state
+        ``"cached"``: done before; ``"to do"``; ``"missing"``: its files have to be fetched first.
+    """
+
+    stage: str
+    what: str
+    state: State
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pipeline ended in."""
+
+    result: SweepResult
+    report: Report
+
+
+def cells_of(pipeline: Pipeline) -> list[Cell]:
+    """The runs of a pipeline."""
+    stops = () if pipeline.matched is None else (pipeline.matched,)
+    return [Cell(label, config, () if config.training.stop_at else stops) for label, config in pipeline.expand()]
+
+
+def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
+    """Everything a pipeline would do, in order, and what of it is done already; nothing is written.
+
+    Raises
+    ------
+    UsageError
+        The configuration of a run, or a set, is not valid.
+    """
+    cells = cells_of(pipeline)
+    plans = [plan_run(cell.config, workspace) for cell in cells]
+    steps = [_conversion(spec, split, copies, workspace) for spec, split, copies in _sets(cells, pipeline.evaluation)]
+    steps += [
+        Step("train", f"{cell.label}: {plan.folder.name}", "cached" if is_trained(plan) else "to do")
+        for cell, plan in zip(cells, plans, strict=True)
+    ]
+    for plan in plans:
+        _check_sets(plan, pipeline.evaluation)
+        for name in pipeline.evaluation.sets:
+            done = is_trained(plan) and is_evaluated(
+                Run(plan.folder),
+                name,
+                workspace,
+                copies=pipeline.evaluation.copies,
+                limit=pipeline.evaluation.limit,
+            )
+            steps.append(Step("eval", f"{plan.folder.name} on {name}", "cached" if done else "to do"))
+    changed = any(step.state != "cached" for step in steps)
+    folder = report_dir(workspace.results, pipeline.name)
+    done = not changed and store.cached(folder, "report", REPORT_VERSION, _report_inputs(pipeline, plans))
+    return [*steps, Step("report", str(folder), "cached" if done else "to do")]
+
+
+def run_pipeline(pipeline: Pipeline, workspace: Workspace, engine: Engine = LOCAL) -> Outcome:
+    """Do everything a pipeline asks for; what is cached is not done again.
+
+    Parameters
+    ----------
+    pipeline
+        The experiment.
+    workspace
+        Folders, device and progress.
+    engine
+        Where the runs are made.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    UsageError
+        The configuration is not valid.
+    DataError
+        A set has to be fetched first.
+    Interrupted
+        The process was asked to stop; what was done is saved.
+    """
+    folder = report_dir(workspace.results, pipeline.name)
+    store.refuse_foreign(folder)
+    cells = cells_of(pipeline)
+    for cell in cells:
+        _check_sets(plan_run(cell.config, workspace), pipeline.evaluation)
+    _prepare(cells, pipeline.evaluation, workspace, f"pipeline '{pipeline.name}'")
+    result = run_cells_on(engine, cells, pipeline.evaluation, workspace)
+    plans = [plan_run(cell.config, workspace) for cell in cells]
+    inputs = _report_inputs(pipeline, plans)
+    runs = [
+        LabelledRun(cell.label, Run(plan.folder)) for cell, plan in zip(cells, plans, strict=True) if is_trained(plan)
+    ]
+    results = _on_common_images(read_results(runs), workspace, pipeline.evaluation)
+    table = summarise(results, title=pipeline.title, note=pipeline.note)
+    outcome = Outcome(result, Report(folder / "report.md", folder / "report.html", table))
+    if store.cached(folder, "report", REPORT_VERSION, inputs):
+        return outcome
+    make_report(
+        folder,
+        results,
+        workspace,
+        title=pipeline.title,
+        note=pipeline.note,
+        sets=pipeline.evaluation.sets,
+        explain=pipeline.explain,
+    )
+    if not result.failed:
+        files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+        store.seal(folder, "report", REPORT_VERSION, inputs, files)
+    return outcome
+
+
+def run_sweep(
+    config: RunConfig,
+    routings: Sequence[int],
+    seeds: Sequence[int],
+    evaluation: EvaluationConfig,
+    workspace: Workspace,
+    engine: Engine = LOCAL,
+) -> Outcome:
+    """Routing iterations × seeds, and a report in ``reports/sweep-MODEL``.
+
+    Parameters
+    ----------
+    config
+        What all cells share.
+    routings, seeds
+        As for `affbench.experiment.cells.sweep_cells`.
+    evaluation
+        What each run is tested on.
+    workspace
+        Folders, device and progress.
+    engine
+        Where the runs are made.
+
+    Returns
+    -------
+    Outcome
+        Failed cells are in its result; the others are finished and reported.
+
+    Raises
+    ------
+    UsageError
+        The configuration is not valid.
+    DataError
+        A set has to be fetched first.
+    AffbenchError
+        Every cell failed.
+    Interrupted
+        The process was asked to stop; what was done is saved.
+    """
+    folder = report_dir(workspace.results, f"sweep-{_file_name(config.model.name)}")
+    store.refuse_foreign(folder)
+    cells = sweep_cells(config, routings, seeds)
+    for cell in cells:
+        _check_sets(plan_run(cell.config, workspace), evaluation)
+    _prepare(cells, evaluation, workspace, f"the sweep of '{config.model.name}'")
+    result = run_cells_on(engine, cells, evaluation, workspace)
+    runs = [
+        LabelledRun(config.model.name, Run(plan.folder))
+        for plan in (plan_run(cell.config, workspace) for cell in cells)
+        if is_trained(plan)
+    ]
+    if not runs:
+        raise AffbenchError(f"no cell of the sweep finished; the first one failed because {result.failed[0].error}")
+    title = f"Routing sweep of {config.model.name}"
+    results = _on_common_images(read_results(runs), workspace, evaluation)
+    return Outcome(result, make_report(folder, results, workspace, title=title, note="", sets=evaluation.sets))
+
+
+def run_cells_on(
+    engine: Engine, cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace
+) -> SweepResult:
+    """Train and test cells, in this process or on a Ray cluster; see `affbench.experiment.cells.run_cells`."""
+    if engine.name == "local":
+        return run_cells(cells, evaluation, workspace, threads=engine.cpus)
+    needed = _sets(cells, evaluation)
+    sets = [catalogue.ensure_set(spec, split, workspace.data, copies) for spec, split, copies in needed]
+    return cluster.run_cells(cells, evaluation, workspace, engine, sets)
+
+
+def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
+    """A report over every finished run, in ``reports/all``; `explain` as for `affbench.report.pictures.model_extras`.
+
+    Raises
+    ------
+    AffbenchError
+        There is no finished run.
+    """
+    runs = [LabelledRun(_model_of(run), run) for run in list_runs(workspace.results) if run.finished]
+    if not runs:
+        raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
+    results = _on_common_images(read_results(runs), workspace)
+    folder = report_dir(workspace.results, "all")
+    return make_report(folder, results, workspace, title="All runs", note="", sets=results.sets, explain=explain)
+
+
+def _model_of(run: Run) -> str:
+    try:
+        return run.config.model.name
+    except AffbenchError:  # said in the report
+        return run.name
+
+
+def _on_common_images(results: Results, workspace: Workspace, asked: EvaluationConfig | None = None) -> Results:
+    """The same images of each set for every run: the first ones, as many as all were tested on, or as are asked for.
+
+    A later evaluation by another command may have been of more. Where the predictions are gone, a record stays as it
+    is, and tables say so.
+    """
+    common: dict[str, int] = {}
+    for result in results.results:
+        for name, record in result.evaluations.items():
+            common[name] = min(common.get(name, record.n), record.n)
+    if asked is not None:
+        for spec in map(catalogue.find_set, asked.sets):
+            sizes = (common.get(spec.name), catalogue.set_size(spec, "test", asked.copies), asked.limit)
+            common[spec.name] = min((n for n in sizes if n is not None), default=0)
+    narrowed = []
+    for own in results.results:
+        records = own.evaluations.items()
+        same = {name: _narrowed(own.run, record, common[name], workspace) for name, record in records}
+        narrowed.append(replace(own, evaluations=same))
+    return replace(results, results=tuple(narrowed))
+
+
+def _narrowed(run: Run, record: EvaluationRecord, n: int, workspace: Workspace) -> EvaluationRecord:
+    copies = record.copies or catalogue.COPIES
+    with contextlib.suppress(AffbenchError):
+        if record.n > n and is_evaluated(run, record.set, workspace, copies=copies, limit=n):
+            return evaluate_run(run, record.set, workspace, copies=copies, limit=n)
+    return record
+
+
+def make_report(
+    folder: Path,
+    results: Results,
+    workspace: Workspace,
+    *,
+    title: str,
+    note: str,
+    sets: Iterable[str],
+    explain: bool = False,
+) -> Report:
+    """Write a report with all that `affbench.report.pictures` shows of its runs and sets."""
+    with (
+        store.lock(folder),
+        workspace.progress.task("report", None),
+        store.atomic_folder(folder, _PAGE) as new,
+    ):
+        extras = model_extras(results, workspace, new / "pictures", explain=explain)
+        extras.append(samples_of(sets, workspace.data, new / "pictures"))
+        report = write_report(new, results, title=title, note=note, extras=extras)
+    return replace(report, markdown=folder / report.markdown.name, html=folder / report.html.name)
+
+
+def report_dir(results_dir: Path, name: str) -> Path:
+    """Where the report called `name` lies."""
+    return results_dir / "reports" / name
+
+
+def _sets(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[tuple[catalogue.SetSpec, catalogue.Split, int]]:
+    """Every converted set the runs need, once, with the number of copies."""
+    needed: dict[tuple[str, str, int], tuple[catalogue.SetSpec, catalogue.Split, int]] = {}
+
+    def need(spec: catalogue.SetSpec, split: catalogue.Split, copies: int) -> None:
+        needed.setdefault((spec.name, split, copies), (spec, spec.split or split, copies))
+
+    for cell in cells:
+        data: DataConfig = cell.config.data
+        spec = catalogue.find_set(data.train_set)
+        digits = spec if spec.affine else catalogue.find_set(spec.family)
+        need(digits, "train", _copies(digits, "train", data.copies, data.limit))
+        need(spec, "validation", data.copies)
+    for name in evaluation.sets:
+        spec = catalogue.find_set(name)
+        need(spec, "test", _copies(spec, spec.split or "test", evaluation.copies, evaluation.limit))
+    return list(needed.values())
+
+
+def _copies(spec: catalogue.SetSpec, split: catalogue.Split, copies: int, limit: int | None) -> int:
+    """Versions of each digit that the first `limit` images of a synthetic set take; `catalogue.load_dataset` knows."""
+    size = catalogue.set_size(spec, split, 1)
+    return copies if limit is None or size is None else min(copies, math.ceil(limit / size))
+
+
+def _prepare(cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, what: str) -> None:
+    """Convert every set the runs need, before the first of them starts."""
+    needed = _sets(cells, evaluation)
+    missing = [spec for spec, split, copies in needed if _conversion(spec, split, copies, workspace).state == "missing"]
+    if missing:
+        names = ", ".join(dict.fromkeys(f"'{spec.name}'" for spec in missing))
+        families = " ".join(dict.fromkeys(spec.family for spec in missing))
+        raise DataError(f"{what} needs {names}, not fetched yet: run 'affbench fetch {families}' first.")
+    for spec, split, copies in needed:
+        if not catalogue.is_ready(spec, split, workspace.data, copies):
+            with workspace.progress.task(f"convert {spec.name} ({split})", None):
+                catalogue.ensure_set(spec, split, workspace.data, copies)
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
+
+
+def _conversion(spec: catalogue.SetSpec, split: catalogue.Split, copies: int, workspace: Workspace) -> Step:
+    state: State = "to do"
+    if catalogue.is_ready(spec, split, workspace.data, copies):
+        state = "cached"
+    elif spec.form == "official" or not catalogue.has_digits(spec.family, workspace.data):
+        state = "missing"
+    return Step("convert", f"{spec.name} ({split})", state)
+
+
+def _check_sets(plan: Plan, evaluation: EvaluationConfig) -> None:
+    canvas = catalogue.find_set(plan.config.data.train_set).canvas
+    for name in evaluation.sets:
+        if (spec := catalogue.find_set(name)).canvas != canvas:
+            raise UsageError(
+                f"a model trained on '{plan.config.data.train_set}' ({canvas}×{canvas}) cannot be tested on "
+                f"'{name}' ({spec.canvas}×{spec.canvas})."
+            )
+
+
+def _report_inputs(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, object]:
+    """All that a pipeline's report shows."""
+    records = {}
+    for plan in plans:
+        for path in sorted(plan.folder.glob("eval-*.json")):
+            records[f"{plan.folder.name}/{path.name}"] = store.file_hash(path)
+    return {
+        "pipeline": json.loads(pipeline.model_dump_json()),
+        "runs": [plan.key for plan in plans],
+        "evaluations": records,
+    }

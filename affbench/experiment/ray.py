@@ -1,0 +1,347 @@
+"""Many runs on a Ray cluster: every cell is a task, which Ray gives to another worker when its own dies.
+
+A worker that sees the results folder works in it, like a second process of one machine. Any other works in a folder
+of its own: it begins with the files that the run has where the sweep was started, and puts every checkpoint, and in
+the end all files, back there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pooch  # type: ignore[import-untyped]
+import torch
+
+from affbench.base import store
+from affbench.base.config import EvaluationConfig
+from affbench.base.errors import AffbenchError, ArtefactError, UsageError
+from affbench.base.interrupt import Interrupted, Stop
+from affbench.base.progress import Progress, Task
+from affbench.base.workspace import Workspace
+from affbench.data import catalogue
+from affbench.experiment.cells import (
+    Cell,
+    CellResult,
+    Engine,
+    SweepResult,
+    failed_cell,
+    outcome_of,
+    run_cell,
+    summarise,
+    using_threads,
+)
+from affbench.run.evaluate import is_evaluated
+from affbench.run.folder import Run, read_files, write_files
+from affbench.run.train import Plan, is_trained, plan_run
+
+RETRIES = 3  # of a cell whose worker or node dies
+TELL_SECONDS = 0.5  # between two messages of a cell
+STOP_SECONDS = 60.0  # for cells under way to save what they did, once the sweep is asked to stop
+NODE_DIR = "AFFBENCH_NODE_DIR"  # where it is set, a node takes no folder for shared and keeps its copies of sets there
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the workers of a sweep need to know."""
+
+    evaluation: EvaluationConfig
+    workspace: Workspace  # as the process that started the sweep sees it
+    token: str  # a folder below its results: a worker that finds it sees the same ones
+    sets: dict[Path, bytes]  # the files of sets, and their manifests
+    threads: int
+    modules: tuple[str, ...]  # where models of one's own are found
+    home: str  # the node that started the sweep
+    news: Any  # the queue of messages: number of the cell, where it is, what it does
+
+
+def run_cells(
+    cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, engine: Engine, sets: Sequence[Path]
+) -> SweepResult:
+    """Train and test every cell on a Ray cluster; as `affbench.experiment.cells.run_cells`, and with the same results.
+
+    Parameters
+    ----------
+    cells, evaluation, workspace
+        As there.
+    engine
+        The cluster, and what each cell asks it for.
+    sets
+        The converted sets that the cells need.
+
+    Raises
+    ------
+    UsageError
+        Ray is not installed, no node has what a cell asks for, or a cell's configuration is not valid.
+    AffbenchError
+        The cluster cannot be reached.
+    Interrupted
+        The process was asked to stop; finished cells and the checkpoints of others are saved.
+    """
+    workspace = replace(workspace, data=workspace.data.resolve(), results=workspace.results.resolve())
+    plans = [plan_run(cell.config, workspace) for cell in cells]
+    with _connected(engine) as ray, _token(workspace.results) as token, Stop() as stop:
+        cpus, gpus, device = _resources(ray, engine, workspace.device)
+        home = ray.get_runtime_context().get_node_id()
+        news = ray.util.queue.Queue(actor_options=_at(ray, home) | {"max_restarts": -1, "max_task_retries": -1})
+        seen = replace(workspace, device=device, progress=Progress())
+        manifests = {path.resolve(): store.manifest_path(path).read_bytes() for path in sets}
+        modules = tuple(str(Path(entry).resolve()) for entry in sys.path)
+        job = _Job(evaluation, seen, token, manifests, cpus, modules, home, news)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_work)
+        with workspace.progress.task("runs", len(cells)) as bar:
+            board = _Board([plan.folder.name for plan in plans], workspace.progress, bar)
+            flying: dict[Any, int] = {}
+            for number, (cell, plan) in enumerate(zip(cells, plans, strict=True)):
+                if _is_done(plan, evaluation, workspace):
+                    board.end(number, run_cell(cell, evaluation, workspace))
+                else:
+                    settled = replace(cell, config=plan.config, stops=())  # runs on its way are cells of their own
+                    flying[task.remote(job, number, settled, plan.key)] = number
+            while flying and not stop.asked:
+                ready, _ = ray.wait(list(flying), timeout=0.1)
+                board.show(news.get_nowait_batch(news.qsize()))
+                for reference in ready:
+                    number = flying.pop(reference)
+                    board.end(number, _result(ray, reference, cells[number]))
+            if flying:
+                raise _interrupted(ray, list(flying), board)
+    results = tuple(board.results[number] for number in range(len(cells)))
+    return SweepResult(results, summarise(results))
+
+
+def _is_done(plan: Plan, wanted: EvaluationConfig, workspace: Workspace) -> bool:
+    return is_trained(plan) and all(
+        is_evaluated(Run(plan.folder), name, workspace, copies=wanted.copies, limit=wanted.limit)
+        for name in wanted.sets
+    )
+
+
+def _interrupted(ray: Any, flying: list[Any], board: _Board) -> Interrupted:
+    for reference in flying:
+        ray.cancel(reference, recursive=False)  # like Ctrl-C, but not for what the cell then puts back
+    ray.wait(flying, num_returns=len(flying), timeout=STOP_SECONDS)
+    return Interrupted(
+        f"stopped with {len(board.results)} of {len(board.names)} runs done; what the others did is saved: the same "
+        "command goes on."
+    )
+
+
+def _result(ray: Any, reference: Any, cell: Cell) -> CellResult:
+    """What a task returned, or why it did not."""
+    try:
+        result: CellResult = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        return failed_cell(cell, f"its worker could not run it: {str(error).strip().splitlines()[-1]}")
+    except ray.exceptions.RayError as error:
+        return failed_cell(cell, f"its worker died {RETRIES + 1} times, the last time with {type(error).__name__}")
+    return result
+
+
+@contextlib.contextmanager
+def _connected(engine: Engine) -> Iterator[Any]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.util.queue
+    except ImportError:
+        raise UsageError("--engine ray needs the package ray: pip install 'affbench[ray]'.") from None
+    if ray.is_initialized():  # by the caller, who will end it too
+        yield ray
+        return
+    options: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, engine.cpus or 1), "include_dashboard": False}
+    try:
+        ray.init(
+            engine.address or "local",
+            log_to_driver=False,
+            logging_level="ERROR",
+            **({} if engine.address else options),
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise AffbenchError(
+            f"no Ray cluster answers at --ray-address {engine.address} ({reason}); 'ray start --head' starts one."
+            if engine.address
+            else f"Ray does not start on this machine: {reason}"
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _token(results: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder by which workers know the results folder, however it is mounted."""
+    with store.writing(results):
+        results.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=".sweep.", suffix=".part", dir=results, ignore_cleanup_errors=True)
+
+
+def _resources(ray: Any, engine: Engine, device: str) -> tuple[int, float, str]:
+    """CPUs and GPUs that each cell asks for, and the device it computes on."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    choice = device.partition(":")[0] in ("auto", "cuda")
+    gpus = float(choice and any(node.get("GPU", 0) >= 1 for node in nodes)) if engine.gpus is None else engine.gpus
+    cpus = engine.cpus or (1 if gpus else torch.get_num_threads())
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        found = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise UsageError(
+            f"no node of the Ray cluster has the {cpus} CPUs and {gpus:g} GPUs that each run asks for (there are "
+            f"nodes with {found}): ask for less with --cpus-per-run or --gpus-per-run."
+        )
+    return cpus, gpus, ("cuda" if gpus else "cpu") if choice else device
+
+
+class _Board:
+    """What the user sees of the cells."""
+
+    def __init__(self, names: Sequence[str], progress: Progress, bar: Task) -> None:
+        self.names, self._progress, self._bar = names, progress, bar
+        self.results: dict[int, CellResult] = {}
+        self._places: dict[int, str] = {}
+        self._latest = ""
+
+    def show(self, news: Sequence[tuple[int, str, str]]) -> None:
+        """What workers told."""
+        for number, where, text in news:
+            before = self._places.get(number, where)
+            if before != where:
+                self._progress.note(f"{self.names[number]}: its worker on {before} died, another goes on on {where}")
+            self._places[number] = where
+            self._latest = f"; {self.names[number]} on {where}: {text}"
+            self._bar.advance(0, self._counts() + self._latest)
+        self._bar.advance(0, self._counts() + self._latest)
+
+    def end(self, number: int, result: CellResult) -> None:
+        """A cell has ended."""
+        self.results[number] = result
+        where = f" ({self._places[number]})" if number in self._places else ""
+        self._progress.note(f"[{len(self.results)}/{len(self.names)}] {outcome_of(result)}{where}")
+        self._bar.advance(1, self._counts())
+
+    def _counts(self) -> str:
+        running, failed = len(self._places.keys() - self.results), sum(bool(r.error) for r in self.results.values())
+        waiting, done = len(self.names) - len(self.results) - running, len(self.results) - failed
+        return f"{waiting} waiting, {running} running, {done} done, {failed} failed"
+
+
+def _work(job: _Job, number: int, cell: Cell, key: str) -> CellResult:
+    """In a worker: train and test one cell."""
+    sys.path += [entry for entry in job.modules if entry not in sys.path]
+    courier = _Courier(job, number)
+    _wait(courier.tell("begins"))  # as no cell may die, or end, that nobody saw
+    try:
+        with using_threads(job.threads), contextlib.ExitStack() as stack:
+            workspace = replace(job.workspace, data=_data_folder(job, courier), progress=courier)
+            if NODE_DIR in os.environ or not Path(job.token).is_dir():
+                away = stack.enter_context(tempfile.TemporaryDirectory(prefix="affbench-"))
+                workspace = replace(workspace, results=Path(away))
+            plan = plan_run(cell.config, workspace)
+            if plan.key != key:
+                raise UsageError(
+                    f"node {platform.node()} has another version of affbench, or of the model's source, than the "
+                    "process that started the sweep; install the same one on every node."
+                )
+            if workspace.results == job.workspace.results:
+                return run_cell(cell, job.evaluation, workspace)
+            home = job.workspace.results / plan.folder.relative_to(workspace.results)
+            write_files(plan.folder, _at_home(job, read_files, home))
+            courier.put_back = lambda: _at_home(job, write_files, home, read_files(plan.folder))
+            result = run_cell(cell, job.evaluation, workspace)
+            courier.put_back()
+            return result
+    except AffbenchError as error:
+        return failed_cell(cell, str(error))
+
+
+class _Courier(Progress, Task):
+    """In a worker: tells the driver what the cell does, and puts checkpoints back."""
+
+    def __init__(self, job: _Job, number: int) -> None:
+        import ray
+
+        self._news, self._number = job.news, number
+        self._where = f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:6]}, process {os.getpid()}"
+        self._told, self._title = 0.0, ""
+        self.put_back: Callable[[], None] = lambda: None
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None, unit: str = "") -> Iterator[Task]:
+        """News name the piece of work that began last."""
+        self._title = title
+        yield self
+
+    def advance(self, amount: float, text: str = "") -> None:
+        """Tell it, not too often."""
+        if time.monotonic() - self._told >= TELL_SECONDS:
+            self._told = time.monotonic()
+            self.tell(f"{self._title} {text}".rstrip())
+
+    def tell(self, text: str) -> Any:
+        """Tell it, and do not wait."""
+        return self._news.actor.put_nowait.remote((self._number, self._where, text))
+
+    def saved(self, path: Path) -> None:
+        """Put a checkpoint back, and what belongs to it."""
+        self.put_back()
+
+
+def _data_folder(job: _Job, courier: _Courier) -> Path:
+    """The data folder as it is where the sweep was started, if its sets are seen here; else this node's copy."""
+    if NODE_DIR not in os.environ and all(_is_there(path, manifest) for path, manifest in job.sets.items()):
+        return job.workspace.data
+    folder = Path(os.environ.get(NODE_DIR) or pooch.os_cache("affbench"))
+    for home, manifest in job.sets.items():
+        path = catalogue.sets_dir(folder) / home.name
+        with store.lock(path):  # the other workers of this node wait, and find it
+            if not _is_there(path, manifest):
+                courier.tell(f"receives {home.name}")
+                store.manifest_path(path).unlink(missing_ok=True)
+                store.write_bytes(path, _at_home(job, Path.read_bytes, home))
+                store.write_bytes(store.manifest_path(path), manifest)
+    return folder
+
+
+def _is_there(path: Path, manifest: bytes) -> bool:
+    """Whether a set is there, whole, with exactly this manifest."""
+    try:
+        found = store.read_manifest(path)
+        if found is None or store.manifest_path(path).read_bytes() != manifest:
+            return False
+        store.verify(path, found)
+    except ArtefactError:
+        return False
+    return True
+
+
+def _at(ray: Any, node: str) -> dict[str, Any]:
+    """Options of tasks and actors that run on one node, beside whatever it computes."""
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": strategy}
+
+
+def _at_home(job: _Job, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Let the node that started the sweep do something, and wait until it is done; its errors are raised here."""
+    import ray
+
+    try:
+        return _wait(ray.remote(**_at(ray, job.home))(function).remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def _wait(reference: Any) -> Any:
+    """In a worker: what Ray answers; asked in another thread, as Ray begins a cell in place of one whose own waits."""
+    import ray
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(ray.get, reference).result()

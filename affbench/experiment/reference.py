@@ -1,0 +1,300 @@
+"""All runs by set, ranked so that differences within the noise are ties; and the checks of committed runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from affbench.analysis.published import Published, published_for
+from affbench.base import store
+from affbench.base.errors import AffbenchError, ArtefactError, UsageError, nearest
+from affbench.data import catalogue
+from affbench.report.table import Cell, Table, percent
+from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, WEIGHTS, EvaluationRecord, Run, list_runs
+
+Origin = Literal["reference", "yours"]
+
+REPORTS = "reports"  # the folder among the committed runs that holds reports over them
+MAX_BYTES = 1_000_000  # of a committed file: results are small, checkpoints are not committed
+EARLIER = ", earlier edition"  # of a set that had other images when runs were tested on it
+_KNOWN = re.compile(r"config\.toml|history\.csv|environment\.json|manifest\.json|eval-.+\.json|model\.safetensors")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run on one set.
+
+    Attributes
+    ----------
+    rank
+        1 + the number of runs whose whole interval lies above this one's; equal ranks are ties within the noise.
+    run, model, routings, seed, parameters
+        Which run.
+    origin
+        Whether it is a committed run or one of yours.
+    n
+        Images.
+    accuracy, low, high
+        Share of correct images and its 95% interval, 0 to 1: bootstrap over originals where the set holds several
+        versions of each, else Wilson's.
+    """
+
+    rank: int
+    run: str
+    model: str
+    routings: int | None
+    seed: int
+    parameters: int | None
+    origin: Origin
+    n: int
+    accuracy: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The runs that were tested on one set, the best first, published results on it, and what is left out."""
+
+    set: str
+    rows: tuple[Row, ...]
+    published: tuple[Published, ...]
+    left_out: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-serialisable form."""
+        return asdict(self)
+
+
+def reference_dir(results_dir: Path) -> Path:
+    """Where committed runs lie."""
+    return results_dir / "reference"
+
+
+def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderboard]:
+    """Every run below a results folder, committed ones included, ranked on each set.
+
+    Two runs share a rank unless the 95% interval of one lies wholly above that of the other. That asks more than a test
+    of their difference would, all the more as models err on the same images, so it errs towards ties; it needs no
+    predictions, and so works for committed runs as well. A run counts once, and one that cannot be read is left out and
+    named.
+
+    Parameters
+    ----------
+    results_dir
+        Its ``runs`` and ``reference`` folders are read.
+    set_name
+        One set only.
+
+    Returns
+    -------
+    list of Leaderboard
+        One per set that a run was tested on, by name; results on an earlier edition of a set stand apart.
+
+    Raises
+    ------
+    UsageError
+        No run was tested on that set.
+    ArtefactError
+        There is no finished run with an evaluation that can be read.
+    """
+    yours = sorted((run for run in list_runs(results_dir) if run.finished), key=lambda run: len(run.name))
+    origins: list[tuple[Origin, Run]] = [("reference", run) for run in _reference_runs(reference_dir(results_dir))]
+    origins += [("yours", run) for run in yours]
+    entries: dict[str, list[tuple[Origin, Run, EvaluationRecord]]] = {}
+    left_out: list[str] = []
+    counted: dict[str, str] = {}  # key to name
+    for origin, run in origins:
+        try:
+            records = (validate_reference(run.path) if origin == "reference" else run).evaluations
+            _ = run.config, run.environment  # verified, before anything of the run is shown
+            key = run.manifest.key if run.manifest else ""
+            if counted.get(key, run.name) != run.name:
+                raise ArtefactError(f"it is a copy of {counted[key]}.")
+        except AffbenchError as error:
+            left_out.append(f"Run {run.name} is left out: {error}")
+            continue
+        if key not in counted:
+            counted[key] = run.name
+            for name, record in records.items():
+                earlier = catalogue.is_earlier_edition(name, record.split, record.set_key)
+                entries.setdefault(f"{name}{EARLIER if earlier else ''}", []).append((origin, run, record))
+    if not entries:
+        raise ArtefactError(
+            " ".join(
+                (
+                    f"no run in {results_dir} was tested on a set yet; 'affbench train' and 'affbench eval' do.",
+                    *left_out,
+                )
+            )
+        )
+    if set_name is not None:
+        name = catalogue.find_set(set_name).name
+        chosen = {key: found for key, found in entries.items() if key.removesuffix(EARLIER) == name}
+        if not chosen:
+            raise UsageError(f"no run in {results_dir} was tested on '{name}': {nearest(name, entries)}")
+        entries = chosen
+    return [
+        Leaderboard(name, _ranked(found), published_for(name.removesuffix(EARLIER)), tuple(left_out))
+        for name, found in sorted(entries.items())
+    ]
+
+
+def leaderboard_table(board: Leaderboard) -> Table:
+    """A leaderboard as a table, the published results without rank below our own."""
+    columns = ("Rank", "Model", "Run", "Parameters", "n", "Accuracy %", "95% interval", "Origin")
+    rows = [
+        (
+            Cell(str(row.rank), row.rank),
+            Cell(row.model if row.routings is None else f"{row.model}, routing {row.routings}"),
+            Cell(row.run),
+            Cell("–") if row.parameters is None else Cell(f"{row.parameters:,}", row.parameters),
+            Cell(f"{row.n:,}", row.n),
+            Cell(percent(row.accuracy), 100 * row.accuracy),
+            Cell(f"[{percent(row.low)}, {percent(row.high)}]"),
+            Cell(row.origin),
+        )
+        for row in board.rows
+    ]
+    absent = Cell("–")
+    rows += [
+        (absent, Cell(p.method), absent, Cell(p.parameters or "–"), absent, Cell(f"{p.value:g}", p.value), absent,
+         Cell(f"{p.source}, on {p.set}, trained on {p.trained}; {p.status}"))
+        for p in sorted(board.published, key=lambda other: -other.value)
+    ]  # fmt: skip
+    caption = (
+        "Rank: 1 + the number of runs whose whole 95% interval lies above; equal ranks are ties within the noise. "
+        "Intervals are over test images of one run (originals resampled where a set holds several versions of each "
+        "digit) and leave out the choice of seed."
+    )
+    if board.published:
+        caption += " Published results are on the sets named in them, without rank."
+    if len({row.n for row in board.rows}) > 1:
+        caption += " Not all were tested on as many images: compare rows of one n."
+    return Table(f"Leaderboard: {board.set}", columns, tuple(rows), caption, " ".join(board.left_out))
+
+
+def add_reference(run: Run, results_dir: Path) -> Run:
+    """Copy what may be committed of a finished run to ``reference``: all but predictions and a large checkpoint.
+
+    Parameters
+    ----------
+    run
+        A finished run that was tested on at least one set.
+    results_dir
+        Its ``reference`` folder receives a folder of the run's name, in the place of an earlier one.
+
+    Returns
+    -------
+    Run
+        The copy.
+
+    Raises
+    ------
+    ArtefactError
+        The run is not fit to be a reference; nothing is changed.
+    StorageError
+        The folder cannot be written.
+    """
+    target = reference_dir(results_dir) / run.name
+    with store.lock(run.path), store.atomic_folder(target, _KNOWN) as new:
+        for path in run.path.iterdir():
+            if _KNOWN.fullmatch(path.name) and path.stat().st_size <= MAX_BYTES:
+                shutil.copyfile(path, new / path.name)
+        validate_reference(new)
+    return Run(target)
+
+
+def validate_reference(folder: Path) -> Run:
+    """Check that a folder may stand in ``results/reference``.
+
+    Parameters
+    ----------
+    folder
+        A run's folder as training and evaluation leave it, without checkpoint (unless it is small) and predictions.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ArtefactError
+        A file is missing, damaged, too large or does not belong there; or an evaluation contradicts itself, the
+        manifest, or the folder's name.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() or not _KNOWN.fullmatch(path.name):
+            raise ArtefactError(f"{path} does not belong into a reference run; remove it.")
+        if path.stat().st_size > MAX_BYTES:
+            raise ArtefactError(
+                f"{path} has {path.stat().st_size:,} bytes; files of a reference run have at most {MAX_BYTES:,}."
+            )
+    manifest = store.read_manifest(folder)
+    if manifest is None:
+        raise ArtefactError(f"{folder} has no {store.MANIFEST}; only finished runs can be a reference.")
+    if WEIGHTS not in manifest.files:
+        raise ArtefactError(f"the manifest of {folder} does not list {WEIGHTS}, whose checksum names the checkpoint.")
+    run = Run(folder)
+    try:
+        seed, rows = run.config.training.seed, run.history
+    except UsageError as error:
+        raise ArtefactError(f"{folder / CONFIG} is not a valid configuration: {error}") from None
+    if not rows or not all(0 <= row.validation_accuracy <= 1 for row in rows):
+        raise ArtefactError(f"{folder / HISTORY} holds no epochs, or accuracies outside 0 to 1.")
+    for key in ("parameters", "seed", "torch", "device"):
+        if key not in run.environment:
+            raise ArtefactError(f"{folder / ENVIRONMENT} does not say '{key}'.")
+    if run.environment["seed"] != seed:
+        raise ArtefactError(f"{folder / ENVIRONMENT} says seed {run.environment['seed']}, {CONFIG} says {seed}.")
+    if not run.evaluations:
+        raise ArtefactError(f"{folder} holds no eval-SET.json; 'affbench eval' makes one.")
+    for record in run.evaluations.values():
+        if record.run != run.name:
+            raise ArtefactError(f"the evaluation on '{record.set}' in {folder} is of run '{record.run}'.")
+    return run
+
+
+def _reference_runs(folder: Path) -> Iterable[Run]:
+    if not folder.is_dir():
+        return []
+    return [
+        Run(path)
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and path.name != REPORTS
+    ]
+
+
+def _ranked(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, ...]:
+    intervals = [record.accuracy_ci95_clustered or record.accuracy_ci95 for _, _, record in entries]
+    rows = []
+    for (origin, run, record), (low, high) in zip(entries, intervals, strict=True):
+        above = sum(other_low > high for other_low, _ in intervals)
+        rows.append(
+            Row(
+                rank=1 + above,
+                run=run.name,
+                model=record.model,
+                routings=record.routings,
+                seed=record.seed,
+                parameters=_parameters(run),
+                origin=origin,
+                n=record.n,
+                accuracy=record.accuracy,
+                low=low,
+                high=high,
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: (row.rank, -row.accuracy, row.run)))
+
+
+def _parameters(run: Run) -> int | None:
+    try:
+        value = run.environment.get("parameters")
+    except AffbenchError:
+        return None
+    return value if isinstance(value, int) else None

@@ -1,0 +1,1 @@
+"""Fast paths of what `affbench.models` states plainly."""

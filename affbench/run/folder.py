@@ -1,0 +1,377 @@
+"""A run's folder: its names, its files, and reading them back.
+
+``results/runs/NAME/`` holds ``config.toml``, ``history.csv``, ``model.safetensors``, ``environment.json`` and their
+``manifest.json`` once training has ended, ``resume.pt`` while it has not, and for every set the run was tested on
+``eval-SET.json`` and ``predictions-SET.h5``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from affbench.base import store
+from affbench.base.config import RunConfig, read_run_config
+from affbench.base.errors import AffbenchError, ArtefactError, UsageError, nearest
+
+CONFIG, HISTORY, WEIGHTS, ENVIRONMENT = "config.toml", "history.csv", "model.safetensors", "environment.json"
+RESUME = "resume.pt"
+OWN = re.compile(  # names of the files that affbench writes into a run's folder
+    r"config\.toml|history\.csv|model\.safetensors|(environment|manifest)\.json|resume\.pt|eval-[^/]+\.json"
+    r"|predictions-[^/]+\.h5|factors/[^/]+\.json|tensorboard/events\.[^/]+"
+)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of ``history.csv``.
+
+    Attributes
+    ----------
+    epoch, step
+        Epochs and optimiser steps done; with several validations an epoch, a row for each and fractions of epochs.
+    learning_rate
+        At the last step of the epoch.
+    train_loss, train_accuracy
+        Means since the last row, while the weights changed; the accuracy is None for a model whose loss hides its
+        scores.
+    validation_accuracy
+        On the whole validation split.
+    seconds, images_per_second
+        Training alone, without validation, since the last row.
+    """
+
+    epoch: float
+    step: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float | None
+    validation_accuracy: float
+    seconds: float
+    images_per_second: float
+
+
+def history_to_csv(history: Iterable[Epoch]) -> str:
+    """The content of ``history.csv``; floats keep every digit, None is an empty cell."""
+    names = [field.name for field in fields(Epoch)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in history:
+        writer.writerow(["" if (value := getattr(row, name)) is None else value for name in names])
+    return text.getvalue()
+
+
+def history_from_csv(path: Path) -> list[Epoch]:
+    """Read ``history.csv``.
+
+    Raises
+    ------
+    ArtefactError
+        The file is missing or damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                Epoch(**{k: int(v) if k == "step" else float(v) if v else None for k, v in row.items()})  # type: ignore[arg-type]
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise ArtefactError(f"{path} cannot be read as a training history ({error}).") from error
+
+
+class Share(BaseModel):
+    """How many of some images were classified correctly, with a 95% Wilson interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n: int
+    correct: int
+    accuracy: float
+    ci95: tuple[float, float]
+
+
+class ClassShare(Share):
+    """The share of one class."""
+
+    label: int
+
+
+class BinShare(Share):
+    """The share of the images whose transformation lies in [low, high)."""
+
+    low: float
+    high: float
+
+
+class EvaluationRecord(BaseModel):
+    """The content of ``eval-SET.json``.
+
+    Attributes
+    ----------
+    set, split, set_key, copies, limit
+        What was tested on; `copies` is None but for synthetic affine sets, `limit` None for the whole set.
+    n, n_originals
+        Images, and different original digits among them.
+    accuracy, accuracy_ci95
+        Share of correct images, 0 to 1, and its 95% Wilson interval, which takes images as independent.
+    accuracy_ci95_clustered
+        95% interval that respects that versions of one digit are not independent (bootstrap over originals); None
+        where every image is an original.
+    per_class, confusion, by_transformation
+        Shares per true class; counts, rows true and columns predicted classes; shares per bin of each factor of the
+        transformation, None for sets without.
+    precision
+        What the model was run in.
+    warning
+        Why the accuracy may not be the model's alone, such as answers that depend on the batch; None where nothing was
+        found.
+    code
+        Hash of the model's code that answered; that of the run, unless it was edited in between.
+    evaluations
+        How often this checkpoint was tested on the set; answers from disk do not count.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    set: str
+    split: str
+    set_key: str
+    copies: int | None
+    limit: int | None
+    run: str
+    model: str
+    routings: int | None
+    seed: int
+    n: int
+    n_originals: int
+    correct: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    accuracy_ci95_clustered: tuple[float, float] | None
+    per_class: tuple[ClassShare, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    by_transformation: dict[str, tuple[BinShare, ...]] | None
+    checkpoint_sha256: str
+    device: str
+    precision: str
+    warning: str | None = None
+    seconds: float
+    key: str
+    code: str | None = None
+    evaluations: int = Field(default=1, ge=1)
+    predictions_sha256: str = ""
+    affbench_version: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder; files are read, and compared with its manifest once training has ended, when first asked for."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Readable and unique, such as ``capsnet-r3-seed0-1a2b3c4d``."""
+        return self.path.name
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """Everything that determined the run, resolved."""
+        return read_run_config(self._verified(CONFIG))
+
+    @cached_property
+    def history(self) -> list[Epoch]:
+        """One entry per epoch."""
+        return history_from_csv(self._verified(HISTORY))
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, commit, seeds and parameter count."""
+        return store.read_json(self._verified(ENVIRONMENT))
+
+    def _verified(self, name: str) -> Path:
+        if (manifest := self.manifest) is not None:
+            store.verify(self.path, manifest, only=name)
+        return self.path / name
+
+    @property
+    def manifest(self) -> store.Manifest | None:
+        """What the run was made from and must look like; None while training has not ended."""
+        return store.read_manifest(self.path)
+
+    @property
+    def origin(self) -> str:
+        """What besides the configuration determined the run, as JSON: data and code; "{}" where it does not say."""
+        inputs = self.manifest.inputs if self.manifest else {}
+        return json.dumps({key: value for key, value in inputs.items() if key != "config"}, sort_keys=True)
+
+    @property
+    def made_at(self) -> float:
+        """When training ended, in seconds since 1970; where the run does not say it, when its folder was begun."""
+        with contextlib.suppress(AffbenchError, KeyError, TypeError, ValueError):
+            if self.finished:
+                return float(self.environment["finished_at"])
+        return (self.path / CONFIG).stat().st_mtime
+
+    @property
+    def finished(self) -> bool:
+        """Whether training ended and the checkpoint counts."""
+        return (self.path / store.MANIFEST).is_file()
+
+    @property
+    def selected(self) -> Epoch:
+        """The epoch whose weights were kept: the first with the highest validation accuracy."""
+        return max(self.history, key=lambda row: row.validation_accuracy)
+
+    @cached_property
+    def evaluations(self) -> dict[str, EvaluationRecord]:
+        """Set name to record, for every set the run was tested on, in the order of their names."""
+        return {record.set: record for record in map(self.evaluation, sorted(self.path.glob("eval-*.json")))}
+
+    def evaluation(self, path: Path) -> EvaluationRecord:
+        """One of the records in the folder, which has to be of this run's checkpoint.
+
+        Raises
+        ------
+        ArtefactError
+            It is damaged, was edited, or is of another checkpoint or set.
+        """
+        record = read_evaluation(path)
+        weights = self.manifest.files.get(WEIGHTS) if self.manifest else None
+        if weights is not None and record.checkpoint_sha256 != weights["sha256"]:
+            raise ArtefactError(f"{path} is of another checkpoint than the manifest's.")
+        if path.name != f"eval-{record.set}.json":
+            raise ArtefactError(f"{path} is of set '{record.set}', which its file name does not say.")
+        return record
+
+
+def write_evaluation(path: Path, record: EvaluationRecord) -> None:
+    """Write ``eval-SET.json``, with a checksum over all the rest of it."""
+    content = record.model_dump(mode="json")
+    store.write_json(path, content | {"record_sha256": store.content_key("record", 1, content)})
+
+
+def read_evaluation(path: Path) -> EvaluationRecord:
+    """Read ``eval-SET.json``.
+
+    Raises
+    ------
+    ArtefactError
+        The file is damaged, misses something, contradicts itself, or was edited since it was written.
+    """
+    content = store.read_json(path)
+    checksum = content.pop("record_sha256", None)  # records of earlier versions have none
+    record = _parsed(path, content)
+    if (wrong := _contradiction(record)) is not None:
+        raise ArtefactError(f"{path} contradicts itself: it {wrong}.")
+    if checksum not in (None, store.content_key("record", 1, content)):
+        raise ArtefactError(f"{path} was edited after it was written: its checksum is another.")
+    return record
+
+
+def _parsed(path: Path, content: dict[str, Any]) -> EvaluationRecord:
+    try:
+        return EvaluationRecord.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtefactError(f"{path} is not an evaluation record ({where}: {first['msg']}).") from None
+
+
+def _contradiction(record: EvaluationRecord) -> str | None:
+    """What in a record is not so, by the record itself; None where all of it agrees."""
+    counted = sum(map(sum, record.confusion))
+    hits = sum(row[number] for number, row in enumerate(record.confusion))
+    low, high = record.accuracy_ci95
+    parts = [record.per_class, *(record.by_transformation or {}).values()]
+    matrix = "but its confusion matrix"
+    for wrong, what in (
+        (
+            record.n < 1 or counted != record.n,
+            f"says n = {record.n:,}, {matrix} holds {counted:,} images",
+        ),
+        (hits != record.correct, f"says {record.correct:,} are correct, {matrix} says {hits:,}"),
+        (abs(record.accuracy - record.correct / max(record.n, 1)) > 1e-9, "has an accuracy that is not correct / n"),
+        (not low <= record.accuracy <= high, "has an interval that leaves out its accuracy"),
+        (
+            any((sum(s.n for s in own), sum(s.correct for s in own)) != (record.n, record.correct) for own in parts),
+            "has classes or bins that do not add up to all its images",
+        ),
+    ):
+        if wrong:
+            return what
+    return None
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The files of a run, for another machine."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {path.name: path.read_bytes() for path in paths if path.is_file() and not path.name.startswith(".")}
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put files from another machine in their places, unless this one has finished the run itself meanwhile."""
+    with store.lock(folder):
+        manifest = folder / store.MANIFEST
+        if manifest.is_file() and manifest.read_bytes() != files.get(store.MANIFEST):
+            return
+        # What a manifest or an evaluation speaks of comes before it.
+        for name in sorted(files, key=lambda name: (name.startswith("eval-"), name == store.MANIFEST)):
+            store.write_bytes(folder / name, files[name])
+        if store.MANIFEST in files:
+            (folder / RESUME).unlink(missing_ok=True)
+
+
+def runs_dir(results_dir: Path) -> Path:
+    """Where runs lie."""
+    return results_dir / "runs"
+
+
+def run_name(config: RunConfig, key: str) -> str:
+    """The readable name of a run with content key `key`."""
+    name = re.sub(r"^.*/(?=[^/]*\.py:)", "", config.model.name)  # of a model in a file, without the file's folders
+    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:100]
+    routings = "" if config.model.routings is None else f"-r{config.model.routings}"
+    return f"{model}{routings}-seed{config.training.seed}-{key[:8]}"
+
+
+def list_runs(results_dir: Path) -> list[Run]:
+    """Every run below a results folder, finished or not, oldest first."""
+    folder = runs_dir(results_dir)
+    found = [Run(path) for path in folder.iterdir() if (path / CONFIG).is_file()] if folder.is_dir() else []
+    return sorted(found, key=lambda run: (run.made_at, run.name))
+
+
+def find_run(results_dir: Path, name: str | None = None) -> Run:
+    """The finished run called `name` (or whose name alone begins so); the latest one when None.
+
+    Raises
+    ------
+    UsageError
+        `name` is no run, or begins several.
+    ArtefactError
+        There is no finished run at all.
+    """
+    finished = [run for run in list_runs(results_dir) if run.finished]
+    if name is None:
+        if not finished:
+            raise ArtefactError(f"there is no finished run in {runs_dir(results_dir)}; 'affbench train' makes one.")
+        return finished[-1]
+    matches = [run for run in finished if run.name == name] or [run for run in finished if run.name.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UsageError(f"--run {name} could mean {', '.join(run.name for run in matches)}; give more of the name.")
+    hint = nearest(name, [run.name for run in finished]) if finished else "there are no finished runs yet."
+    raise UsageError(f"there is no finished run '{name}' in {runs_dir(results_dir)}: {hint}")

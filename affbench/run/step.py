@@ -1,0 +1,266 @@
+"""One optimiser step: forward, backward, update and running sums; on CUDA as one captured graph."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from affbench.base.device import Computed, autocast, keep_memory
+from affbench.base.distributed import Ranks
+from affbench.base.errors import DeviceError
+from affbench.models.loss import loss_and_scores
+
+WARM_UP = 3  # steps before capture, so that every lazy initialisation and self-test is over
+Capture = Callable[[Callable[[], None]], Callable[[], None]]
+
+
+class Step:
+    """Adam on one batch at a time.
+
+    Parameters
+    ----------
+    model
+        On its device, in training mode when called.
+    learning_rate
+        Of the first step; `__call__` sets it anew.
+    precision
+        ``"bfloat16"`` runs the forward pass under autocast.
+    device
+        Where the model is.
+    ranks
+        The processes that share each batch; this one alone by default.
+
+    Attributes
+    ----------
+    optimizer
+        Adam with the defaults of the paper's TensorFlow (β 0.9, 0.999; ε 1e-8), fused where the device has it and no
+        parameter is a part of a larger tensor.
+    totals
+        Sums since `reset`, on the device: loss × images, correct images, images with scores.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        learning_rate: float,
+        precision: Computed,
+        device: torch.device,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.model, self.precision, self.device = model, precision, device
+        self.ranks = ranks or Ranks()
+        self.learning_rate = learning_rate
+        cuda = device.type == "cuda"
+        self.optimizer = torch.optim.Adam(
+            model.parameters(),
+            # A captured step reads the rate from the device.
+            lr=torch.tensor(learning_rate, device=device) if cuda else learning_rate,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            fused=device.type in ("cpu", "cuda") and all(map(_dense, model.parameters())),
+            capturable=cuda,
+        )
+        self.totals = torch.zeros(3, device=device)
+
+    def reset(self) -> None:
+        """Start the sums anew."""
+        self.totals.zero_()
+
+    def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+        """Take a step.
+
+        Parameters
+        ----------
+        images
+            float32 (B, 1, H, W) in [0, 1].
+        labels
+            int64 (B,).
+        learning_rate
+            Of this step.
+        """
+        self._set_rate(learning_rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ranks.alone:
+            self._backward(images, labels, self.totals)
+        else:
+            part, sums = self.ranks.share(len(labels)), torch.zeros_like(self.totals)
+            if len(labels[part]):
+                self._backward(images[part], labels[part], sums)
+            # Losses are means over images, so parts of different size count differently.
+            self.totals += self.ranks.combine(self.model.parameters(), len(labels[part]) / len(labels), sums)
+        self.optimizer.step()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the optimiser's state, whatever device it was saved on."""
+        own = self.optimizer.state_dict()["param_groups"]
+        groups = [
+            saved | {name: group[name] for name in ("lr", "fused", "capturable")}
+            for saved, group in zip(state["param_groups"], own, strict=True)
+        ]
+        self.optimizer.load_state_dict(state | {"param_groups": groups})
+        for parameter, own_state in self.optimizer.state.items():
+            for name, value in own_state.items():
+                # Moments keep the strides of the device they were saved on, but fused Adam reads raw memory.
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    own_state[name] = torch.empty_like(parameter).copy_(value)
+
+    def _set_rate(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(learning_rate)
+            else:
+                group["lr"] = learning_rate
+
+    def _backward(self, images: Tensor, labels: Tensor, sums: Tensor) -> None:
+        """Gradients of the mean loss over some images; adds to `sums` what `totals` names."""
+        with autocast(self.device, self.precision):
+            loss, scores = loss_and_scores(self.model, images, labels)
+        loss.backward()
+        sums[0] += loss.detach() * len(labels)
+        if scores is not None:
+            sums[1] += (scores.detach().argmax(-1) == labels).sum()
+            sums[2] += len(labels)
+
+
+class CapturedStep(Step):
+    """The same step, captured once as a graph and replayed: launching it costs one call, whatever it holds.
+
+    Batches of another size than the first are computed as `Step` does, and so is every batch where the capture fails,
+    which is warned of.
+
+    Parameters
+    ----------
+    model, learning_rate, precision, device
+        As for `Step`.
+    capture
+        Records what a function does and returns what repeats it.
+
+    Attributes
+    ----------
+    recorded
+        Whether there is a graph, so that steps on batches of the first one's size are replayed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        learning_rate: float,
+        precision: Computed,
+        device: torch.device,
+        capture: Capture | None = None,
+    ) -> None:
+        super().__init__(model, learning_rate, precision, device)
+        self._capture = capture or functools.partial(_capture_on_cuda, device)
+        self._taken = 0
+        self._images: Tensor | None = None
+        self._labels: Tensor | None = None
+        self._replay: Callable[[], None] | None = None
+        self.recorded = False
+
+    def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+        """Take a step; arguments as for `Step`.
+
+        Raises
+        ------
+        DeviceError
+            The graph is empty: it would leave the weights as they are, step after step.
+        """
+        if self._images is None or self._labels is None:
+            self._images, self._labels = images.clone(), labels.clone()
+        if images.shape != self._images.shape or self._taken < WARM_UP:
+            self._taken += 1
+            super().__call__(images, labels, learning_rate)
+            return
+        self._images.copy_(images, non_blocking=True)
+        self._labels.copy_(labels, non_blocking=True)
+        self._set_rate(learning_rate)
+        if self._replay is not None:
+            self._replay()
+            return
+        self._replay = self._record()
+        before = self._updates()
+        self._replay()
+        if self._updates() == before:
+            raise DeviceError(
+                f"the recorded training step changes nothing on {self.device}: its graph is empty. Let the process see "
+                "that device alone (CUDA_VISIBLE_DEVICES), and use --device cuda."
+            )
+
+    def _record(self) -> Callable[[], None]:
+        self.optimizer.zero_grad(set_to_none=True)  # so that the captured backward pass owns its gradients
+        try:
+            replay = self._capture(self._whole)
+        except RuntimeError as error:  # a model that waits for the device, or allocates outside of the graph's memory
+            reason = str(error.__context__ or error).partition("\n")[0]
+            warnings.warn(
+                f"training on {self.device} is slower than it could be, because the step cannot be recorded as a CUDA "
+                f"graph: {reason}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return self._whole
+        self.recorded = True
+        return replay
+
+    def _updates(self) -> float:
+        """How many updates the parameters have had, all together; waits for the device."""
+        return sum(float(state["step"]) for state in self.optimizer.state.values())
+
+    def _whole(self) -> None:
+        assert self._images is not None  # noqa: S101 - set before the first capture
+        assert self._labels is not None  # noqa: S101
+        self.optimizer.zero_grad(set_to_none=True)
+        self._backward(self._images, self._labels, self.totals)
+        self.optimizer.step()
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether a tensor fills its memory, in whatever order: what is made like it is laid out as it is only then."""
+    return torch.empty_like(tensor).stride() == tensor.stride()
+
+
+def _capture_on_cuda(device: torch.device, run: Callable[[], None]) -> Callable[[], None]:
+    """Record on a stream of this device; a recording that fails leaves nothing behind.
+
+    By itself torch would keep the recording's stream current and its allocator, before 2.13 its random numbers too,
+    in the state of recording. Its default stream may be one of another device, on which the graph would be empty.
+    """
+    torch.cuda.synchronize(device)
+    before = torch.cuda.current_stream(device)
+    index = before.device.index
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    randoms = torch.cuda.default_generators[index]
+    drawn = randoms.clone_state()
+    try:
+        with torch.cuda.graph(graph, pool, torch.cuda.Stream(device)):
+            run()
+    except BaseException:
+        torch.cuda.set_stream(before)
+        graph.reset()
+        names = ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool")  # now, and in torch 2.4
+        (end, *_) = (getattr(torch._C, name) for name in names if hasattr(torch._C, name))
+        with contextlib.suppress(RuntimeError):  # torch has ended it, which current versions do on reset
+            end(index, pool)
+            torch._C._cuda_releasePool(index, pool)
+        randoms.graphsafe_set_state(drawn)
+        raise
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def make_step(
+    model: nn.Module, learning_rate: float, precision: Computed, device: torch.device, ranks: Ranks | None = None
+) -> Step:
+    """The fastest step: captured where one process trains on CUDA, plain elsewhere; parameters as for `Step`."""
+    if device.type == "cpu":
+        keep_memory()
+    if device.type == "cuda" and (ranks is None or ranks.alone):
+        return CapturedStep(model, learning_rate, precision, device)
+    return Step(model, learning_rate, precision, device, ranks)

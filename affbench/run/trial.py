@@ -1,0 +1,202 @@
+"""Two images through a model before anything is trained: what its code does not keep to is said in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from affbench.base.device import Computed, autocast
+from affbench.base.errors import AffbenchError, UsageError, reason
+from affbench.data.batches import to_float
+from affbench.data.dataset import Dataset
+from affbench.models.kernels.layout import in_training, prepare
+from affbench.models.loss import loss_and_scores
+from affbench.run.evaluate import predict
+from affbench.run.step import Step
+
+_TRIED = "_tried_by_affbench"
+_State = dict[str, tuple[int, ...] | None]
+
+
+def try_model(
+    build: Callable[[], nn.Module],
+    sample: Dataset,
+    device: torch.device,
+    precision: Computed,
+    smallest: int,
+    note: Callable[[str], None],
+) -> Callable[[], nn.Module]:
+    """Take a model through validation and a training step, and throw it away.
+
+    What is trained afterwards is built anew, so that no statistics, counters or gradients of the trial are in it.
+
+    Parameters
+    ----------
+    build, sample
+        Builds the model; two images as it will get them.
+    device, precision
+        Where and in what it will be trained.
+    smallest, note
+        Images of the smallest batch it will be trained on; told what is suspicious.
+
+    Returns
+    -------
+    callable
+        Builds a model of which every part is there: a first forward pass has made those that wait for one.
+
+    Raises
+    ------
+    UsageError
+        The model does not keep the contract of training.
+    """
+    model = build()
+    built = _state(model)
+    predict(model.to(device), sample, precision=precision)
+    ready = _state(model)
+    _check_parameters(model)
+    vars(model)[_TRIED] = True
+    in_training(prepare(model, device))
+    images = to_float(torch.from_numpy(sample.images).to(device))
+    labels = torch.from_numpy(sample.labels).long().to(device)
+    loose = _train(model, images, labels, precision)
+    if loose:
+        note(
+            f"warning: {loose:,} numbers that take part in the loss are no parameters of the model and stay as they "
+            "are: layers belong in an nn.ModuleList, tensors in an nn.Parameter."
+        )
+    _check_loadable(ready, _state(model))
+    if smallest == 1:
+        _train_alone(model, images[:1], labels[:1], precision)
+
+    def again() -> nn.Module:
+        fresh = build()
+        if _TRIED in vars(fresh):
+            raise UsageError("the model's factory returned the same network twice: it must build a new one each time.")
+        if built != ready:
+            predict(fresh.to(device), sample, precision=precision)
+        return fresh
+
+    return again
+
+
+def _state(model: nn.Module) -> _State:
+    """The shapes of all that a checkpoint will hold; None for what waits for a first forward pass."""
+    shapes: _State = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"the model's state holds '{name}' (get_extra_state, or a state_dict of its own), a "
+                f"{type(value).__name__}, and model.safetensors stores tensors only: keep it in a buffer."
+            )
+        shapes[name] = None if is_lazy(value) else tuple(value.shape)
+    return shapes
+
+
+def _check_loadable(ready: _State, trained: _State) -> None:
+    for name in sorted(ready.keys() | trained.keys()):
+        if ready.get(name) != trained.get(name):
+            raise UsageError(
+                f"the model's '{name}' is made, or changes its shape, in training, so that its weights could not be "
+                "loaded again: make it in __init__."
+            )
+
+
+def _check_parameters(model: nn.Module) -> None:
+    parameters = list(model.parameters())
+    if not parameters:
+        raise UsageError(
+            "the model has no parameters, so that there is nothing to train (layers in a list belong in an "
+            "nn.ModuleList); affbench.evaluate tests it as it is."
+        )
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise UsageError(
+            f"all {len(parameters)} parameters of the model are frozen (requires_grad is False), so that there is "
+            "nothing to train; affbench.evaluate tests it as it is."
+        )
+    if any(parameter.is_complex() and parameter.requires_grad for parameter in parameters):
+        raise UsageError(
+            "the model has complex parameters, which affbench does not train: keep their real and imaginary parts as "
+            "real parameters, and join them in forward (torch.view_as_complex)."
+        )
+
+
+def _train(model: nn.Module, images: Tensor, labels: Tensor, precision: Computed) -> int:
+    """One training step; how many numbers took part in it as trainable ones and are no parameters of the model."""
+
+    def loss_of_batch() -> Tensor:
+        with autocast(images.device, precision):
+            return loss_and_scores(model, images, labels)[0]
+
+    with blamed(model, "on two images" if len(labels) > 1 else "on one image"):
+        loss = loss_of_batch()
+        loose = _leaves(loss) - set(model.parameters())
+        if loose:  # what a forward pass makes for itself alone is another one in the next
+            loose &= _leaves(loss_of_batch())
+        loss.backward()
+        Step(model, 1e-4, precision, images.device).optimizer.step()
+    return sum(leaf.numel() for leaf in loose)
+
+
+def _leaves(loss: Tensor) -> set[Tensor]:
+    """The tensors that the gradient of a loss would reach."""
+    found, seen, pending = set[Tensor](), set[Any](), [loss.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if hasattr(node, "variable"):
+                found.add(node.variable)
+            pending += [following for following, _ in node.next_functions]
+    return found
+
+
+def _train_alone(model: nn.Module, images: Tensor, labels: Tensor, precision: Computed) -> None:
+    try:
+        _train(model, images, labels, precision)
+    except UsageError as error:
+        raise UsageError(
+            "one batch of each epoch, or the part of it that a process of torchrun gets, is a single image, which the "
+            f"model cannot be trained on: choose another --batch-size or --limit ({error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def blamed(model: nn.Module, where: str) -> Iterator[None]:
+    """Let what the code of a model from outside raises in training be one sentence."""
+    try:
+        yield
+    except AffbenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        if type(model).__module__.startswith("affbench."):
+            raise
+        cause = reason(error)
+        if "does not require grad" in cause:
+            cause = (
+                "its loss depends on no parameter that is trained, for nothing learns through .detach(), .data, NumPy, "
+                "argmax or torch.no_grad()"
+            )
+        raise UsageError(f"the model cannot be trained {where}: {cause}.{_loss_of(model)}") from error
+
+
+def _loss_of(model: nn.Module) -> str:
+    """What a model's own loss is and should be; nothing for a model that has none."""
+    for name, wanted in (("loss_and_scores", "the scalar loss and the scores (B, 10)"), ("loss", "a scalar tensor")):
+        own = getattr(model, name, None)
+        if callable(own):
+            try:
+                found = f"{name}{str(inspect.signature(own)).partition(' ->')[0]}"
+            except (TypeError, ValueError):
+                found = name
+            kind = f", a module {type(own).__name__}" if isinstance(own, nn.Module) else ""
+            return (
+                f" Its {found}{kind}, was called as {name}(images, labels) and must return {wanted}; rename it, and "
+                "the cross-entropy of forward(images) is trained."
+            )
+    return ""

@@ -1,0 +1,183 @@
+"""The speed measurement on models small enough to take a moment: what it holds, not how fast this machine is."""
+
+import importlib.util
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from affbench.base.errors import UsageError
+from affbench.base.progress import Progress
+from affbench.experiment import bench
+from affbench.experiment.bench import Speed, benchmark_speed, cost_curves
+from affbench.models import build_model
+
+CPU = torch.device("cpu")
+SMALL = {"filters": 4, "primary_types": 2, "decoder": [8]}
+TEXTBOOK = Path(__file__).parents[2] / "benchmarks" / "textbook.py"
+
+
+@pytest.fixture(scope="module")
+def speed() -> Speed:
+    return benchmark_speed(
+        options=SMALL, routings=2, device=CPU, precision="float32", batch_size=4, repeats=2, textbook=TEXTBOOK
+    )
+
+
+def test_every_measurement_of_a_capsnet_is_there_and_consistent(speed):
+    assert speed.options["routings"] == 2
+    assert speed.train_images_per_second == pytest.approx(4 / speed.step.median)
+    assert speed.eval_images_per_second > speed.train_images_per_second
+    assert {"convolutions", "capsule layer", "decoder and loss", "optimiser", "data", "other"} == set(speed.split)
+    assert all(seconds >= 0 for seconds in speed.split.values())
+    ratios = speed.step_over_floor, speed.textbook_over_step, speed.routing_10_over_1, speed.step_over_convolutions
+    for ratio in ratios:
+        assert ratio.low <= ratio.median <= ratio.high
+    assert speed.step_over_floor.median > 1
+    assert speed.split["convolutions"] == speed.convolutions.median
+    assert speed.matrix_flops > 1e9
+    assert speed.copy_bytes > 1e8
+    assert 0 < speed.matrix_fraction < 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory on the CPU is read from /proc")
+def test_peak_memory_is_that_of_training_not_of_the_process(speed):
+    parameters_and_adam = 4 * 4 * speed.parameters
+    assert parameters_and_adam / 2 < speed.peak_memory_bytes < 400 * 2**20
+
+
+def test_the_measurement_is_one_json_document_and_one_table(speed):
+    assert json.loads(json.dumps(speed.to_dict(), allow_nan=False))["step"]["median"] == speed.step.median
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(speed.to_rich())
+    text = console.export_text()
+    for words in (
+        "images/s",
+        "step / torch's convolutions alone",
+        "step / its own convolutions alone",
+        "textbook step / step",
+        "10 routing iterations / 1",
+    ):
+        assert words in text
+
+
+def test_a_cnn_has_a_floor_but_no_routing_and_no_textbook():
+    options = {"filters": [4, 4], "hidden": 8}
+    speed = benchmark_speed(
+        "cnn", options=options, routings=3, device=CPU, precision="float32", batch_size=2, repeats=1
+    )
+    assert "routings" not in speed.options
+    assert speed.floor is not None
+    assert speed.textbook_over_step is None
+    assert speed.routing_10_over_1 is None
+    assert speed.copy_fraction is None
+
+
+def test_bfloat16_is_measured_in_bfloat16():
+    speed = benchmark_speed(options=SMALL, device=CPU, precision="bfloat16", batch_size=2, repeats=1)
+    assert speed.precision == "bfloat16"
+
+
+def test_a_textbook_step_without_room_is_left_out_with_a_note(monkeypatch):
+    notes = Progress()
+    monkeypatch.setattr(notes, "note", lambda text: said.append(text))
+    said = []
+    monkeypatch.setattr(bench, "_free_memory", lambda device: 2**20)
+    speed = benchmark_speed(
+        options=SMALL, device=CPU, precision="float32", batch_size=2, repeats=1, textbook=TEXTBOOK, progress=notes
+    )
+    assert speed.textbook is speed.textbook_over_step is None
+    assert speed.routing_10_over_1 is not None
+    assert said[0] == "the textbook step is left out: at batch 2 it needs some 0.0 GiB of memory, and 0.0 GiB are free"
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="free memory on the CPU is read from /proc")
+def test_free_memory_is_known():
+    assert 2**20 < bench._free_memory(CPU) < 2**50
+
+
+def test_the_textbook_computes_the_loss_that_capsnet_computes():
+    spec = importlib.util.spec_from_file_location("textbook_of_this_test", TEXTBOOK)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    ours = build_model("capsnet", canvas=28, **SMALL)
+    theirs = module.TextbookCapsNet(canvas=28, **SMALL)
+    first, _, second = ours.primary.network
+    theirs.conv.load_state_dict(first.state_dict())
+    theirs.decoder.load_state_dict(ours.decoder.state_dict())
+    # The textbook cuts the channels-first memory into capsules as it lies: eight neighbouring pixels of one channel.
+    # With the second convolution constant over positions and channels, both groupings give the same capsules.
+    with torch.no_grad():
+        for convolution in (second, theirs.primary):
+            convolution.weight.zero_()
+            convolution.bias.fill_(0.3)
+        theirs.weight.copy_(ours.digits.matrices.transpose(0, 1))
+    images, labels = torch.rand(3, 1, 28, 28), torch.tensor([3, 0, 9])
+    torch.testing.assert_close(theirs.loss(images, labels), ours.loss(images, labels))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"repeats": 0}, "repeats"),
+        ({"canvas": 20}, "28"),
+        ({"routings": 0}, "routings"),
+        ({"textbook": Path("nowhere.py")}, "nowhere.py"),
+    ],
+)
+def test_bad_arguments_are_named(change, words):
+    arguments = {"options": SMALL, "device": CPU, "precision": "float32", "batch_size": 2, "repeats": 1} | change
+    with pytest.raises(UsageError, match=words):
+        benchmark_speed(**arguments)
+
+
+def test_models_from_outside_are_tried_first(tmp_path, monkeypatch):
+    (tmp_path / "timed_of_a_test.py").write_text(
+        "from torch import nn\n"
+        "def lazy(classes=10): return nn.Sequential(nn.LazyConv2d(2, 9), nn.Flatten(), nn.LazyLinear(classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = {"device": CPU, "precision": "float32", "batch_size": 2, "repeats": 1}
+    assert benchmark_speed("timed_of_a_test.py:lazy", **arguments).parameters == 20654
+    with pytest.raises(UsageError, match=r"must return class scores \(2, 10\), not \(2, 9\)"):
+        benchmark_speed("timed_of_a_test.py:lazy", options={"classes": 9}, **arguments)
+
+
+def test_a_textbook_file_that_fails_is_named(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise RuntimeError('no')")
+    with pytest.raises(UsageError, match=r"broken\.py fails: RuntimeError: no"):
+        benchmark_speed(options=SMALL, device=CPU, precision="float32", batch_size=2, repeats=1, textbook=broken)
+
+
+def test_cost_curves_vary_one_thing_at_a_time():
+    points = cost_curves(
+        options=SMALL, device=CPU, precision="float32", routings=(1, 2), batch_sizes=(2,), canvases=(28,), repeats=1
+    )
+    assert [(point.varied, point.value) for point in points] == [
+        ("routings", 1),
+        ("routings", 2),
+        ("batch_size", 2),
+        ("canvas", 28),
+    ]
+    assert all(point.images_per_second.median > 0 for point in points)
+
+
+def test_cost_curves_agree_where_they_meet():
+    points = cost_curves(
+        options=SMALL, device=CPU, precision="float32", routings=(3,), batch_sizes=(32,), canvases=(40,), repeats=2
+    )
+    assert len(points) == 3
+    assert len({point.images_per_second for point in points}) == 1
+
+
+def test_a_model_without_routing_has_no_curve_over_iterations():
+    options = {"filters": [4, 4], "hidden": 8}
+    points = cost_curves(
+        "cnn", options=options, device=CPU, precision="float32", batch_sizes=(2,), canvases=(28,), repeats=1
+    )
+    assert [point.varied for point in points] == ["batch_size", "canvas"]

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import SAMPLE, TINY_CAPSNET, TINY_CNN, tiny_config, trainings
+
+from affbench.base import store
+from affbench.base.config import EvaluationConfig, Pipeline, override
+from affbench.base.errors import AffbenchError, DataError, StorageError, UsageError
+from affbench.base.workspace import Workspace
+from affbench.data import catalogue
+from affbench.experiment import pipeline as stages
+from affbench.experiment.pipeline import plan_pipeline, report_all, report_dir, run_pipeline, run_sweep
+from affbench.report import pictures
+from affbench.report.page import Extra
+from affbench.run.evaluate import evaluate_run
+from affbench.run.folder import list_runs
+from affbench.run.train import train
+
+AFFINE = "affnist-synthetic-sample"
+
+
+def tiny_pipeline(**changes: Any) -> Pipeline:
+    return Pipeline.model_validate(
+        {
+            "name": "tiny",
+            "title": "A tiny pipeline",
+            "note": "Far too small to mean anything.",
+            "data": {"train_set": SAMPLE, "limit": 64},
+            "training": {"epochs": 1, "batch_size": 32, "precision": "float32"},
+            "evaluation": {"sets": [SAMPLE, AFFINE], "copies": 1},
+            "runs": [
+                {"model": "capsnet", "label": "CapsNet", "routings": 2, "options": TINY_CAPSNET},
+                {"model": "cnn", "label": "CNN", "options": TINY_CNN},
+            ],
+        }
+        | changes
+    )
+
+
+@pytest.fixture
+def unillustrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures, which take most of their time."""
+    monkeypatch.setattr(stages, "model_extras", lambda *_, **__: [])
+    monkeypatch.setattr(stages, "samples_of", lambda *_: Extra("Samples"))
+
+
+def states(pipeline: Pipeline, workspace: Workspace) -> set[tuple[str, str]]:
+    return {(step.stage, step.state) for step in plan_pipeline(pipeline, workspace)}
+
+
+def written(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("unillustrated")
+def test_pipeline_does_everything_once(workspace: Workspace) -> None:
+    assert {state for stage, state in states(tiny_pipeline(), workspace) if stage != "convert"} == {"to do"}
+    assert not workspace.results.exists()
+    first = run_pipeline(tiny_pipeline(), workspace)
+    assert {state for _, state in states(tiny_pipeline(), workspace)} == {"cached"}
+    before = written(workspace.results)
+    second = run_pipeline(tiny_pipeline(), workspace)
+    assert written(workspace.results) == before
+    assert [cell.run for cell in second.result.cells] == [cell.run for cell in first.result.cells]
+    assert second.report.table == first.report.table
+
+
+def test_report_names_models_sets_and_the_note(workspace: Workspace) -> None:
+    outcome = run_pipeline(tiny_pipeline(), workspace)
+    for page in (outcome.report.markdown, outcome.report.html):
+        text = page.read_text()
+        assert "Far too small to mean anything" in text
+        for word in ("CapsNet", "CNN", SAMPLE, AFFINE):
+            assert word in text
+    pictures = {path.name for path in (report_dir(workspace.results, "tiny") / "pictures").iterdir()}
+    assert {f"sample-{SAMPLE}.png", f"sample-{AFFINE}.png", f"factors-{AFFINE}.png"} <= pictures
+    assert len([name for name in pictures if name.startswith("reconstructions-capsnet") and name.endswith(".png")]) == 1
+
+
+@pytest.mark.usefixtures("unillustrated")
+def test_only_what_changed_is_done_again(workspace: Workspace) -> None:
+    run_pipeline(tiny_pipeline(), workspace)
+    more = tiny_pipeline(seeds=[0, 1])
+    steps = plan_pipeline(more, workspace)
+    assert [step.state for step in steps if step.stage == "train"] == ["cached", "to do", "cached", "to do"]
+    assert [step.state for step in steps if step.stage == "report"] == ["to do"]
+    run_pipeline(more, workspace)
+    assert len(list_runs(workspace.results)) == 4
+
+
+@pytest.mark.usefixtures("unillustrated")
+def test_damaged_report_is_written_again(workspace: Workspace) -> None:
+    outcome = run_pipeline(tiny_pipeline(), workspace)
+    outcome.report.html.write_text("half")
+    assert ("report", "to do") in states(tiny_pipeline(), workspace)
+    run_pipeline(tiny_pipeline(), workspace)
+    assert "</html>" in outcome.report.html.read_text()
+
+
+@pytest.mark.usefixtures("unillustrated")
+def test_what_strangers_wrote_is_neither_replaced_nor_lost(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = report_dir(workspace.results, "tiny")
+    store.write_text(folder / "thesis.tex", "years of work")
+    trained = trainings(monkeypatch)
+    with pytest.raises(StorageError, match=r"reports/tiny was not written by affbench; move it away, or choose"):
+        run_pipeline(tiny_pipeline(), workspace)
+    assert not trained
+    (folder / "thesis.tex").rename(workspace.results / "thesis.tex")
+    run_pipeline(tiny_pipeline(), workspace)
+    store.write_text(folder / "mine" / "thesis.tex", "years of work")
+    run_pipeline(tiny_pipeline(title="Another"), workspace)
+    assert (folder / "mine" / "thesis.tex").read_text() == "years of work"
+    assert "Another" in (folder / "report.md").read_text()
+
+
+def test_missing_digits_are_said_before_anything_starts(tmp_path: Path) -> None:
+    empty = Workspace(tmp_path / "data", tmp_path / "results", "cpu")
+    pipeline = tiny_pipeline(data={"train_set": "mnist-translated"}, evaluation={"sets": ["affnist"]})
+    missing = [step.what for step in plan_pipeline(pipeline, empty) if step.state == "missing"]
+    assert missing == ["mnist (train)", "mnist-translated (validation)", "affnist (test)"]
+    with pytest.raises(DataError, match=r"pipeline 'tiny' needs 'mnist', .*: run 'affbench fetch mnist affnist' first"):
+        run_pipeline(pipeline, empty)
+    assert not list_runs(empty.results)
+    assert not catalogue.sets_dir(empty.data).exists()
+
+
+def test_sets_that_do_not_fit_the_model_are_refused(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match=r"trained on 'mnist-translated-sample' \(40×40\) cannot be tested on 'mnist-"):
+        plan_pipeline(tiny_pipeline(evaluation={"sets": ["mnist-sample"]}), workspace)
+
+
+@pytest.mark.usefixtures("unillustrated")
+def test_failed_run_is_reported_with_the_others_and_its_report_is_not_final(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_for_cnn(config: Any, workspace: Workspace, **kept: Any) -> Any:
+        if config.model.name == "cnn":
+            raise AffbenchError("no luck")
+        return train(config, workspace, **kept)
+
+    monkeypatch.setattr("affbench.experiment.cells.train", fails_for_cnn)
+    outcome = run_pipeline(tiny_pipeline(), workspace)
+    assert [cell.error for cell in outcome.result.cells] == [None, "no luck"]
+    assert len(outcome.report.table.rows) == 1
+    assert ("report", "to do") in states(tiny_pipeline(), workspace)
+
+
+def test_sweep_report_has_the_figure_of_accuracy_against_routing(workspace: Workspace) -> None:
+    evaluation = EvaluationConfig(sets=(SAMPLE,), limit=100)
+    outcome = run_sweep(tiny_config(epochs=1), [1, 3], [0], evaluation, workspace)
+    folder = report_dir(workspace.results, "sweep-capsnet")
+    assert outcome.report.html.parent == folder
+    assert [path.name for path in (folder / "figures").glob("*routing*.png")]
+
+
+def test_sweep_in_which_nothing_finished_is_an_error(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **kept: Any) -> Any:
+        raise AffbenchError("no luck")
+
+    monkeypatch.setattr("affbench.experiment.cells.train", fails)
+    with pytest.raises(AffbenchError, match="no cell of the sweep finished; the first one failed because no luck"):
+        run_sweep(tiny_config(), [1], [0], EvaluationConfig(sets=(SAMPLE,)), workspace)
+
+
+@pytest.mark.usefixtures("unillustrated")
+def test_report_over_all_runs(workspace: Workspace) -> None:
+    with pytest.raises(AffbenchError, match="no finished run"):
+        report_all(workspace)
+    run_pipeline(tiny_pipeline(), workspace)
+    report = report_all(workspace)
+    assert report.html == workspace.results / "reports" / "all" / "report.html"
+    assert len(report.table.rows) == 2
+
+
+def test_a_run_that_cannot_be_read_does_not_end_the_report_over_all_others(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "from affbench.models.cnn import CNN\ndef make(canvas): return CNN(canvas=canvas, filters=(2, 2), hidden=4)\n"
+    )
+    (tmp_path / "gone_model.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    gone = train(override(tiny_config(epochs=1), model={"name": "gone_model:make"}), workspace)
+    whole = train(tiny_config(epochs=1), workspace)
+    later = train(tiny_config(epochs=1, seed=1), workspace)
+    evaluate_run(gone, SAMPLE, workspace, limit=50)
+    evaluate_run(whole, SAMPLE, workspace, limit=50)
+    (later.path / "config.toml").write_text(
+        (later.path / "config.toml").read_text().replace("seed = 1", "seed = 1\nhue = 2")
+    )
+    manifest = later.manifest
+    assert manifest is not None
+    store.seal(later.path, "train", 1, manifest.inputs, list(manifest.files))
+    (tmp_path / "gone_model.py").unlink()
+    monkeypatch.delitem(sys.modules, "gone_model")
+    text = report_all(workspace).markdown.read_text()
+    assert f"Run {later.name} is left out: unknown key 'training.hue'" in text
+    assert "Pictures of gone\\_model:make, seed 0 are left out: model 'gone\\_model:make' cannot be imported" in text
+    assert "Reconstructions by capsnet, seed 0" in text
+
+
+@pytest.mark.usefixtures("unillustrated")
+def test_later_evaluation_of_more_images_leaves_rows_comparable(workspace: Workspace) -> None:
+    small = tiny_pipeline(evaluation={"sets": [AFFINE], "copies": 1, "limit": 60})
+    first = run_pipeline(small, workspace).report.table
+    run = next(run for run in list_runs(workspace.results) if run.name.startswith("cnn"))
+    evaluate_run(run, AFFINE, workspace, copies=2, limit=1500)
+    assert run_pipeline(small, workspace).report.table.rows == first.rows
+    assert report_all(workspace).table.rows[0][-1].text in {row[-1].text for row in first.rows}
+
+
+@pytest.mark.usefixtures("unillustrated")
+def test_report_version_is_part_of_its_key(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_pipeline(tiny_pipeline(), workspace)
+    monkeypatch.setattr(stages, "REPORT_VERSION", 10**6)
+    assert ("report", "to do") in states(tiny_pipeline(), workspace)
+
+
+def test_matched_runs_cost_no_training_and_stand_beside_the_best(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = trainings(monkeypatch)
+    monkeypatch.setattr(pictures, "EXPLAINED_DIGITS", 50)
+    outcome = run_pipeline(tiny_pipeline(matched=0.05, explain=True, training={"epochs": 2}), workspace)
+    assert [cell.label for cell in outcome.result.cells] == [
+        *("CapsNet", "CapsNet, matched at 5%", "CNN", "CNN, matched at 5%")
+    ]
+    assert len(trained) == 2
+    assert len(list_runs(workspace.results)) == 4
+    page = outcome.report.html.read_text()
+    for section in ("Matched accuracy", "Pair by pair", "One factor at a time", "Variance explained", "Samples of the"):
+        assert section in page
