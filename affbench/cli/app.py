@@ -186,7 +186,7 @@ def evaluate(
 ) -> None:
     """Test a run on a set: accuracy with its 95% interval, per class, and by transformation."""
     name = varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
-    from affbench.run.folder import find_run
+    from affbench.run.folder import evaluation_document, find_run
 
     found = find_run(session.workspace.results, run)
     from affbench.report.record import evaluation_tables
@@ -194,7 +194,7 @@ def evaluate(
 
     record = evaluate_run(found, name, session.workspace, copies=copies, limit=limit)
     session.show(*(table.to_rich() for table in evaluation_tables(record)))
-    session.document(record.model_dump(mode="json"))
+    session.document(evaluation_document(record))
 
 
 @app.command()

@@ -257,9 +257,14 @@ class Run:
 
 
 def write_evaluation(path: Path, record: EvaluationRecord) -> None:
-    """Write ``eval-SET.json``, with a checksum over all the rest of it."""
+    """Write ``eval-SET.json``."""
+    store.write_json(path, evaluation_document(record))
+
+
+def evaluation_document(record: EvaluationRecord) -> dict[str, Any]:
+    """The content of ``eval-SET.json``: the record, and a checksum over all of it."""
     content = record.model_dump(mode="json")
-    store.write_json(path, content | {"record_sha256": store.content_key("record", 1, content)})
+    return content | {"record_sha256": store.content_key("record", 1, content)}
 
 
 def read_evaluation(path: Path) -> EvaluationRecord:
