@@ -24,8 +24,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from typer.testing import CliRunner
 
-from affbench import pipeline
 from affbench.cli import app
+from affbench.experiment import pipeline
 from affbench.report import Extra
 
 SAMPLE, AFFINE = "mnist-translated-sample", "affnist-synthetic-sample"

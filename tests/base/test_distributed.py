@@ -28,7 +28,8 @@ TRAIN = (
 
 DYING = """
 import os, signal
-from affbench import cli, progress
+from affbench import cli
+from affbench.base import progress
 
 note = progress.ConsoleProgress.note
 
@@ -52,7 +53,8 @@ def command(
 
 @pytest.fixture(autouse=True)
 def _models_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    tests = Path(__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")]))
 
 
 def only_run(results: Path) -> Run:

@@ -213,7 +213,7 @@ def test_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 def test_second_process_waits_for_the_lock(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from affbench import store; from affbench.base.errors import StorageError\n"
+        "import sys, pathlib; from affbench.base import store; from affbench.base.errors import StorageError\n"
         "try:\n  store.lock(pathlib.Path(sys.argv[1]), timeout=0.1).__enter__()\n"
         "except StorageError as error:\n  sys.exit(str(error))"
     )

@@ -28,7 +28,8 @@ TRAIN = (
 
 STOPPING = """
 import os, signal
-from affbench import cli, progress
+from affbench import cli
+from affbench.base import progress
 
 note = progress.ConsoleProgress.note
 

@@ -286,7 +286,7 @@ def test_save_within_an_epoch_survives_a_kill(
 
 def test_lock_of_a_dead_process_is_taken_over(workspace: Workspace) -> None:
     folder = plan_run(tiny_config(epochs=1), workspace).folder
-    code = "import pathlib, sys, time\nfrom affbench import store\n"
+    code = "import pathlib, sys, time\nfrom affbench.base import store\n"
     code += "with store.lock(pathlib.Path(sys.argv[1])):\n  print('held', flush=True)\n  time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
