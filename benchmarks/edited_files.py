@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from affbench.cli import app
 from affbench.experiment import pipeline
-from affbench.report import Extra
+from affbench.report.page import Extra
 
 SAMPLE, AFFINE = "mnist-translated-sample", "affnist-synthetic-sample"
 MODEL = ("--model", "capsnet", "-o", "filters=4", "-o", "primary_types=2", "-o", "decoder=8,8", "--device", "cpu")
