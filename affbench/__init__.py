@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from affbench.base.version import __version__
 
 if TYPE_CHECKING:
-    from affbench.data.catalogue import load_dataset
+    from affbench.data.sets import load_dataset
     from affbench.experiment.benchmark import benchmark
     from affbench.models import build_model
     from affbench.run.evaluate import evaluate
@@ -27,7 +27,7 @@ _HOMES = {
     "benchmark": "affbench.experiment.benchmark",
     "build_model": "affbench.models",
     "evaluate": "affbench.run.evaluate",
-    "load_dataset": "affbench.data.catalogue",
+    "load_dataset": "affbench.data.sets",
 }
 _PACKAGES = ("data", "models", "report", "analysis")
 

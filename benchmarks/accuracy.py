@@ -21,7 +21,7 @@ from affbench.base.config import RunConfig
 from affbench.base.progress import ConsoleProgress, console
 from affbench.base.statistics import seed_summary
 from affbench.base.workspace import Workspace
-from affbench.data.catalogue import has_digits
+from affbench.data.sets import has_digits
 from affbench.models.capsnet import CapsNet
 from affbench.models.kernels.convolution import Conv2d
 from affbench.models.routing import CapsuleLayer, dynamic_routing_reference

@@ -22,7 +22,7 @@ import torch
 from affbench.base.config import EvaluationConfig, RunConfig, override
 from affbench.base.progress import Progress
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.data.batches import TrainingBatches
 from affbench.experiment.cells import Cell, Engine, using_threads
 from affbench.experiment.pipeline import report_all, run_cells_on
@@ -49,8 +49,8 @@ def work_itself(data: Path, repeats: int) -> float:
     """Median seconds of what a cell is for."""
     config = override(plan_run(tiny_config(0), Workspace(data, data, "cpu")).config)
     digits, augmentation = load_training_digits(config, data)
-    validation = catalogue.load_dataset(SAMPLE, "validation", data)
-    test = catalogue.load_dataset(SAMPLE, "test", data, limit=TESTED.limit)
+    validation = sets.load_dataset(SAMPLE, "validation", data)
+    test = sets.load_dataset(SAMPLE, "test", data, limit=TESTED.limit)
     found = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -112,7 +112,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, using_threads(1):
         work = Path(folder)
         for split in ("train", "validation", "test"):
-            catalogue.load_dataset(SAMPLE, split, work / "data")
+            sets.load_dataset(SAMPLE, split, work / "data")
         rows = []
         for name in options.engines.split(","):
             # Ray runs one cell at a time too, so that both engines have the machine to themselves.

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from affbench.cli.app import app
-from affbench.data.catalogue import find_set, set_names
+from affbench.data.sets import find_set, set_names
 from affbench.models import model_names
 
 REPOSITORY = Path(__file__).parents[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import h5py
@@ -15,9 +15,9 @@ from torch import nn
 from affbench.analysis.capsules import class_capsules, has_capsules
 from affbench.base.statistics import clustered_interval, wilson_interval
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.data.sets import SetPart
 from affbench.run.evaluate import evaluate_run, evaluating, predictions_path
 from affbench.run.folder import EvaluationRecord, Run
 
@@ -100,15 +100,13 @@ class PositionBin:
     high: float | None
 
 
-def answers(
-    run: Run, set_name: str, workspace: Workspace, *, copies: int = catalogue.COPIES, limit: int | None = None
-) -> Answers:
+def answers(run: Run, part: SetPart, workspace: Workspace) -> Answers:
     """What a run answers on a set; from disk where it was tested on these images before.
 
     Parameters, result on disk and errors as for `affbench.run.evaluate.evaluate_run`.
     """
-    record = evaluate_run(run, set_name, workspace, copies=copies, limit=limit)
-    dataset = catalogue.load_dataset(set_name, record.split, workspace.data, copies, record.n)
+    record = evaluate_run(run, part, workspace)
+    dataset = replace(part, limit=record.n).load(workspace.data)
     with h5py.File(predictions_path(run, record.set), "r", locking=False) as file:
         return Answers(record, dataset, file["predictions"][: record.n], file["confidence"][: record.n])
 

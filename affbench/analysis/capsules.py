@@ -22,9 +22,9 @@ from affbench.base import store
 from affbench.base.device import resolve_device
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.data.sets import SetPart
 from affbench.data.synthesis import AffineRange, render, synthesize
 from affbench.models.routing import coupling_coefficients
 from affbench.run.evaluate import answer_inputs, evaluating, load_model
@@ -408,37 +408,24 @@ def coupling_entropy(model: nn.Module, images: npt.NDArray[np.uint8], batch_size
     )
 
 
-def run_entropy(run: Run, set_name: str, workspace: Workspace, *, limit: int) -> CouplingEntropy:
+def run_entropy(run: Run, part: SetPart, workspace: Workspace) -> CouplingEntropy:
     """`coupling_entropy` of a finished run on test images; kept in the run's folder and answered from there.
-
-    Parameters
-    ----------
-    run
-        A finished run of a capsule network with routing.
-    set_name
-        Name of the set.
-    workspace
-        Folders and device.
-    limit
-        Use the first `limit` images.
 
     Raises
     ------
     UsageError
-        The model does not route, or there is no such set.
+        The model does not route.
     DataError, ArtefactError
         The set or the checkpoint is missing or damaged.
     """
-    spec = catalogue.find_set(set_name)
-    part = catalogue.check_split(spec, "test")
-    inputs = answer_inputs(run, spec, part, workspace.data) | {"limit": limit}
+    inputs = answer_inputs(run, part, workspace.data) | {"limit": part.limit}
 
     def make(target: Path) -> None:
-        dataset = catalogue.load_dataset(spec.name, part, workspace.data, limit=limit)
-        found = coupling_entropy(load_model(run, resolve_device(workspace.device)), dataset.images)
+        images = part.load(workspace.data).images
+        found = coupling_entropy(load_model(run, resolve_device(workspace.device)), images)
         target.write_text(json.dumps(asdict(found)), encoding="utf-8")
 
-    path = store.derive_file(run.path / "entropy" / f"{spec.name}.json", "entropy", VERSION, inputs, make)
+    path = store.derive_file(run.path / "entropy" / f"{part.name}.json", "entropy", VERSION, inputs, make)
     return CouplingEntropy(**json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 from affbench.base.config import RunConfig
 from affbench.base.statistics import holm, seed_summary
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.run.folder import Epoch, EvaluationRecord
 
 Verdict = Literal["supported", "contradicted", "no evidence against", "no evidence for", "not enough seeds"]
@@ -188,7 +188,7 @@ def judge_claims(points: Sequence[SweepPoint]) -> list[Claim]:
     names = set.intersection(*(set(point.accuracy) for point in points))
     slots = [[number] for number in range(len(claims))]
     p_values = [claim.p for claim in claims]
-    for name in sorted(names, key=lambda other: (catalogue.find_set(other).affine, other)):
+    for name in sorted(names, key=lambda other: (sets.find_set(other).affine, other)):
         contribution, own = _contribution(name, table, routings, seeds)
         slots.append(list(range(len(p_values), len(p_values) + len(own))))
         p_values += own
@@ -250,7 +250,7 @@ def _contribution(
     name: str, table: Sequence[Sequence[SweepPoint]], routings: Sequence[int], seeds: Sequence[int]
 ) -> tuple[Claim, list[float | None]]:
     """The claim that routing contributes nothing on one set, and the p value of each number of iterations."""
-    statement = ROBUST if catalogue.find_set(name).affine else GENERALISE
+    statement = ROBUST if sets.find_set(name).affine else GENERALISE
     base, others = routings[0], routings[1:]
     test = f"paired t tests over seeds of {_listed(others)} iterations against {base}"
     claim = _open(statement, _GU, "test accuracy", name, test, "points", routings, seeds)

@@ -14,7 +14,7 @@ from affbench.base.device import resolve_device
 from affbench.base.errors import UsageError
 from affbench.base.statistics import wilson_interval
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.data.dataset import TRANSFORM_COLUMNS
 from affbench.run.evaluate import answer_inputs, load_model, predict
 from affbench.run.folder import Run
@@ -78,12 +78,12 @@ def one_factor_set(train_set: str, factor: str) -> str:
     """
     if factor not in FACTORS:
         raise UsageError(f"there is no factor '{factor}'; the factors are {', '.join(TRANSFORM_COLUMNS)}.")
-    spec = catalogue.find_set(train_set)
+    spec = sets.find_set(train_set)
     family = "mnist" if spec.family in ("affnist", "homnist") else spec.family
-    for name in catalogue.set_names():
-        other = catalogue.find_set(name)
+    for name in sets.set_names():
+        other = sets.find_set(name)
         if other.form == "affine" and other.family == family and other.canvas == spec.canvas:
-            return catalogue.find_set(catalogue.varied_name(name, only=factor, **FACTORS[factor])).name
+            return sets.find_set(sets.varied_name(name, only=factor, **FACTORS[factor])).name
     raise UsageError(
         f"there is no synthetic affine set of {spec.canvas}×{spec.canvas} images for models trained on '{train_set}'."
     )
@@ -115,11 +115,11 @@ def factor_curve(run: Run, factor: str, workspace: Workspace, *, limit: int | No
         The digits or the checkpoint are missing or damaged.
     """
     name = one_factor_set(run.config.data.train_set, factor)
-    spec = catalogue.find_set(name)
-    inputs = answer_inputs(run, spec, "test", workspace.data) | {"limit": limit}
+    part = sets.find_part(name, copies=1, limit=limit)
+    inputs = answer_inputs(run, part, workspace.data) | {"limit": limit}
 
     def make(target: Any) -> None:
-        dataset = catalogue.load_dataset(name, "test", workspace.data, copies=1, limit=limit)
+        dataset = part.load(workspace.data)
         model = load_model(run, resolve_device(workspace.device))
         predictions, _ = predict(model, dataset, progress=workspace.progress)
         assert dataset.transforms is not None  # noqa: S101 - synthetic sets have them

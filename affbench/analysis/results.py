@@ -10,7 +10,7 @@ from typing import Any
 from affbench.base.config import RunConfig
 from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.statistics import SeedSummary, seed_summary
-from affbench.data.catalogue import is_earlier_edition
+from affbench.data.sets import is_earlier_edition
 from affbench.run.folder import Epoch, EvaluationRecord, Run
 
 _SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "affnist-synthetic", "affnist")

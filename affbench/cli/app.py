@@ -189,10 +189,11 @@ def evaluate(
     from affbench.run.folder import evaluation_document, find_run
 
     found = find_run(session.workspace.results, run)
+    from affbench.data.sets import find_part
     from affbench.report.record import evaluation_tables
     from affbench.run.evaluate import evaluate_run
 
-    record = evaluate_run(found, name, session.workspace, copies=copies, limit=limit)
+    record = evaluate_run(found, find_part(name, "test", copies, limit), session.workspace)
     session.show(*(table.to_rich() for table in evaluation_tables(record)))
     session.document(evaluation_document(record))
 

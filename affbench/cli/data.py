@@ -22,7 +22,7 @@ Only = Annotated[str | None, typer.Option(help="Synthetic sets: vary only this f
 
 def varied(name: str, only: str | None, **half_widths: float | None) -> str:
     """The set's name with the variations given as options."""
-    from affbench.data.catalogue import find_set, varied_name
+    from affbench.data.sets import find_set, varied_name
 
     named = varied_name(name, only=only, **half_widths)
     if named != name and "@" in name:
@@ -69,7 +69,7 @@ def export(
     """Write an affine set in the layout of the official affNIST files, for other people's loaders."""
     name = varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
     from affbench.data.affnist import export_mat
-    from affbench.data.catalogue import load_dataset
+    from affbench.data.sets import load_dataset
 
     dataset = load_dataset(name, split, session.workspace.data, copies, limit)
     export_mat(dataset, target)

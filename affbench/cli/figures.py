@@ -89,12 +89,14 @@ def wrong(
     device: Device = "auto",
 ) -> None:
     """The most confidently wrong digits, with their reconstructions where the model draws any."""
+    from affbench.data.sets import find_part
     from affbench.report.gallery import mistakes_figure
     from affbench.run.folder import find_run
 
     found = find_run(session.workspace.results, run)
     folder = _folder(session, output)
-    _show(session, mistakes_figure(found, set_name, session.workspace, folder, copies=copies, limit=limit, count=count))
+    part = find_part(set_name, "test", copies, limit)
+    _show(session, mistakes_figure(found, part, session.workspace, folder, count=count))
 
 
 @figure.command()
@@ -109,12 +111,14 @@ def positions(
     device: Device = "auto",
 ) -> None:
     """Accuracy as a map over the position of the digit on the canvas."""
+    from affbench.data.sets import find_part
     from affbench.report.gallery import position_figure
     from affbench.run.folder import find_run
 
     found = find_run(session.workspace.results, run)
     folder = _folder(session, output)
-    _show(session, position_figure(found, set_name, session.workspace, folder, copies=copies, limit=limit))
+    part = find_part(set_name, "test", copies, limit)
+    _show(session, position_figure(found, part, session.workspace, folder))
 
 
 @figure.command()

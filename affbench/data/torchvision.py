@@ -79,28 +79,26 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
         name: str = "affnist",
         target_type: str | Sequence[str] = "label",
     ) -> None:
-        # Imported here because the catalogue knows every set, and this module only one way to look at them.
-        from affbench.data import catalogue
+        from affbench.data.sets import find_part
 
         _check_targets(target_type)
-        folder, spec = Path(root), catalogue.find_set(name)
-        part = catalogue.check_split(spec, split)
+        folder, part = Path(root), find_part(name, split)
         if download:
             from affbench.data.fetch.sets import fetch_for
 
             fetch_for(name, split, folder)
-        if not catalogue.is_ready(spec, part, folder):
-            if spec.form == "official":
+        if not part.is_ready(folder):
+            if part.spec.form == "official":
                 raise DataError(
                     f"the official set '{name}' ({split}) is not in {folder}: 'download=True' fetches it; "
                     f"name='affnist-synthetic' is a set drawn in the same way from MNIST's digits."
                 )
-            n = catalogue.set_size(spec, part) or 0
+            n = part.made_size or 0
             _LOG.warning(
                 "making %s (%s) in %s, once: %s images, %s MB unpacked",
-                name, split, folder, f"{n:,}", f"{n * spec.canvas**2 / 1e6:,.0f}",
+                name, split, folder, f"{n:,}", f"{n * part.spec.canvas**2 / 1e6:,.0f}",
             )  # fmt: skip
-        dataset = catalogue.load_dataset(name, split=split, data_dir=folder)
+        dataset = part.load(folder)
         super().__init__(str(root), transform=transform, target_transform=target_transform)
         self.dataset = dataset
         self.target_type = (target_type,) if isinstance(target_type, str) else tuple(target_type)

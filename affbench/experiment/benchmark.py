@@ -10,7 +10,7 @@ from torch import nn
 
 from affbench.analysis.published import Published, published_for
 from affbench.base.progress import Progress
-from affbench.data import catalogue
+from affbench.data.sets import COPIES, default_data_dir, find_part
 from affbench.models import build_model, parameter_count
 from affbench.report.table import Cell, Table, percent
 from affbench.run.evaluate import evaluate
@@ -83,7 +83,7 @@ def benchmark(
     *,
     sets: Sequence[str] = SETS,
     data_dir: Path | str | None = None,
-    copies: int = catalogue.COPIES,
+    copies: int = COPIES,
     limit: int | None = None,
     batch_size: int = 512,
     progress: Progress | None = None,
@@ -133,15 +133,15 @@ def benchmark(
     >>> [score.n for score in standing.scores]
     [100, 100]
     """
-    for name in sets:
-        catalogue.find_set(name)  # a wrong name is said before the first set is evaluated
+    parts = [find_part(name, "test", copies, limit) for name in sets]  # a wrong name is said first
+    folder = default_data_dir() if data_dir is None else Path(data_dir)
     named = model if isinstance(model, str) else type(model).__name__
     module = build_model(model) if isinstance(model, str) else model
     scores = []
-    for name in sets:
-        dataset = catalogue.load_dataset(name, "test", data_dir, copies, limit)
+    for part in parts:
+        dataset = part.load(folder)
         result = evaluate(module, dataset, batch_size, progress=progress)
         interval = result.ci95_clustered or result.ci95
-        family = name.partition("@")[0].removesuffix("-sample")
+        family = dataset.name.partition("@")[0].removesuffix("-sample")
         scores.append(Score(dataset.name, result.n, result.accuracy, interval, published_for(family)))
     return Standing(named, parameter_count(module), tuple(scores))

@@ -14,6 +14,7 @@ from affbench.base.config import EvaluationConfig, RunConfig
 from affbench.base.errors import AffbenchError
 from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
+from affbench.data.sets import SetPart, find_part
 from affbench.run.evaluate import evaluate_run
 from affbench.run.folder import Run
 from affbench.run.train import plan_run, train
@@ -218,6 +219,11 @@ def outcome_of(result: CellResult) -> str:
     return f"{result.label}, seed {result.seed}: " + (f"failed: {result.error}" if result.error else accuracies)
 
 
+def tested_parts(evaluation: EvaluationConfig) -> list[SetPart]:
+    """The images that every cell is tested on."""
+    return [find_part(name, "test", evaluation.copies, evaluation.limit) for name in evaluation.sets]
+
+
 def run_cell(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> CellResult:
     """Train and test one cell; an error becomes part of the result."""
     known = _named(cell)
@@ -225,8 +231,8 @@ def run_cell(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> 
         run = train(cell.config, workspace, stops=cell.stops)
         known |= _trained(run)
         accuracy = {}
-        for name in evaluation.sets:
-            record = evaluate_run(run, name, workspace, copies=evaluation.copies, limit=evaluation.limit)
+        for part in tested_parts(evaluation):
+            record = evaluate_run(run, part, workspace)
             accuracy[record.set] = record.accuracy
     except AffbenchError as error:
         return CellResult(**known, error=str(error))

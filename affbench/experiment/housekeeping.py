@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from affbench.base import store
 from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.version import __version__
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.data.fetch.sources import ALTERNATIVES, SOURCES, sources_of
 from affbench.run.folder import Run, list_runs
 
@@ -108,13 +108,13 @@ def _unused_sets(data_dir: Path, results_dir: Path) -> Iterator[Leftover]:
     for run in list_runs(results_dir):
         with contextlib.suppress(AffbenchError):
             used |= set(run.evaluations)
-            trained = catalogue.find_set(run.config.data.train_set)
+            trained = sets.find_set(run.config.data.train_set)
             used |= {trained.name, trained.family}
-    for name in (*catalogue.set_names(), *used):
+    for name in (*sets.set_names(), *used):
         with contextlib.suppress(AffbenchError):
-            spec = catalogue.find_set(name)
-            current |= {_stem(catalogue.set_path(spec, split, data_dir)) for split in catalogue.SPLITS}
-    for path in sorted(catalogue.sets_dir(data_dir).glob("*.h5")):
+            spec = sets.find_set(name)
+            current |= {_stem(sets.SetPart(spec, split).path(data_dir)) for split in sets.SPLITS}
+    for path in sorted(sets.sets_dir(data_dir).glob("*.h5")):
         name = path.name.partition("-train")[0].partition("-validation")[0].partition("-test")[0]
         if name in ("affnist", "homnist") or not _is_converted(path):
             continue
@@ -184,7 +184,7 @@ def diagnose(data_dir: Path, results_dir: Path, *, offline: bool = False) -> Ite
         yield _folder(label, folder)
     for family in ("mnist", "fashion-mnist", "affnist", "homnist"):
         yield _downloads(family, data_dir)
-    for path in sorted(catalogue.sets_dir(data_dir).glob("*.h5")):
+    for path in sorted(sets.sets_dir(data_dir).glob("*.h5")):
         yield _artefact(f"set {path.stem}", path, "it will be made again when it is needed")
     for run in list_runs(results_dir):
         if run.finished:
@@ -229,7 +229,7 @@ def _folder(label: str, folder: Path) -> Finding:
 def _downloads(family: str, data_dir: Path) -> Finding:
     from affbench.data.fetch.files import find_file
 
-    folder = catalogue.raw_dir(data_dir, family)
+    folder = sets.raw_dir(data_dir, family)
     if not folder.is_dir():
         return Finding(f"downloads of {family}", "note", f"none; 'affbench fetch {family}' gets them")
     present = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +12,18 @@ from typing import Literal
 
 from affbench.analysis.results import LabelledRun, Results, read_results
 from affbench.base import store
-from affbench.base.config import DataConfig, EvaluationConfig, Pipeline, RunConfig
+from affbench.base.config import EvaluationConfig, Pipeline, RunConfig
 from affbench.base.errors import AffbenchError, DataError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
+from affbench.data.sets import COPIES, SetPart, find_part, find_set, has_digits
 from affbench.experiment import ray as cluster
-from affbench.experiment.cells import Cell, Engine, SweepResult, run_cells, sweep_cells
+from affbench.experiment.cells import Cell, Engine, SweepResult, run_cells, sweep_cells, tested_parts
 from affbench.report.page import Report, write_report
 from affbench.report.pictures import model_extras, samples_of
 from affbench.report.table import summarise
 from affbench.run.evaluate import evaluate_run, is_evaluated
 from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
-from affbench.run.train import Plan, is_trained, plan_run
+from affbench.run.train import Plan, is_trained, plan_run, training_part, validation_part
 
 State = Literal["cached", "to do", "missing"]
 LOCAL = Engine()
@@ -75,22 +74,16 @@ def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
     """
     cells = cells_of(pipeline)
     plans = [plan_run(cell.config, workspace) for cell in cells]
-    steps = [_conversion(spec, split, copies, workspace) for spec, split, copies in _sets(cells, pipeline.evaluation)]
+    steps = [_conversion(part, workspace) for part in _parts(cells, pipeline.evaluation)]
     steps += [
         Step("train", f"{cell.label}: {plan.folder.name}", "cached" if is_trained(plan) else "to do")
         for cell, plan in zip(cells, plans, strict=True)
     ]
     for plan in plans:
         _check_sets(plan, pipeline.evaluation)
-        for name in pipeline.evaluation.sets:
-            done = is_trained(plan) and is_evaluated(
-                Run(plan.folder),
-                name,
-                workspace,
-                copies=pipeline.evaluation.copies,
-                limit=pipeline.evaluation.limit,
-            )
-            steps.append(Step("eval", f"{plan.folder.name} on {name}", "cached" if done else "to do"))
+        for part in tested_parts(pipeline.evaluation):
+            done = is_trained(plan) and is_evaluated(Run(plan.folder), part, workspace)
+            steps.append(Step("eval", f"{plan.folder.name} on {part.name}", "cached" if done else "to do"))
     changed = any(step.state != "cached" for step in steps)
     folder = report_dir(workspace.results, pipeline.name)
     done = not changed and store.cached(folder, "report", REPORT_VERSION, _report_inputs(pipeline, plans))
@@ -218,8 +211,7 @@ def run_cells_on(
     """Train and test cells, in this process or on a Ray cluster; see `affbench.experiment.cells.run_cells`."""
     if engine.name == "local":
         return run_cells(cells, evaluation, workspace, threads=engine.cpus)
-    needed = _sets(cells, evaluation)
-    sets = [catalogue.ensure_set(spec, split, workspace.data, copies) for spec, split, copies in needed]
+    sets = [part.ensure(workspace.data) for part in _parts(cells, evaluation)]
     return cluster.run_cells(cells, evaluation, workspace, engine, sets)
 
 
@@ -257,9 +249,9 @@ def _on_common_images(results: Results, workspace: Workspace, asked: EvaluationC
         for name, record in result.evaluations.items():
             common[name] = min(common.get(name, record.n), record.n)
     if asked is not None:
-        for spec in map(catalogue.find_set, asked.sets):
-            sizes = (common.get(spec.name), catalogue.set_size(spec, "test", asked.copies), asked.limit)
-            common[spec.name] = min((n for n in sizes if n is not None), default=0)
+        for part in tested_parts(asked):
+            sizes = (common.get(part.name), part.made_size, part.limit)
+            common[part.name] = min((n for n in sizes if n is not None), default=0)
     narrowed = []
     for own in results.results:
         records = own.evaluations.items()
@@ -269,10 +261,10 @@ def _on_common_images(results: Results, workspace: Workspace, asked: EvaluationC
 
 
 def _narrowed(run: Run, record: EvaluationRecord, n: int, workspace: Workspace) -> EvaluationRecord:
-    copies = record.copies or catalogue.COPIES
     with contextlib.suppress(AffbenchError):
-        if record.n > n and is_evaluated(run, record.set, workspace, copies=copies, limit=n):
-            return evaluate_run(run, record.set, workspace, copies=copies, limit=n)
+        part = find_part(record.set, record.split, record.copies or COPIES, n)
+        if record.n > n and is_evaluated(run, part, workspace):
+            return evaluate_run(run, part, workspace)
     return record
 
 
@@ -303,62 +295,45 @@ def report_dir(results_dir: Path, name: str) -> Path:
     return results_dir / "reports" / name
 
 
-def _sets(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[tuple[catalogue.SetSpec, catalogue.Split, int]]:
-    """Every converted set the runs need, once, with the number of copies."""
-    needed: dict[tuple[str, str, int], tuple[catalogue.SetSpec, catalogue.Split, int]] = {}
-
-    def need(spec: catalogue.SetSpec, split: catalogue.Split, copies: int) -> None:
-        needed.setdefault((spec.name, split, copies), (spec, spec.split or split, copies))
-
-    for cell in cells:
-        data: DataConfig = cell.config.data
-        spec = catalogue.find_set(data.train_set)
-        digits = spec if spec.affine else catalogue.find_set(spec.family)
-        need(digits, "train", _copies(digits, "train", data.copies, data.limit))
-        need(spec, "validation", data.copies)
-    for name in evaluation.sets:
-        spec = catalogue.find_set(name)
-        need(spec, "test", _copies(spec, spec.split or "test", evaluation.copies, evaluation.limit))
-    return list(needed.values())
-
-
-def _copies(spec: catalogue.SetSpec, split: catalogue.Split, copies: int, limit: int | None) -> int:
-    """Versions of each digit that the first `limit` images of a synthetic set take; `catalogue.load_dataset` knows."""
-    size = catalogue.set_size(spec, split, 1)
-    return copies if limit is None or size is None else min(copies, math.ceil(limit / size))
+def _parts(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[SetPart]:
+    """Every converted set the runs need, once."""
+    configs = [cell.config.data for cell in cells]
+    trained = [part for data in configs for part in (training_part(data), validation_part(data))]
+    parts = [*trained, *tested_parts(evaluation)]
+    return list({(part.name, part.split, part.made_copies): part for part in parts}.values())
 
 
 def _prepare(cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, what: str) -> None:
     """Convert every set the runs need, before the first of them starts."""
-    needed = _sets(cells, evaluation)
-    missing = [spec for spec, split, copies in needed if _conversion(spec, split, copies, workspace).state == "missing"]
+    needed = _parts(cells, evaluation)
+    missing = [part.spec for part in needed if _conversion(part, workspace).state == "missing"]
     if missing:
         names = ", ".join(dict.fromkeys(f"'{spec.name}'" for spec in missing))
         families = " ".join(dict.fromkeys(spec.family for spec in missing))
         raise DataError(f"{what} needs {names}, not fetched yet: run 'affbench fetch {families}' first.")
-    for spec, split, copies in needed:
-        if not catalogue.is_ready(spec, split, workspace.data, copies):
-            with workspace.progress.task(f"convert {spec.name} ({split})", None):
-                catalogue.ensure_set(spec, split, workspace.data, copies)
+    for part in needed:
+        if not part.is_ready(workspace.data):
+            with workspace.progress.task(f"convert {part.name} ({part.split})", None):
+                part.ensure(workspace.data)
 
 
 def _file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
 
 
-def _conversion(spec: catalogue.SetSpec, split: catalogue.Split, copies: int, workspace: Workspace) -> Step:
+def _conversion(part: SetPart, workspace: Workspace) -> Step:
     state: State = "to do"
-    if catalogue.is_ready(spec, split, workspace.data, copies):
+    if part.is_ready(workspace.data):
         state = "cached"
-    elif spec.form == "official" or not catalogue.has_digits(spec.family, workspace.data):
+    elif part.spec.form == "official" or not has_digits(part.spec.family, workspace.data):
         state = "missing"
-    return Step("convert", f"{spec.name} ({split})", state)
+    return Step("convert", f"{part.name} ({part.split})", state)
 
 
 def _check_sets(plan: Plan, evaluation: EvaluationConfig) -> None:
-    canvas = catalogue.find_set(plan.config.data.train_set).canvas
+    canvas = find_set(plan.config.data.train_set).canvas
     for name in evaluation.sets:
-        if (spec := catalogue.find_set(name)).canvas != canvas:
+        if (spec := find_set(name)).canvas != canvas:
             raise UsageError(
                 f"a model trained on '{plan.config.data.train_set}' ({canvas}×{canvas}) cannot be tested on "
                 f"'{name}' ({spec.canvas}×{spec.canvas})."

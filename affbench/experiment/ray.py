@@ -28,7 +28,7 @@ from affbench.base.errors import AffbenchError, ArtefactError, UsageError
 from affbench.base.interrupt import Interrupted, Stop
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
+from affbench.data import sets as known_sets
 from affbench.experiment.cells import (
     Cell,
     CellResult,
@@ -38,6 +38,7 @@ from affbench.experiment.cells import (
     outcome_of,
     run_cell,
     summarise,
+    tested_parts,
     using_threads,
 )
 from affbench.run.evaluate import is_evaluated
@@ -120,10 +121,7 @@ def run_cells(
 
 
 def _is_done(plan: Plan, wanted: EvaluationConfig, workspace: Workspace) -> bool:
-    return is_trained(plan) and all(
-        is_evaluated(Run(plan.folder), name, workspace, copies=wanted.copies, limit=wanted.limit)
-        for name in wanted.sets
-    )
+    return is_trained(plan) and all(is_evaluated(Run(plan.folder), part, workspace) for part in tested_parts(wanted))
 
 
 def _interrupted(ray: Any, flying: list[Any], board: _Board) -> Interrupted:
@@ -301,7 +299,7 @@ def _data_folder(job: _Job, courier: _Courier) -> Path:
         return job.workspace.data
     folder = Path(os.environ.get(NODE_DIR) or pooch.os_cache("affbench"))
     for home, manifest in job.sets.items():
-        path = catalogue.sets_dir(folder) / home.name
+        path = known_sets.sets_dir(folder) / home.name
         with store.lock(path):  # the other workers of this node wait, and find it
             if not _is_there(path, manifest):
                 courier.tell(f"receives {home.name}")

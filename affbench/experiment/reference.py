@@ -12,7 +12,7 @@ from typing import Any, Literal
 from affbench.analysis.published import Published, published_for
 from affbench.base import store
 from affbench.base.errors import AffbenchError, ArtefactError, UsageError, nearest
-from affbench.data import catalogue
+from affbench.data import sets as known_sets
 from affbench.report.table import Cell, Table, percent
 from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, WEIGHTS, EvaluationRecord, Run, list_runs
 
@@ -121,7 +121,7 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
         if key not in counted:
             counted[key] = run.name
             for name, record in records.items():
-                earlier = catalogue.is_earlier_edition(name, record.split, record.set_key)
+                earlier = known_sets.is_earlier_edition(name, record.split, record.set_key)
                 entries.setdefault(f"{name}{EARLIER if earlier else ''}", []).append((origin, run, record))
     if not entries:
         raise ArtefactError(
@@ -133,7 +133,7 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
             )
         )
     if set_name is not None:
-        name = catalogue.find_set(set_name).name
+        name = known_sets.find_set(set_name).name
         chosen = {key: found for key, found in entries.items() if key.removesuffix(EARLIER) == name}
         if not chosen:
             raise UsageError(f"no run in {results_dir} was tested on '{name}': {nearest(name, entries)}")

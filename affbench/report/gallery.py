@@ -15,8 +15,8 @@ from affbench.analysis.factors import FACTORS, factor_curve
 from affbench.base.device import resolve_device
 from affbench.base.errors import AffbenchError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
 from affbench.data.dataset import Dataset
+from affbench.data.sets import SetPart, find_part, find_set, set_names
 from affbench.report.capsules import draw_equivariance, draw_perturbation, draw_reconstructions, equivariance_table
 from affbench.report.drawing import Drawing
 from affbench.report.failures import TELLING, draw_factors, draw_mistakes, draw_positions
@@ -174,30 +174,19 @@ def equivariance_figure(
     return drawing, equivariance_table(found, title=f"Variance explained, {which}, {run.name}", caption=caption)
 
 
-def mistakes_figure(
-    run: Run,
-    set_name: str,
-    workspace: Workspace,
-    folder: Path,
-    *,
-    copies: int = catalogue.COPIES,
-    limit: int | None = None,
-    count: int = 20,
-) -> Drawing:
+def mistakes_figure(run: Run, part: SetPart, workspace: Workspace, folder: Path, *, count: int = 20) -> Drawing:
     """The most confidently wrong digits of a run on a set, with their reconstructions where it draws any.
 
     Parameters
     ----------
     run
         A finished run.
-    set_name
-        Name of the set; the run is tested on it if it was not before.
+    part
+        Which images; the run is tested on them if it was not before.
     workspace
         Folders, device and progress.
     folder
         Where the PNG and its CSV go.
-    copies, limit
-        As for `affbench.run.evaluate.evaluate_run`.
     count
         Digits to show at most.
 
@@ -212,11 +201,11 @@ def mistakes_figure(
     UsageError, DataError, ArtefactError
         As `affbench.run.evaluate.evaluate_run`.
     """
-    given = answering.answers(run, set_name, workspace, copies=copies, limit=limit)
+    given = answering.answers(run, part, workspace)
     model = load_model(run, resolve_device(workspace.device))
     wrong = answering.most_confident_mistakes(model, given, count)
     if not wrong:
-        raise NothingWrongError(f"{run.name} classifies all {given.record.n:,} images of {set_name} correctly.")
+        raise NothingWrongError(f"{run.name} classifies all {given.record.n:,} images of {part.name} correctly.")
     images = given.dataset.images[[mistake.index for mistake in wrong]]
     drawn = []
     if looking.has_decoder(model):
@@ -234,15 +223,7 @@ def mistakes_figure(
     return draw_mistakes(given.dataset, wrong, drawn, path, title=title, caption=caption)
 
 
-def position_figure(
-    run: Run,
-    set_name: str,
-    workspace: Workspace,
-    folder: Path,
-    *,
-    copies: int = catalogue.COPIES,
-    limit: int | None = None,
-) -> Drawing:
+def position_figure(run: Run, part: SetPart, workspace: Workspace, folder: Path) -> Drawing:
     """Accuracy of a run on a set as a map over the position of the digit; parameters as for `mistakes_figure`.
 
     Raises
@@ -250,7 +231,7 @@ def position_figure(
     UsageError, DataError, ArtefactError
         As `affbench.run.evaluate.evaluate_run`.
     """
-    given = answering.answers(run, set_name, workspace, copies=copies, limit=limit)
+    given = answering.answers(run, part, workspace)
     placed = answering.positions(given.dataset)
     bins = answering.accuracy_by_position(given.right, placed, given.dataset.source_index)
     record = given.record
@@ -330,7 +311,7 @@ def _capsule_model(run: Run, workspace: Workspace, *, decoder: bool) -> nn.Modul
 
 
 def _load(name: str, workspace: Workspace, limit: int | None) -> Dataset:
-    return catalogue.load_dataset(name, "test", workspace.data, limit=limit)
+    return find_part(name, limit=limit).load(workspace.data)
 
 
 def _some_of_each(dataset: Dataset, rows: int) -> Dataset:
@@ -342,15 +323,15 @@ def _some_of_each(dataset: Dataset, rows: int) -> Dataset:
 
 def _family(run: Run) -> str:
     """The set of original digits that a run's training set was made from."""
-    family = catalogue.find_set(run.config.data.train_set).family
+    family = find_set(run.config.data.train_set).family
     return "mnist" if family in ("affnist", "homnist") else family
 
 
 def _centred_set(run: Run) -> str:
     """The set of these digits in the middle of the canvas."""
     canvas, family = model_canvas(run), _family(run)
-    for name in catalogue.set_names():
-        spec = catalogue.find_set(name)
+    for name in set_names():
+        spec = find_set(name)
         if spec.family == family and spec.canvas == canvas and spec.form in ("padded", "original"):
             return name
     raise UsageError(f"there is no set of {canvas}×{canvas} images with centred digits for run {run.name}.")

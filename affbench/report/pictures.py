@@ -13,7 +13,7 @@ from affbench.analysis.factors import one_factor_set
 from affbench.analysis.results import Result, Results
 from affbench.base.errors import AffbenchError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
+from affbench.data.sets import COPIES, find_part, find_set, originals_of, sample_of
 from affbench.report.claims import entropy_table
 from affbench.report.drawing import Drawing
 from affbench.report.gallery import (
@@ -55,20 +55,19 @@ def sample_pictures(sets: Iterable[str], data_dir: Path, folder: Path, split: st
     """
     pictures = []
     for name in sets:
-        spec = catalogue.find_set(name)
-        part = catalogue.check_split(spec, split)
-        if spec.form == "affine":
-            dataset = catalogue.sample_of(spec, part, data_dir, SHEET_DIGITS, SHEET_COPIES)
+        part = find_part(name, split, SHEET_COPIES)
+        if part.spec.form == "affine":
+            dataset = sample_of(part, SHEET_DIGITS, data_dir)
         else:
-            dataset = catalogue.load_dataset(name, part, data_dir, limit=None if spec.affine else SHEET_IMAGES)
-        size = catalogue.set_size(spec, part, 1) or len(dataset)
-        title = f"{name}, {part} split"
+            dataset = replace(part, limit=None if part.spec.affine else SHEET_IMAGES).load(data_dir)
+        size = part.made_size or len(dataset)
+        title = f"{name}, {part.split} split"
         sheet, histograms = folder / f"sample-{name}.png", folder / f"factors-{name}.png"
         if dataset.transforms is None:
             sample_sheet(dataset, sheet, title=title)
             pictures.append(_with_data(f"Sample of {name}", f"Some of the {size:,} images of {title}.", sheet))
             continue
-        originals = catalogue.originals_of(name, part, data_dir)
+        originals = originals_of(part, data_dir)
         sample_sheet(dataset, sheet, originals=None if originals is None else originals.images, title=title)
         caption = f"Original digits at the left, transformed versions of each beside it ({title})."
         pictures.append(_with_data(f"Sample of {name}", caption, sheet))
@@ -154,15 +153,15 @@ def _failures(entry: Result, workspace: Workspace, folder: Path) -> list[Picture
     """Surest mistakes and accuracy by position, on the affine sets a run was tested on."""
     pictures = []
     for record in entry.evaluations.values():
-        if not catalogue.find_set(record.set).affine:
+        if not find_set(record.set).affine:
             continue
-        span = {"copies": record.copies or catalogue.COPIES, "limit": min(record.n, MOST_ANSWERS)}
-        if not is_evaluated(entry.run, record.set, workspace, **span):
+        part = find_part(record.set, record.split, record.copies or COPIES, min(record.n, MOST_ANSWERS))
+        if not is_evaluated(entry.run, part, workspace):
             continue  # the set or the predictions are gone
         with contextlib.suppress(NothingWrongError):
-            drawing = mistakes_figure(entry.run, record.set, workspace, folder, **span)
+            drawing = mistakes_figure(entry.run, part, workspace, folder)
             pictures.append(_picture(drawing, f"Surest mistakes of {_named(entry)} on {record.set}"))
-        drawing = position_figure(entry.run, record.set, workspace, folder, **span)
+        drawing = position_figure(entry.run, part, workspace, folder)
         pictures.append(_picture(drawing, f"Accuracy by position, {_named(entry)} on {record.set}"))
     return pictures
 
@@ -187,7 +186,7 @@ def _entropy(runs: Sequence[Result], workspace: Workspace) -> Table | None:
     for run in sweep_runs(runs):
         name = run.config.data.train_set
         with contextlib.suppress(UsageError):  # a model of one's own may have routings and no coupling coefficients
-            found.append((run.name, run_entropy(run.run, name, workspace, limit=ENTROPY_IMAGES)))
+            found.append((run.name, run_entropy(run.run, find_part(name, limit=ENTROPY_IMAGES), workspace)))
     return entropy_table(found, f"{name}, test split, first {ENTROPY_IMAGES} images") if found else None
 
 

@@ -26,9 +26,10 @@ from affbench.base.progress import Progress
 from affbench.base.statistics import clustered_interval, wilson_interval
 from affbench.base.version import __version__
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue, hdf5
+from affbench.data import hdf5
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.data.sets import SetPart, find_set
 from affbench.models import build_model
 from affbench.models.kernels.layout import prepare
 from affbench.models.loss import check_scores, described
@@ -369,18 +370,10 @@ def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
 
 def model_canvas(run: Run) -> int:
     """Height and width of the images a run's model takes, in pixels."""
-    return catalogue.find_set(run.config.data.train_set).canvas
+    return find_set(run.config.data.train_set).canvas
 
 
-def evaluate_run(
-    run: Run,
-    set_name: str,
-    workspace: Workspace,
-    *,
-    copies: int = catalogue.COPIES,
-    limit: int | None = None,
-    split: str = "test",
-) -> EvaluationRecord:
+def evaluate_run(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
     """Test a run on a set; answered from disk where it was tested on these images before.
 
     Writes ``eval-SET.json`` and ``predictions-SET.h5`` into the run's folder. An evaluation of fewer images never
@@ -390,16 +383,10 @@ def evaluate_run(
     ----------
     run
         A finished run.
-    set_name
-        Name of the set.
+    part
+        Which images.
     workspace
         Folders, device and progress.
-    copies
-        Versions of each digit in a synthetic affine set.
-    limit
-        Use the first `limit` images only.
-    split
-        Which split; a set that stands for one split ignores it.
 
     Returns
     -------
@@ -408,34 +395,33 @@ def evaluate_run(
     Raises
     ------
     UsageError
-        There is no such set, or its images do not fit the model.
+        The images do not fit the model.
     DataError, ArtefactError
         The set or the checkpoint is missing or damaged.
     """
-    spec = catalogue.find_set(set_name)
-    part = catalogue.check_split(spec, split)
-    if spec.canvas != model_canvas(run):
+    canvas = model_canvas(run)
+    if part.spec.canvas != canvas:
         raise UsageError(
-            f"run {run.name} takes {model_canvas(run)}×{model_canvas(run)} images, "
-            f"but set '{spec.name}' has {spec.canvas}×{spec.canvas} ones."
+            f"run {run.name} takes {canvas}×{canvas} images, "
+            f"but set '{part.name}' has {part.spec.canvas}×{part.spec.canvas} ones."
         )
-    key = _key(run, spec, part, workspace.data)
-    wanted = catalogue.image_count(spec, part, workspace.data, copies, limit)
-    saved = _saved(run, spec.name, key)
+    key = _key(run, part, workspace.data)
+    wanted = part.size(workspace.data)
+    saved = _saved(run, part.name, key)
     if saved is not None and saved.n == wanted:
         return saved
-    with store.lock(record_path(run, spec.name)):
-        saved = _saved(run, spec.name, key)  # another process may have tested it meanwhile
+    with store.lock(record_path(run, part.name)):
+        saved = _saved(run, part.name, key)  # another process may have tested it meanwhile
         if saved is not None and saved.n == wanted:
             return saved
-        dataset = catalogue.load_dataset(spec.name, part, workspace.data, copies, wanted)
+        dataset = replace(part, limit=wanted).load(workspace.data)
         if saved is not None and saved.n > wanted:
-            with h5py.File(predictions_path(run, spec.name), "r", locking=False) as file:
+            with h5py.File(predictions_path(run, part.name), "r", locking=False) as file:
                 evaluation = assess(dataset, file["predictions"][:wanted], file["confidence"][:wanted])
-            return _record(run, evaluation, dataset, saved.model_dump() | _span(spec, copies, limit))
+            return _record(run, evaluation, dataset, saved.model_dump() | _span(part))
         device = resolve_device(workspace.device)
         model = load_model(run, device)
-        code = answer_inputs(run, spec, part, workspace.data)["code"]
+        code = answer_inputs(run, part, workspace.data)["code"]
         if (trained := _manifest(run).inputs.get("code")) is not None and code != trained:
             workspace.progress.note(
                 f"{run.name}: the code of '{run.config.model.name}' was edited since it was trained; it is tested with "
@@ -451,9 +437,9 @@ def evaluate_run(
             "seconds": round(time.perf_counter() - start, 3),
             "key": key,
             "code": code,
-            "evaluations": 1 + _evaluations(run, spec.name),
-        } | _span(spec, copies, limit)
-        predictions = predictions_path(run, spec.name)
+            "evaluations": 1 + _evaluations(run, part.name),
+        } | _span(part)
+        predictions = predictions_path(run, part.name)
         with store.atomic_path(predictions) as path, hdf5.new_file(path) as file:
             for name in ("predictions", "confidence"):
                 file.create_dataset(name, data=getattr(evaluation, name), compression="gzip", compression_opts=1)
@@ -462,19 +448,15 @@ def evaluate_run(
                 file.create_dataset("source_index", data=dataset.source_index, compression="gzip", compression_opts=1)
         about["predictions_sha256"] = store.file_hash(predictions)
         record = _record(run, evaluation, dataset, about)
-        write_evaluation(record_path(run, spec.name), record)
+        write_evaluation(record_path(run, part.name), record)
     return record
 
 
-def is_evaluated(
-    run: Run, set_name: str, workspace: Workspace, *, copies: int = catalogue.COPIES, limit: int | None = None
-) -> bool:
+def is_evaluated(run: Run, part: SetPart, workspace: Workspace) -> bool:
     """Whether `evaluate_run` with these arguments would be answered from disk."""
-    spec = catalogue.find_set(set_name)
-    part = catalogue.check_split(spec, "test")
     try:
-        saved = _saved(run, spec.name, _key(run, spec, part, workspace.data))
-        return saved is not None and saved.n >= catalogue.image_count(spec, part, workspace.data, copies, limit)
+        saved = _saved(run, part.name, _key(run, part, workspace.data))
+        return saved is not None and saved.n >= part.size(workspace.data)
     except AffbenchError:
         return False
 
@@ -489,7 +471,7 @@ def predictions_path(run: Run, set_name: str) -> Path:
     return run.path / f"predictions-{set_name}.h5"
 
 
-def answer_inputs(run: Run, spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path) -> dict[str, Any]:
+def answer_inputs(run: Run, part: SetPart, data_dir: Path) -> dict[str, Any]:
     """All that determines what a run answers on a set, for the key of whatever is made from it.
 
     Raises
@@ -504,7 +486,7 @@ def answer_inputs(run: Run, spec: catalogue.SetSpec, split: catalogue.Split, dat
         "run": manifest.key,
         "code": _code(run, manifest),
         "checkpoint": manifest.files.get(WEIGHTS, {}).get("sha256"),
-        "set": catalogue.set_key(spec, split, data_dir),
+        "set": part.key(data_dir),
     }
 
 
@@ -522,8 +504,8 @@ def _code(run: Run, manifest: store.Manifest) -> str | None:
     return manifest.inputs.get("code")
 
 
-def _key(run: Run, spec: catalogue.SetSpec, split: catalogue.Split, data_dir: Path) -> str:
-    return store.content_key("eval", VERSION, answer_inputs(run, spec, split, data_dir))
+def _key(run: Run, part: SetPart, data_dir: Path) -> str:
+    return store.content_key("eval", VERSION, answer_inputs(run, part, data_dir))
 
 
 def _saved(run: Run, set_name: str, key: str) -> EvaluationRecord | None:
@@ -562,8 +544,8 @@ def _checkpoint(run: Run) -> str:
     return str(manifest.files[WEIGHTS]["sha256"])
 
 
-def _span(spec: catalogue.SetSpec, copies: int, limit: int | None) -> dict[str, Any]:
-    return {"copies": copies if spec.form == "affine" else None, "limit": limit}
+def _span(part: SetPart) -> dict[str, Any]:
+    return {"copies": part.copies if part.spec.form == "affine" else None, "limit": part.limit}
 
 
 def _record(run: Run, evaluation: Evaluation, dataset: Dataset, about: dict[str, Any]) -> EvaluationRecord:

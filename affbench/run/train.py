@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from affbench.base import store
-from affbench.base.config import RunConfig, TrainingConfig, override
+from affbench.base.config import DataConfig, RunConfig, TrainingConfig, override
 from affbench.base.device import Computed, resolve_device, resolve_precision, synchronise
 from affbench.base.distributed import RankError, Ranks, joined
 from affbench.base.environment import describe
@@ -27,10 +27,10 @@ from affbench.base.interrupt import Interrupted, Stop, Stopwatch
 from affbench.base.progress import Progress
 from affbench.base.randomness import random_state, restore_random_state, seed_all
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
 from affbench.data.batches import Augmentation, TrainingBatches, stream_seed
 from affbench.data.dataset import Dataset
 from affbench.data.placement import centred
+from affbench.data.sets import FRAME, SetPart, find_set
 from affbench.models import build_model, model_options, parameter_count
 from affbench.models.kernels.layout import in_training, prepare
 from affbench.models.registry import check_model, model_code
@@ -96,7 +96,7 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
     DataError
         The training set is an official one that has not been fetched.
     """
-    spec = catalogue.find_set(config.data.train_set)
+    spec = find_set(config.data.train_set)
     known = model_options(config.model.name)
     options = {
         name: list(value) if isinstance(value, tuple) else value
@@ -111,13 +111,13 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
     check_model(config.model.name, spec.canvas, options)
     shift = config.data.shift
     if shift is None:
-        shift = centred(spec.canvas, catalogue.FRAME) if spec.form == "translated" else 0
+        shift = centred(spec.canvas, FRAME) if spec.form == "translated" else 0
     elif shift and spec.affine:
         raise UsageError(f"data.shift = {shift} does not go with '{spec.name}': its images already fill the canvas.")
     if spec.split not in (None, "train"):
         raise UsageError(f"'{spec.name}' has no training split; 'affnist' or 'affnist-train' does.")
-    digits = spec if spec.affine else catalogue.find_set(spec.family)
-    images = catalogue.image_count(digits, "train", workspace.data, config.data.copies, config.data.limit)
+    digits = training_part(config.data)
+    images = digits.size(workspace.data)
     batches = math.ceil(images / config.training.batch_size)
     if config.training.validations > batches:
         raise UsageError(
@@ -125,7 +125,8 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
             f"{batches:,} batches of {config.training.batch_size}: no more than {batches:,} validations go into it."
         )
     validated = config.data.validation_limit or max(LEAST_VALIDATED, images // VALIDATED_SHARE)
-    validated = catalogue.image_count(spec, "validation", workspace.data, config.data.copies, validated)
+    validation = validation_part(config.data)
+    validated = min(validated, validation.size(workspace.data))
     resolved = override(
         config,
         model=config.model.model_dump() | {"options": options},
@@ -134,14 +135,25 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
     )
     inputs: dict[str, Any] = {
         "config": json.loads(resolved.model_dump_json()),
-        "train": catalogue.set_key(digits, "train", workspace.data),
-        "validation": catalogue.set_key(spec, "validation", workspace.data),
+        "train": digits.key(workspace.data),
+        "validation": validation.key(workspace.data),
         "code": model_code(config.model.name),
     }
     if spec.form == "affine":
         inputs["validation_copies"] = resolved.data.copies
     key = store.content_key("train", VERSION, inputs)
     return Plan(resolved, inputs, key, runs_dir(workspace.results) / run_name(resolved, key))
+
+
+def training_part(data: DataConfig) -> SetPart:
+    """What is trained on: for original, padded and translated sets the 28×28 digits, placed afresh in every epoch."""
+    spec = find_set(data.train_set)
+    return SetPart(spec if spec.affine else find_set(spec.family), "train", data.copies, data.limit)
+
+
+def validation_part(data: DataConfig) -> SetPart:
+    """All that may be validated on."""
+    return SetPart(find_set(data.train_set), "validation", data.copies)
 
 
 def _precision(config: TrainingConfig, workspace: Workspace) -> Computed:
@@ -311,10 +323,8 @@ def load_training_digits(config: RunConfig, data_dir: Path) -> tuple[Dataset, Au
     tuple
         For original, padded and translated sets the 28×28 digits; for affine sets their images as they are.
     """
-    spec = catalogue.find_set(config.data.train_set)
-    digits = catalogue.load_dataset(
-        spec.name if spec.affine else spec.family, "train", data_dir, copies=config.data.copies, limit=config.data.limit
-    )
+    spec = find_set(config.data.train_set)
+    digits = training_part(config.data).load(data_dir)
     return digits, Augmentation(spec.canvas, config.data.shift or 0, config.data.flip)
 
 
@@ -349,9 +359,7 @@ class _Training:
         self.device = resolve_device(ranks.device(workspace.device))
         self.precision = resolve_precision(self.settings.precision, self.device)
         digits, augmentation = load_training_digits(self.config, workspace.data)
-        validation = catalogue.load_dataset(
-            self.config.data.train_set, "validation", workspace.data, copies=self.config.data.copies
-        )
+        validation = validation_part(self.config.data).load(workspace.data)
         self.validation_images = min(len(validation), self.config.data.validation_limit or len(validation))
         own = ranks.share(self.validation_images)
         images, labels = validation.images[own].copy(), validation.labels[own].copy()

@@ -15,7 +15,7 @@ from affbench.analysis import answers, capsules, claims, factors
 from affbench.analysis.claims import SweepPoint, judge_claims
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.data.dataset import Dataset
 from affbench.models import build_model
 from affbench.run.folder import Run
@@ -32,7 +32,7 @@ def capsnet() -> torch.nn.Module:
 
 @pytest.fixture
 def digits(data_dir: object) -> Dataset:
-    return catalogue.load_dataset("mnist-padded-sample", "test", str(data_dir), limit=60)
+    return sets.load_dataset("mnist-padded-sample", "test", str(data_dir), limit=60)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_equivariance_finds_the_factor_that_moves_a_capsule(digits: Dataset, dat
             where = (images[:, 0] * rows).sum((1, 2)) / images[:, 0].sum((1, 2))
             return torch.stack([where, torch.zeros_like(where)], -1)[:, None].expand(-1, 10, -1)
 
-    originals = catalogue.load_dataset("mnist-sample", "test", str(data_dir), limit=60)
+    originals = sets.load_dataset("mnist-sample", "test", str(data_dir), limit=60)
     found = capsules.equivariance(Centroid(), originals, [3, 7], per_class=2, copies=40)
     assert found.explained.shape == (2, 7, 2)
     assert (found.explained_whole.argmax(axis=1) == 4).all()  # vertical translation
@@ -114,7 +114,7 @@ def test_models_without_capsules_or_decoder_are_refused_in_one_sentence(digits: 
 def test_mistakes_are_wrong_and_ranked(run: Run, workspace: Workspace) -> None:
     from affbench.run.evaluate import load_model
 
-    given = answers.answers(run, AFFINE, workspace, copies=1, limit=200)
+    given = answers.answers(run, sets.find_part(AFFINE, copies=1, limit=200), workspace)
     found = answers.most_confident_mistakes(load_model(run), given, 12)
     assert len(found) == 12
     assert all(m.label == given.dataset.labels[m.index] != m.predicted == given.predictions[m.index] for m in found)

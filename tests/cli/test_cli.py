@@ -20,7 +20,7 @@ from affbench.base.config import override, read_pipeline
 from affbench.base.interrupt import Stop
 from affbench.base.workspace import Workspace
 from affbench.cli.app import _changed
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.run.folder import RESUME, list_runs
 from affbench.run.train import plan_run, train
 
@@ -344,7 +344,7 @@ def test_unfinished_run_that_is_no_longer_what_it_was_is_not_gone_on_with(
 
 
 def test_interrupt_in_training_keeps_what_is_done(workspace: Workspace, tmp_path: Path) -> None:
-    catalogue.load_dataset("mnist-sample", "train", workspace.data)
+    sets.load_dataset("mnist-sample", "train", workspace.data)
     options = ["--data-dir", str(workspace.data), "--results-dir", str(workspace.results)]
     command = [sys.executable, "-m", "affbench", *TRAIN, *options, "--epochs", "500", "--limit", "640"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

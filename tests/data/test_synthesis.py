@@ -10,7 +10,7 @@ import pytest
 import scipy.ndimage
 
 from affbench.base.errors import DataError, UsageError
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.data.dataset import TRANSFORM_COLUMNS
 from affbench.data.hdf5 import read_set
 from affbench.data.synthesis import (
@@ -29,7 +29,7 @@ ATTRIBUTES = {"name": "made", "split": "test", "source": "here", "sha256": "", "
 
 @pytest.fixture(scope="module")
 def digits(data_dir: Path) -> tuple[np.ndarray, np.ndarray]:
-    dataset = catalogue.load_dataset("mnist-sample", data_dir=data_dir, limit=100)
+    dataset = sets.load_dataset("mnist-sample", data_dir=data_dir, limit=100)
     return dataset.images, dataset.labels
 
 

@@ -8,14 +8,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from affbench.base.errors import DataError, UsageError
-from affbench.data import AffNIST, catalogue
+from affbench.data import AffNIST, sets
 
 NAME = "affnist-synthetic-sample"
 
 
 def test_it_is_used_as_torchvisions_mnist_is(data_dir: Path) -> None:
     digits = AffNIST(data_dir, name=NAME)
-    expected = catalogue.load_dataset(NAME, data_dir=data_dir)
+    expected = sets.load_dataset(NAME, data_dir=data_dir)
     assert len(digits) == len(expected)
     image, label = digits[17]
     assert isinstance(image, Image.Image)
@@ -38,7 +38,7 @@ def test_transforms_reach_images_and_targets(data_dir: Path) -> None:
 
 
 def test_transformation_can_be_the_target(data_dir: Path) -> None:
-    expected = catalogue.load_dataset(NAME, data_dir=data_dir)
+    expected = sets.load_dataset(NAME, data_dir=data_dir)
     digits = AffNIST(data_dir, name=NAME, target_type=("label", "transform", "source_index"))
     _, (label, transform, source) = digits[1003]
     assert expected.transforms is not None

@@ -19,7 +19,7 @@ from tiny import SAMPLE, tiny_config
 
 from affbench.base.workspace import Workspace
 from affbench.data.affnist import export_mat
-from affbench.data.catalogue import load_dataset
+from affbench.data.sets import find_part, load_dataset
 from affbench.run.evaluate import evaluate_run
 from affbench.run.train import train
 
@@ -33,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Converted sets, and results of earlier: a run and its evaluation."""
     folder = tmp_path_factory.mktemp("home")
     workspace = Workspace(folder / "data", folder / "results", "cpu")
-    evaluate_run(train(tiny_config(epochs=1), workspace), AFFINE, workspace, copies=1, limit=200)
+    evaluate_run(train(tiny_config(epochs=1), workspace), find_part(AFFINE, copies=1, limit=200), workspace)
     load_dataset(SAMPLE, "test", folder / "data")
     (folder / "mirror").mkdir()
     export_mat(load_dataset(AFFINE, "test", folder / "data", copies=1), folder / "mirror" / "test.mat")

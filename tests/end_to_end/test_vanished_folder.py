@@ -17,6 +17,7 @@ from tiny import SAMPLE, Affbench, tiny_config
 
 from affbench.base import store
 from affbench.base.workspace import Workspace
+from affbench.data.sets import find_part
 from affbench.run.evaluate import evaluate_run
 from affbench.run.folder import WEIGHTS, list_runs
 from affbench.run.train import train
@@ -108,7 +109,7 @@ def test_results_removed_while_they_are_reported(
 ) -> None:
     from affbench.experiment import pipeline
 
-    evaluate_run(train(tiny_config(epochs=1), workspace), SAMPLE, workspace, limit=100)
+    evaluate_run(train(tiny_config(epochs=1), workspace), find_part(SAMPLE, limit=100), workspace)
     real = pipeline.write_report
 
     def remove(*arguments: Any, **options: Any) -> Any:

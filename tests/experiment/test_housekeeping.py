@@ -10,7 +10,7 @@ from tiny import SAMPLE, Affbench, tiny_config
 
 from affbench.base import store
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.experiment.housekeeping import diagnose, find_leftovers, remove
 from affbench.run.evaluate import evaluate_run
 from affbench.run.train import train
@@ -20,10 +20,10 @@ from affbench.run.train import train
 def used(workspace: Workspace, tmp_path: Path) -> Workspace:
     """A workspace of its own with a run that was trained and tested."""
     shutil.copytree(workspace.data, tmp_path / "data")
-    for path in catalogue.sets_dir(tmp_path / "data").glob("*"):
+    for path in sets.sets_dir(tmp_path / "data").glob("*"):
         path.unlink()
     own = Workspace(tmp_path / "data", tmp_path / "results", "cpu")
-    evaluate_run(train(tiny_config(epochs=1), own), SAMPLE, own)
+    evaluate_run(train(tiny_config(epochs=1), own), sets.find_part(SAMPLE), own)
     return own
 
 
@@ -32,27 +32,27 @@ def names(workspace: Workspace) -> set[str]:
 
 
 def test_sets_that_runs_use_are_kept_and_others_go(used: Workspace) -> None:
-    before = set(catalogue.sets_dir(used.data).glob("*.h5"))
-    padded = catalogue.ensure_set(catalogue.find_set("mnist-padded-sample"), "test", used.data)
+    before = set(sets.sets_dir(used.data).glob("*.h5"))
+    padded = sets.find_part("mnist-padded-sample").ensure(used.data)
     stale = padded.with_name("mnist-sample-test-01234567.h5")
     shutil.copy(padded, stale)
     leftovers = [item for item in find_leftovers(used.data, used.results) if item.path.suffix == ".h5"]
     assert {item.path for item in leftovers} == {padded, stale}
     assert remove(leftovers) == sum(item.bytes for item in leftovers)
-    assert set(catalogue.sets_dir(used.data).glob("*.h5")) == before
+    assert set(sets.sets_dir(used.data).glob("*.h5")) == before
     assert not store.manifest_path(padded).exists()
 
 
 def test_files_of_dead_processes_go_and_those_of_the_living_stay(used: Workspace) -> None:
-    converted = next(catalogue.sets_dir(used.data).glob("*.h5")).name
-    old, new = (catalogue.sets_dir(used.data) / f".{converted}.{part}.part" for part in ("abcdefgh", "abcdefg0"))
+    converted = next(sets.sets_dir(used.data).glob("*.h5")).name
+    old, new = (sets.sets_dir(used.data) / f".{converted}.{part}.part" for part in ("abcdefgh", "abcdefg0"))
     page = used.results / "reports" / ".all.part"
     (page / "all").mkdir(parents=True)
     for path in (old, new, page / "all" / "report.md"):
         path.write_text("half")
     for path in (old, page):
         os.utime(path, (time.time() - 7200,) * 2)
-    with store.lock(catalogue.sets_dir(used.data) / converted):
+    with store.lock(sets.sets_dir(used.data) / converted):
         found = names(used)
     assert {old.name, page.name} <= found
     assert not {new.name, f".{converted}.lock"} & found
@@ -80,7 +80,7 @@ def test_files_of_strangers_stay(used: Workspace) -> None:
 
 
 def test_dry_run_deletes_nothing(affbench: Affbench, used: Workspace) -> None:
-    catalogue.ensure_set(catalogue.find_set("mnist-padded-sample"), "test", used.data)
+    sets.find_part("mnist-padded-sample").ensure(used.data)
     folders = {"data_dir": used.data, "results_dir": used.results}
     before = sorted(used.data.rglob("*"))
     plan = affbench("clean", "--dry-run", "--json", **folders).document
@@ -103,10 +103,10 @@ def test_doctor_finds_every_kind_of_damage(affbench: Affbench, used: Workspace) 
     (run,) = (used.results / "runs").glob("capsnet*")
     weights = run / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    converted = next(catalogue.sets_dir(used.data).glob("mnist-sample-train-*.h5"))
+    converted = next(sets.sets_dir(used.data).glob("mnist-sample-train-*.h5"))
     store.manifest_path(converted).unlink()
     (run / f"eval-{SAMPLE}.json").write_text("{}")
-    raw = catalogue.raw_dir(used.data, "mnist")
+    raw = sets.raw_dir(used.data, "mnist")
     raw.mkdir(parents=True)
     (raw / "t10k-labels-idx1-ubyte.gz").write_text("not a label")
     ended = affbench("doctor", "--offline", "--json", data_dir=used.data, results_dir=used.results)

@@ -11,7 +11,7 @@ from affbench.base import store
 from affbench.base.config import EvaluationConfig, Pipeline, override
 from affbench.base.errors import AffbenchError, DataError, StorageError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.experiment import pipeline as stages
 from affbench.experiment.pipeline import plan_pipeline, report_all, report_dir, run_pipeline, run_sweep
 from affbench.report import pictures
@@ -127,7 +127,7 @@ def test_missing_digits_are_said_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pipeline 'tiny' needs 'mnist', .*: run 'affbench fetch mnist affnist' first"):
         run_pipeline(pipeline, empty)
     assert not list_runs(empty.results)
-    assert not catalogue.sets_dir(empty.data).exists()
+    assert not sets.sets_dir(empty.data).exists()
 
 
 def test_sets_that_do_not_fit_the_model_are_refused(workspace: Workspace) -> None:
@@ -189,8 +189,8 @@ def test_a_run_that_cannot_be_read_does_not_end_the_report_over_all_others(
     gone = train(override(tiny_config(epochs=1), model={"name": "gone_model:make"}), workspace)
     whole = train(tiny_config(epochs=1), workspace)
     later = train(tiny_config(epochs=1, seed=1), workspace)
-    evaluate_run(gone, SAMPLE, workspace, limit=50)
-    evaluate_run(whole, SAMPLE, workspace, limit=50)
+    evaluate_run(gone, sets.find_part(SAMPLE, limit=50), workspace)
+    evaluate_run(whole, sets.find_part(SAMPLE, limit=50), workspace)
     (later.path / "config.toml").write_text(
         (later.path / "config.toml").read_text().replace("seed = 1", "seed = 1\nhue = 2")
     )
@@ -210,7 +210,7 @@ def test_later_evaluation_of_more_images_leaves_rows_comparable(workspace: Works
     small = tiny_pipeline(evaluation={"sets": [AFFINE], "copies": 1, "limit": 60})
     first = run_pipeline(small, workspace).report.table
     run = next(run for run in list_runs(workspace.results) if run.name.startswith("cnn"))
-    evaluate_run(run, AFFINE, workspace, copies=2, limit=1500)
+    evaluate_run(run, sets.find_part(AFFINE, copies=2, limit=1500), workspace)
     assert run_pipeline(small, workspace).report.table.rows == first.rows
     assert report_all(workspace).table.rows[0][-1].text in {row[-1].text for row in first.rows}
 

@@ -14,6 +14,7 @@ from tiny import SAMPLE, Affbench, tiny_config
 import affbench as package
 from affbench.base.errors import ArtefactError, UsageError
 from affbench.base.workspace import Workspace
+from affbench.data.sets import find_part
 from affbench.experiment.reference import REPORTS, validate_reference
 from affbench.run.evaluate import evaluate_run
 from affbench.run.train import train
@@ -38,7 +39,7 @@ def test_without_evaluations_there_is_no_leaderboard(affbench: Affbench) -> None
 def reference(workspace: Workspace, affbench: Affbench) -> Path:
     """A folder as a pull request would bring it."""
     run = train(tiny_config(epochs=1), workspace)
-    evaluate_run(run, SAMPLE, workspace, limit=100)
+    evaluate_run(run, find_part(SAMPLE, limit=100), workspace)
     assert affbench("leaderboard", "--add", run.name).status == 0
     return workspace.results / "reference" / run.name
 

@@ -14,7 +14,7 @@ from affbench.base import store
 from affbench.base.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from affbench.base.errors import AffbenchError
 from affbench.base.statistics import clustered_interval, wilson_interval
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.run.evaluate import predictions_path
 from affbench.run.folder import (
     CONFIG,
@@ -96,7 +96,7 @@ def record(run: Path, config: RunConfig, name: str, accuracy: float, n: int = 64
 def _key(name: str) -> str:
     """That of the set as it is made today."""
     try:
-        return catalogue.set_key(catalogue.find_set(name), "test", Path())
+        return sets.find_part(name, "test").key(Path())
     except AffbenchError:  # official, or a name that only tests have
         return f"key-{name}"
 

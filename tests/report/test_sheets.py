@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from affbench.base.errors import DataError
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.data.dataset import Dataset
 from affbench.report.sheets import factor_histograms, sample_sheet
 
@@ -18,7 +18,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_sheet_of_a_plain_set_shows_dark_ink_on_white(tmp_path: Path, data_dir: Path) -> None:
-    dataset = catalogue.load_dataset("mnist-translated-sample", data_dir=data_dir)
+    dataset = sets.load_dataset("mnist-translated-sample", data_dir=data_dir)
     shown = pixels(sample_sheet(dataset, tmp_path / "sheet.png"))
     assert min(shown.shape) > 400
     assert shown.mean() > 200
@@ -27,9 +27,9 @@ def test_sheet_of_a_plain_set_shows_dark_ink_on_white(tmp_path: Path, data_dir: 
 
 
 def test_sheet_of_an_affine_set_has_originals_and_versions(tmp_path: Path, data_dir: Path) -> None:
-    spec = catalogue.find_set("affnist-synthetic-sample")
-    dataset = catalogue.sample_of(spec, "test", data_dir, digits=60, copies=5)
-    originals = catalogue.load_dataset("mnist-sample", data_dir=data_dir).images
+    part = sets.find_part("affnist-synthetic-sample", copies=5)
+    dataset = sets.sample_of(part, 60, data_dir)
+    originals = sets.load_dataset("mnist-sample", data_dir=data_dir).images
     with_originals = pixels(sample_sheet(dataset, tmp_path / "sheet.png", originals, rows=4, columns=6))
     without = pixels(sample_sheet(dataset, tmp_path / "plain.png", rows=4, columns=6))
     assert with_originals.shape != without.shape
@@ -37,8 +37,8 @@ def test_sheet_of_an_affine_set_has_originals_and_versions(tmp_path: Path, data_
 
 
 def test_histograms_show_six_factors(tmp_path: Path, data_dir: Path) -> None:
-    spec = catalogue.find_set("affnist-synthetic-sample")
-    dataset = catalogue.sample_of(spec, "test", data_dir, digits=60, copies=5)
+    part = sets.find_part("affnist-synthetic-sample", copies=5)
+    dataset = sets.sample_of(part, 60, data_dir)
     assert pixels(factor_histograms(dataset, tmp_path / "histograms.png")).min() < 120
 
 

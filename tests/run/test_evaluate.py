@@ -21,8 +21,8 @@ from affbench.base.errors import ArtefactError, DataError, UsageError
 from affbench.base.progress import Progress
 from affbench.base.statistics import wilson_interval
 from affbench.base.workspace import Workspace
-from affbench.data.catalogue import load_dataset
 from affbench.data.dataset import Dataset
+from affbench.data.sets import find_part, load_dataset
 from affbench.experiment.status import read_status
 from affbench.models import build_model
 from affbench.run.evaluate import (
@@ -243,7 +243,7 @@ def run(workspace: Workspace) -> Run:
 
 
 def test_record_and_predictions_agree_with_the_model(run: Run, workspace: Workspace) -> None:
-    record = evaluate_run(run, AFFINE, workspace, copies=2)
+    record = evaluate_run(run, find_part(AFFINE, copies=2), workspace)
     dataset = load_dataset(AFFINE, data_dir=workspace.data, copies=2)
     direct = evaluate(load_model(run), dataset)
     assert record == read_evaluation(record_path(run, AFFINE))
@@ -263,37 +263,37 @@ def test_record_and_predictions_agree_with_the_model(run: Run, workspace: Worksp
 def test_second_evaluation_is_answered_from_disk(
     run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not is_evaluated(run, SAMPLE, workspace)
-    record = evaluate_run(run, SAMPLE, workspace)
+    assert not is_evaluated(run, find_part(SAMPLE), workspace)
+    record = evaluate_run(run, find_part(SAMPLE), workspace)
     monkeypatch.setattr("affbench.run.evaluate.load_model", None)
-    assert evaluate_run(run, SAMPLE, workspace) == record
-    assert is_evaluated(run, SAMPLE, workspace)
+    assert evaluate_run(run, find_part(SAMPLE), workspace) == record
+    assert is_evaluated(run, find_part(SAMPLE), workspace)
 
 
 def test_limited_evaluation_never_replaces_a_longer_one(run: Run, workspace: Workspace) -> None:
-    short = evaluate_run(run, SAMPLE, workspace, limit=100)
+    short = evaluate_run(run, find_part(SAMPLE, limit=100), workspace)
     assert (short.n, short.limit) == (100, 100)
-    whole = evaluate_run(run, SAMPLE, workspace)
+    whole = evaluate_run(run, find_part(SAMPLE), workspace)
     assert whole.n == 1000
-    again = evaluate_run(run, SAMPLE, workspace, limit=100)
+    again = evaluate_run(run, find_part(SAMPLE, limit=100), workspace)
     assert (again.n, again.correct, again.confusion) == (100, short.correct, short.confusion)
     assert read_evaluation(record_path(run, SAMPLE)) == whole
 
 
 def test_fewer_copies_are_answered_from_more(run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = evaluate_run(run, AFFINE, workspace, copies=1)
-    evaluate_run(run, AFFINE, workspace, copies=2)
+    one = evaluate_run(run, find_part(AFFINE, copies=1), workspace)
+    evaluate_run(run, find_part(AFFINE, copies=2), workspace)
     monkeypatch.setattr("affbench.run.evaluate.load_model", None)
-    again = evaluate_run(run, AFFINE, workspace, copies=1)
+    again = evaluate_run(run, find_part(AFFINE, copies=1), workspace)
     assert (again.n, again.copies, again.correct) == (1000, 1, one.correct)
 
 
 @pytest.mark.parametrize("damage", ["record", "predictions"])
 def test_damaged_evaluation_is_made_again(run: Run, workspace: Workspace, damage: str) -> None:
-    record = evaluate_run(run, SAMPLE, workspace)
+    record = evaluate_run(run, find_part(SAMPLE), workspace)
     path = record_path(run, SAMPLE) if damage == "record" else run.path / f"predictions-{SAMPLE}.h5"
     path.write_bytes(path.read_bytes()[:-20])
-    again = evaluate_run(run, SAMPLE, workspace)
+    again = evaluate_run(run, find_part(SAMPLE), workspace)
     assert again.correct == record.correct
     assert read_evaluation(record_path(run, SAMPLE)).predictions_sha256 == again.predictions_sha256
 
@@ -311,7 +311,7 @@ EDITS = [
 
 @pytest.mark.parametrize(("file", "old", "new"), EDITS)
 def test_edited_files_are_not_believed(run: Run, workspace: Workspace, file: str, old: str, new: str) -> None:
-    record = evaluate_run(run, SAMPLE, workspace, limit=50)
+    record = evaluate_run(run, find_part(SAMPLE, limit=50), workspace)
     text = (run.path / file).read_text()
     assert old in text
     (run.path / file).write_text(text.replace(old, new))
@@ -322,12 +322,12 @@ def test_edited_files_are_not_believed(run: Run, workspace: Workspace, file: str
         return
     with pytest.raises(ArtefactError, match="was edited after it was written"):
         _ = Run(run.path).evaluations
-    assert evaluate_run(run, SAMPLE, workspace, limit=50).split == record.split
+    assert evaluate_run(run, find_part(SAMPLE, limit=50), workspace).split == record.split
     assert Run(run.path).evaluations[SAMPLE].seed == 0
 
 
 def test_record_that_its_predictions_contradict_is_made_again(run: Run, workspace: Workspace) -> None:
-    record = evaluate_run(run, SAMPLE, workspace, limit=50)
+    record = evaluate_run(run, find_part(SAMPLE, limit=50), workspace)
     better = [tuple(sum(row) if i == j else 0 for j in range(10)) for i, row in enumerate(record.confusion)]
     classes = [row.model_copy(update={"correct": row.n, "accuracy": 1.0}) for row in record.per_class]
     perfect = {
@@ -339,20 +339,20 @@ def test_record_that_its_predictions_contradict_is_made_again(run: Run, workspac
     }
     write_evaluation(record_path(run, SAMPLE), record.model_copy(update=perfect))
     assert Run(run.path).evaluations[SAMPLE].accuracy == 1
-    assert not is_evaluated(run, SAMPLE, workspace, limit=50)
-    assert evaluate_run(run, SAMPLE, workspace, limit=50).correct == record.correct
+    assert not is_evaluated(run, find_part(SAMPLE, limit=50), workspace)
+    assert evaluate_run(run, find_part(SAMPLE, limit=50), workspace).correct == record.correct
 
 
 def test_code_that_was_edited_since_is_said_and_makes_another_record(
     run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = evaluate_run(run, SAMPLE, workspace, limit=50)
+    record = evaluate_run(run, find_part(SAMPLE, limit=50), workspace)
     assert record.code == store.read_manifest(run.path).inputs["code"]  # type: ignore[union-attr]
     notes: list[str] = []
     listener = Progress()
     monkeypatch.setattr(listener, "note", notes.append)
     monkeypatch.setattr("affbench.run.evaluate.model_code", lambda _: "another")
-    again = evaluate_run(run, SAMPLE, dataclasses.replace(workspace, progress=listener), limit=50)
+    again = evaluate_run(run, find_part(SAMPLE, limit=50), dataclasses.replace(workspace, progress=listener))
     assert (again.code, again.key != record.key) == ("another", True)
     assert "the code of 'capsnet' was edited since it was trained; it is tested with the code as it is now" in notes[0]
 
@@ -361,7 +361,7 @@ def test_truncated_checkpoint_is_one_clear_error(run: Run, workspace: Workspace)
     path = run.path / WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ArtefactError, match=r"model.safetensors is damaged: it has .* bytes"):
-        evaluate_run(run, SAMPLE, workspace)
+        evaluate_run(run, find_part(SAMPLE), workspace)
     assert not record_path(run, SAMPLE).exists()
 
 
@@ -377,26 +377,26 @@ def test_foreign_checkpoint_is_one_clear_error(run: Run, workspace: Workspace, c
     assert manifest is not None
     store.seal(run.path, "train", 1, manifest.inputs, list(manifest.files))
     with pytest.raises(ArtefactError, match=r"holds another architecture than capsnet|is not a readable checkpoint"):
-        evaluate_run(run, SAMPLE, workspace)
+        evaluate_run(run, find_part(SAMPLE), workspace)
 
 
 def test_set_of_another_size_is_refused(run: Run, workspace: Workspace) -> None:
     with pytest.raises(UsageError, match=r"takes 40×40 images, but set 'mnist-sample' has 28×28 ones"):
-        evaluate_run(run, "mnist-sample", workspace)
+        evaluate_run(run, find_part("mnist-sample"), workspace)
 
 
 def test_missing_official_set_is_never_replaced(run: Run, workspace: Workspace) -> None:
     with pytest.raises(DataError, match=r"'affbench fetch affnist' .*affnist-synthetic"):
-        evaluate_run(run, "affnist", workspace)
+        evaluate_run(run, find_part("affnist"), workspace)
     assert not list(run.path.glob("eval-*"))
 
 
 def test_unfinished_run_is_not_evaluated(run: Run, workspace: Workspace) -> None:
     store.manifest_path(run.path).unlink()
     with pytest.raises(ArtefactError, match="is not finished; 'affbench train --resume'"):
-        evaluate_run(run, SAMPLE, workspace)
+        evaluate_run(run, find_part(SAMPLE), workspace)
 
 
 def test_evaluation_follows_the_checkpoint(run: Run, workspace: Workspace, tmp_path: Path) -> None:
     other = train(override(tiny_config(epochs=1, seed=5)), workspace)
-    assert evaluate_run(run, SAMPLE, workspace).key != evaluate_run(other, SAMPLE, workspace).key
+    assert evaluate_run(run, find_part(SAMPLE), workspace).key != evaluate_run(other, find_part(SAMPLE), workspace).key

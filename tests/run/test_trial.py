@@ -16,6 +16,7 @@ import affbench as package
 from affbench.base.config import RunConfig, override
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
+from affbench.data.sets import find_part
 from affbench.run import train as training
 from affbench.run.evaluate import evaluate_run
 from affbench.run.folder import WEIGHTS, list_runs
@@ -221,7 +222,7 @@ def test_unusual_models_train_are_tested_and_go_on(config: Any, workspace: Works
         warnings.filterwarnings("error")
         warnings.filterwarnings("ignore", "Lazy modules are a new feature")
         run = train(config(factory), workspace)
-    record = evaluate_run(run, SAMPLE, workspace, limit=200)
+    record = evaluate_run(run, find_part(SAMPLE, limit=200), workspace)
     assert record.n == 200
     assert run.environment["parameters"] > 80
 

@@ -293,7 +293,7 @@ def verify_affnist(
 
 
 def verify_set(name: str, split: str, data_dir: Path, sample: int = 1000, seed: int = 0) -> VerificationReport:
-    """`verify_affnist` for a set of the catalogue and the digits it was made from.
+    """`verify_affnist` for a set by name and the digits it was made from.
 
     Parameters
     ----------
@@ -315,14 +315,15 @@ def verify_set(name: str, split: str, data_dir: Path, sample: int = 1000, seed: 
     DataError
         The set or its original digits have not been fetched, or there is no table to verify.
     """
-    from affbench.data.catalogue import check_split, find_set, has_digits, load_dataset, mnist_digits, originals_of
+    from affbench.data.sets import find_part, has_digits, mnist_digits, originals_of
 
-    dataset = load_dataset(name, split, data_dir)
+    part = find_part(name, split)
+    dataset = part.load(data_dir)
     if dataset.transforms is None:
         raise DataError(f"{name} has no transformation table to verify.")
-    originals = originals_of(name, split, data_dir)
+    originals = originals_of(part, data_dir)
     if originals is None and has_digits("mnist", data_dir):  # an official set that was not paired with them
-        originals = mnist_digits(check_split(find_set(name), split), data_dir)
+        originals = mnist_digits(part.split, data_dir)
     if originals is None:
         raise DataError(f"{name} cannot be verified without its original digits; 'affbench fetch mnist' gets MNIST's.")
     return verify_affnist(dataset, originals.images, originals.labels, sample, seed)

@@ -12,7 +12,7 @@ from typing import Any
 from affbench.base import store
 from affbench.base.errors import DownloadError
 from affbench.base.progress import Progress
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.data.affnist import AffnistSource, convert, read_homnist
 from affbench.data.fetch.files import Fetched, Fetcher, Ways
 from affbench.data.fetch.sources import Source, sources_of
@@ -80,24 +80,24 @@ def fetch_sets(names: Sequence[str], data_dir: Path, ways: Ways | None = None) -
 
 
 def fetch_for(name: str, split: str, data_dir: Path, progress: Progress | None = None) -> None:
-    """Fetch whatever a set of the catalogue is made from: its own files, or its digits; nothing for the sample.
+    """Fetch whatever a set of the sets is made from: its own files, or its digits; nothing for the sample.
 
     Parameters and errors as for `affbench.load_dataset` and `fetch_sets`.
     """
-    spec = catalogue.find_set(name)
-    part = catalogue.check_split(spec, split)
-    if spec.family != catalogue.SAMPLE:
-        held = f"affnist-{part}" if spec.family == "affnist" and part != "test" else spec.family
+    part = sets.find_part(name, split)
+    family = part.spec.family
+    if family != sets.SAMPLE:
+        held = f"affnist-{part.split}" if family == "affnist" and part.split != "test" else family
         fetch_sets([held], data_dir, Ways(progress=progress or Progress()))
 
 
 def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
     family = "affnist" if name.startswith("affnist") else name
-    if family == "affnist" and not catalogue.has_digits("mnist", data_dir):
+    if family == "affnist" and not sets.has_digits("mnist", data_dir):
         with contextlib.suppress(DownloadError):  # to find the originals among; without them the file's order stays
-            Fetcher(catalogue.raw_dir(data_dir, "mnist"), ways).first_of(sources_of("mnist"))
+            Fetcher(sets.raw_dir(data_dir, "mnist"), ways).first_of(sources_of("mnist"))
     try:
-        source, files = Fetcher(catalogue.raw_dir(data_dir, family), ways).first_of(sources_of(name))
+        source, files = Fetcher(sets.raw_dir(data_dir, family), ways).first_of(sources_of(name))
     except DownloadError as error:
         if family != "affnist":
             raise
@@ -106,22 +106,22 @@ def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
         ) from None
     with ways.progress.task(f"convert {name}", None):
         if family in ("affnist", "homnist"):
-            converted = [_convert_official(catalogue.find_set(name), source, files, data_dir)]
+            converted = [_convert_official(sets.find_part(name), source, files, data_dir)]
         else:
-            converted = [catalogue.ensure_set(spec, part, data_dir) for spec, part in catalogue.convertible(family)]
+            converted = [part.ensure(data_dir) for part in sets.convertible(family)]
     return FetchedSet(name, source.name, tuple(files), tuple(converted))
 
 
-def _convert_official(spec: catalogue.SetSpec, source: Source, fetched: Sequence[Fetched], data_dir: Path) -> Path:
+def _convert_official(part: sets.SetPart, source: Source, fetched: Sequence[Fetched], data_dir: Path) -> Path:
     """Convert official files; the key of the set is that of their content."""
-    split = catalogue.check_split(spec, "test")
+    split = part.split
     files, more = fetched[: len(source.files)], fetched[len(source.files) :]
     checksums = {file.path.name: file.sha256 for file in files}
-    digits = catalogue.mnist_digits(split, data_dir) if catalogue.has_digits("mnist", data_dir) else None
+    digits = sets.mnist_digits(split, data_dir) if sets.has_digits("mnist", data_dir) else None
     originals = next((file.path for file in more), None)
     rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
     attributes = {
-        "name": spec.family,
+        "name": part.spec.family,
         "split": split,
         "source": f"{source.name}: {files[0].origin}{rest}",
         "sha256": json.dumps(checksums),
@@ -137,6 +137,6 @@ def _convert_official(spec: catalogue.SetSpec, source: Source, fetched: Sequence
             place = files[0].path if len(files) == 1 else files[0].path.parent
             convert(AffnistSource("mat", place), target, split, attributes, digits, originals)
 
-    path = catalogue.set_path(spec, split, data_dir)
+    path = part.path(data_dir)
     inputs = {"files": checksums, "split": split, "digits": digits is not None, "originals": originals is not None}
-    return store.derive_file(path, "convert", catalogue.VERSION, inputs, make)
+    return store.derive_file(path, "convert", sets.VERSION, inputs, make)

@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 import scipy.ndimage
 
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.data.affnist import AffnistSource, convert, export_mat, read_mat
 from affbench.data.affnist.originals import pair
 from affbench.data.affnist.verify import VerificationReport, verify_affnist
@@ -26,7 +26,7 @@ ATTRIBUTES = {"name": "affnist", "split": "test", "source": "here", "sha256": ""
 
 @pytest.fixture(scope="module")
 def digits(data_dir: Path) -> Dataset:
-    return catalogue.load_dataset("mnist-sample", data_dir=data_dir, limit=DIGITS)
+    return sets.load_dataset("mnist-sample", data_dir=data_dir, limit=DIGITS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +194,7 @@ def test_wrong_table_is_named(
 
 def test_plain_loader_reads_what_is_exported(tmp_path: Path, digits: Dataset) -> None:
     """A loader of a few lines, as others write it: by position, indices from 1."""
-    made = catalogue.sample_of(catalogue.find_set("affnist-synthetic-sample"), "test", tmp_path, 60, 2)
+    made = sets.sample_of(sets.find_part("affnist-synthetic-sample", copies=2), 60, tmp_path)
     export_mat(made, tmp_path / "test.mat")
     data = scipy.io.loadmat(tmp_path / "test.mat")["affNISTdata"][0, 0]
     images, labels = data[2].T.reshape(-1, 40, 40), data[5][0]
@@ -212,8 +212,8 @@ def test_plain_loader_reads_what_is_exported(tmp_path: Path, digits: Dataset) ->
 
 
 def test_every_original_is_found_among_many_digits(data_dir: Path) -> None:
-    many = catalogue.load_dataset("mnist-sample", split="test", data_dir=data_dir)
-    made = catalogue.sample_of(catalogue.find_set("affnist-synthetic-sample"), "test", data_dir, len(many), 3)
+    many = sets.load_dataset("mnist-sample", split="test", data_dir=data_dir)
+    made = sets.sample_of(sets.find_part("affnist-synthetic-sample", copies=3), len(many), data_dir)
     assert made.transforms is not None
     order = np.random.default_rng(3).permutation(len(many)).astype(np.int32)
     ids = np.tile(np.argsort(order), 3).astype(np.int32)  # original i of the file is digit order[i]

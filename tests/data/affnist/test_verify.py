@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from affbench.base.errors import DataError
-from affbench.data import catalogue
+from affbench.data import sets
 from affbench.data.affnist.verify import VerificationReport, verify_affnist, verify_set
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.synthesis import synthesize
@@ -20,7 +20,7 @@ SAMPLE = 40
 
 @pytest.fixture(scope="module")
 def originals(data_dir: Path) -> Dataset:
-    return catalogue.load_dataset("mnist-sample", data_dir=data_dir, limit=300)
+    return sets.load_dataset("mnist-sample", data_dir=data_dir, limit=300)
 
 
 @pytest.fixture(scope="module")

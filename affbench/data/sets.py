@@ -170,16 +170,138 @@ def _varied(base: str, variation: str) -> dict[str, Any]:
 
 
 def check_split(spec: SetSpec, split: str) -> Split:
-    """The split as asked for, or the one that the set's name stands for.
-
-    Raises
-    ------
-    UsageError
-        There is no such split.
-    """
+    """The split as asked for, or the one that the set's name stands for; `UsageError` where there is none."""
     if split not in SPLITS:
         raise UsageError(f"unknown split '{split}': {nearest(split, SPLITS)}")
     return spec.split or split
+
+
+@dataclass(frozen=True)
+class SetPart:
+    """Which images: a split of a set, or the beginning of it. `find_part` makes one from names.
+
+    Attributes
+    ----------
+    spec
+        The set.
+    split
+        The split.
+    copies
+        Versions of each digit in a synthetic affine set; elsewhere of no meaning.
+    limit
+        Only the first `limit` images.
+    """
+
+    spec: SetSpec
+    split: Split
+    copies: int = COPIES
+    limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The set's name, variation included."""
+        return self.spec.name
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """All that determines the images of a set that affbench makes, but for the number of copies.
+
+        The copies of a synthetic set run one after the other, so a set of fewer copies is the beginning of one of more.
+        """
+        form = self.spec.form
+        inputs: dict[str, Any] = {"digits": _checksums(self.spec.family), "form": form, "split": self.split}
+        if form in ("translated", "affine"):
+            inputs["seed"] = _seed(self.split)
+        if form != "original":
+            inputs["canvas"] = self.spec.canvas
+        if form == "affine":
+            inputs["ranges"] = asdict(_ranges(self.spec))
+        return inputs
+
+    def key(self, data_dir: Path) -> str:
+        """The content key of the set; for official ones, of the files that were fetched (`DataError` before that)."""
+        if self.spec.form != "official":
+            return store.content_key("convert", _version(self.spec), self.inputs)
+        manifest = store.read_manifest(self.path(data_dir))
+        if manifest is None:
+            raise _missing(self.spec)
+        return manifest.key
+
+    @property
+    def made_size(self) -> int | None:
+        """Number of images of the whole split; None for official files, which know best themselves."""
+        if self.spec.form == "official":
+            return None
+        return _SIZES[self.spec.family][self.split] * (self.copies if self.spec.form == "affine" else 1)
+
+    def size(self, data_dir: Path) -> int:
+        """Number of images that `load` gives; raises as `load` where an official set has to be asked."""
+        total = self.made_size
+        if total is None:
+            self.key(data_dir)
+            total = hdf5.count_images(self.path(data_dir))
+        return total if self.limit is None else min(self.limit, total)
+
+    @property
+    def made_copies(self) -> int:
+        """The copies that the first `limit` images take."""
+        if self.limit is None or self.spec.form != "affine":
+            return self.copies
+        return min(self.copies, math.ceil(self.limit / _SIZES[self.spec.family][self.split]))
+
+    def path(self, data_dir: Path) -> Path:
+        """Where the converted set lies, or would lie."""
+        folder = sets_dir(data_dir)
+        if self.spec.form == "official":
+            return folder / f"{self.spec.family}-{self.split}.h5"
+        many = f"-{self.made_copies}x" if self.spec.form == "affine" else ""
+        return folder / f"{self.name}-{self.split}{many}-{self.key(data_dir)[:8]}.h5"
+
+    def is_ready(self, data_dir: Path) -> bool:
+        """Whether the converted set is there (its checksum is verified only when it is read)."""
+        path = self.path(data_dir)
+        try:
+            return path.is_file() and store.read_manifest(path) is not None
+        except ArtefactError:
+            return False
+
+    def ensure(self, data_dir: Path) -> Path:
+        """The finished, verified HDF5 file, made from its digits if it is not there yet.
+
+        Raises
+        ------
+        DataError
+            The files it is made from are missing or damaged.
+        StorageError
+            It cannot be written.
+        """
+        path = self.path(data_dir)
+        if self.spec.form == "official":
+            manifest = store.read_manifest(path)
+            if manifest is None:
+                raise _missing(self.spec)
+            try:
+                store.verify(path, manifest)
+            except ArtefactError as error:
+                name = self.spec.family if self.split == "test" else f"{self.spec.family}-{self.split}"
+                raise ArtefactError(f"{error} 'affbench fetch {name}' converts it again.") from error
+            return path
+        inputs = self.inputs | ({"copies": self.made_copies} if self.spec.form == "affine" else {})
+        return store.derive_file(
+            path, "convert", _version(self.spec), inputs, lambda target: _make(target, self, data_dir)
+        )
+
+    def load(self, data_dir: Path) -> Dataset:
+        """The images; errors as for `ensure`."""
+        return hdf5.read_set(self.ensure(data_dir), key=self.key(data_dir), stop=self.limit)
+
+
+def find_part(name: str, split: str = "test", copies: int = COPIES, limit: int | None = None) -> SetPart:
+    """A part of the set called `name`; `UsageError` where there is no such set or split, or the limit is below 1."""
+    spec = find_set(name)
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1; it is {limit}.")
+    return SetPart(spec, check_split(spec, split), copies, limit)
 
 
 def default_data_dir() -> Path:
@@ -197,126 +319,17 @@ def sets_dir(data_dir: Path) -> Path:
     return data_dir.expanduser() / "sets"
 
 
-def set_inputs(spec: SetSpec, split: Split) -> dict[str, Any]:
-    """All that determines the images of a set that affbench makes, but for the number of copies.
-
-    The copies of a synthetic set run one after the other, so a set of fewer copies is the beginning of one of more.
-    """
-    inputs: dict[str, Any] = {"digits": _checksums(spec.family), "form": spec.form, "split": split}
-    if spec.form in ("translated", "affine"):
-        inputs["seed"] = _seed(split)
-    if spec.form != "original":
-        inputs["canvas"] = spec.canvas
-    if spec.form == "affine":
-        inputs["ranges"] = asdict(_ranges(spec))
-    return inputs
-
-
-def set_key(spec: SetSpec, split: Split, data_dir: Path) -> str:
-    """The content key of a set; for the official ones, of the files that were fetched.
-
-    Raises
-    ------
-    DataError
-        An official set has not been fetched.
-    """
-    if spec.form != "official":
-        return store.content_key("convert", _version(spec), set_inputs(spec, split))
-    manifest = store.read_manifest(_official_path(spec, split, data_dir))
-    if manifest is None:
-        raise _missing(spec)
-    return manifest.key
-
-
 def is_earlier_edition(name: str, split: str, key: str) -> bool:
     """Whether a set that affbench makes had other images when it had this key: results on both cannot be compared."""
     try:
-        spec = find_set(name)
-        return spec.form != "official" and key != set_key(spec, check_split(spec, split), Path())
+        part = find_part(name, split)
+        return part.spec.form != "official" and key != part.key(Path())
     except UsageError:
         return False
 
 
 def _version(spec: SetSpec) -> int:
     return VERSION if spec.affine else PLACED_VERSION
-
-
-def set_size(spec: SetSpec, split: Split, copies: int = COPIES) -> int | None:
-    """Number of images of a set; None for official files, which know best themselves."""
-    if spec.form == "official":
-        return None
-    return _SIZES[spec.family][split] * (copies if spec.form == "affine" else 1)
-
-
-def image_count(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES, limit: int | None = None) -> int:
-    """Number of images that `load_dataset` would give.
-
-    Raises
-    ------
-    UsageError
-        The limit is less than 1.
-    DataError, ArtefactError
-        An official set has not been fetched, or cannot be read.
-    """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1; it is {limit}.")
-    total = set_size(spec, split, copies)
-    if total is None:
-        path = _official_path(spec, split, data_dir)
-        if store.read_manifest(path) is None:
-            raise _missing(spec)
-        total = hdf5.count_images(path)
-    return total if limit is None else min(limit, total)
-
-
-def set_path(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES) -> Path:
-    """Where the converted set lies, or would lie."""
-    if spec.form == "official":
-        return _official_path(spec, split, data_dir)
-    many = f"-{copies}x" if spec.form == "affine" else ""
-    key = store.content_key("convert", _version(spec), set_inputs(spec, split))
-    return sets_dir(data_dir) / f"{spec.name}-{split}{many}-{key[:8]}.h5"
-
-
-def ensure_set(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES) -> Path:
-    """The converted set, made from its digits if it is not there yet.
-
-    Parameters
-    ----------
-    spec, split
-        Which set.
-    data_dir
-        Folder of the data.
-    copies
-        Versions of each digit in a synthetic affine set.
-
-    Returns
-    -------
-    Path
-        The finished, verified HDF5 file.
-
-    Raises
-    ------
-    DataError
-        The files it is made from are missing or damaged.
-    StorageError
-        It cannot be written.
-    """
-    path = set_path(spec, split, data_dir, copies)
-    if spec.form == "official":
-        manifest = store.read_manifest(path)
-        if manifest is None:
-            raise _missing(spec)
-        try:
-            store.verify(path, manifest)
-        except ArtefactError as error:
-            name = spec.family if split == "test" else f"{spec.family}-{split}"
-            raise ArtefactError(f"{error} 'affbench fetch {name}' converts it again.") from error
-        return path
-    inputs = set_inputs(spec, split) | ({"copies": copies} if spec.form == "affine" else {})
-    return store.derive_file(
-        path, "convert", _version(spec), inputs, lambda target: _make(target, spec, split, data_dir, copies)
-    )
 
 
 def load_dataset(
@@ -360,41 +373,33 @@ def load_dataset(
     >>> digits.images.shape
     (100, 40, 40)
     """
-    spec = find_set(name)
-    part = check_split(spec, split)
-    folder = default_data_dir() if data_dir is None else Path(data_dir)
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1; it is {limit}.")
-    if limit is not None and spec.form == "affine":
-        copies = min(copies, math.ceil(limit / _SIZES[spec.family][part]))
-    path = ensure_set(spec, part, folder, copies)
-    return hdf5.read_set(path, key=set_key(spec, part, folder), stop=limit)
+    part = find_part(name, split, copies, limit)
+    return part.load(default_data_dir() if data_dir is None else Path(data_dir))
 
 
-def sample_of(spec: SetSpec, split: Split, data_dir: Path, digits: int, copies: int) -> Dataset:
-    """The versions 0 to copies − 1 of the first digits of a synthetic affine set, without the rest of it."""
-    images, labels = _digits(spec.family, split, data_dir)
+def sample_of(part: SetPart, digits: int, data_dir: Path) -> Dataset:
+    """The versions of the first `digits` digits of a synthetic affine set, without the rest of it."""
+    images, labels = _digits(part.spec.family, part.split, data_dir)
     return synthesize(
         images[:digits],
         labels[:digits],
-        copies,
-        _seed(split),
-        ranges=_ranges(spec),
-        canvas=spec.canvas,
-        name=spec.name,
-        split=split,
+        part.copies,
+        _seed(part.split),
+        ranges=_ranges(part.spec),
+        canvas=part.spec.canvas,
+        name=part.name,
+        split=part.split,
     )
 
 
-def originals_of(name: str, split: str, data_dir: Path) -> Dataset | None:
+def originals_of(part: SetPart, data_dir: Path) -> Dataset | None:
     """The 28×28 digits that `source_index` of an affine set counts in; None where they are not at hand."""
-    spec = find_set(name)
-    part = check_split(spec, split)
     try:
-        if spec.form != "official":
-            return load_dataset(spec.family, part, data_dir)
-        attributes = hdf5.read_set(set_path(spec, part, data_dir), stop=1).attributes
-        return None if str(attributes.get("order", UNPAIRED)).startswith(UNPAIRED) else mnist_digits(part, data_dir)
+        if part.spec.form != "official":
+            return load_dataset(part.spec.family, part.split, data_dir)
+        attributes = hdf5.read_set(part.path(data_dir), stop=1).attributes
+        unpaired = str(attributes.get("order", UNPAIRED)).startswith(UNPAIRED)
+        return None if unpaired else mnist_digits(part.split, data_dir)
     except (ArtefactError, DataError):
         return None
 
@@ -413,15 +418,6 @@ def mnist_digits(split: Split, data_dir: Path) -> Dataset:
     return Dataset("mnist", split, images, labels)
 
 
-def is_ready(spec: SetSpec, split: Split, data_dir: Path, copies: int = COPIES) -> bool:
-    """Whether the converted set is there (its checksum is verified only when it is read)."""
-    path = set_path(spec, split, data_dir, copies)
-    try:
-        return path.is_file() and store.read_manifest(path) is not None
-    except ArtefactError:
-        return False
-
-
 def has_digits(family: str, data_dir: Path) -> bool:
     """Whether the files that the sets of a family are made from are there."""
     if family == SAMPLE:
@@ -431,33 +427,33 @@ def has_digits(family: str, data_dir: Path) -> bool:
     return all(any((folder / name).is_file() for name in pair) for pair in names)
 
 
-def convertible(family: str) -> Iterable[tuple[SetSpec, Split]]:
+def convertible(family: str) -> Iterable[SetPart]:
     """What fetching a family converts at once: original, padded and translated digits, every split."""
     for spec in _SETS.values():
         if spec.family == family and spec.form in ("original", "padded", "translated"):
             for split in SPLITS:
-                yield spec, split
+                yield SetPart(spec, split)
 
 
-def _make(target: Path, spec: SetSpec, split: Split, data_dir: Path, copies: int) -> None:
-    images, labels = _digits(spec.family, split, data_dir)
+def _make(target: Path, part: SetPart, data_dir: Path) -> None:
+    spec, seed = part.spec, _seed(part.split)
+    images, labels = _digits(spec.family, part.split, data_dir)
     attributes = {
         "name": spec.name,
-        "split": split,
+        "split": part.split,
         "source": _origin(spec.family),
         "sha256": json.dumps(_checksums(spec.family)),
         "license": _source(spec.family).license,
     }
     if spec.form == "affine":
-        write_synthetic(
-            target, images, labels, copies, _seed(split), attributes, ranges=_ranges(spec), canvas=spec.canvas
-        )
+        ranges = _ranges(spec)
+        write_synthetic(target, images, labels, part.made_copies, seed, attributes, ranges=ranges, canvas=spec.canvas)
         return
     if spec.form == "padded":
         images = placement.pad(images, spec.canvas)
     elif spec.form == "translated":
-        images = placement.translate(images, spec.canvas, np.random.default_rng(_seed(split)))
-    hdf5.write_set(target, Dataset(spec.name, split, images, labels), attributes)
+        images = placement.translate(images, spec.canvas, np.random.default_rng(seed))
+    hdf5.write_set(target, Dataset(spec.name, part.split, images, labels), attributes)
 
 
 def _digits(family: str, split: Split, data_dir: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
@@ -514,10 +510,6 @@ def _seed(split: Split) -> int:
 
 def _ranges(spec: SetSpec) -> AffineRange:
     return spec.ranges or AffineRange()
-
-
-def _official_path(spec: SetSpec, split: Split, data_dir: Path) -> Path:
-    return sets_dir(data_dir) / f"{spec.family}-{split}.h5"
 
 
 def _missing(spec: SetSpec) -> DataError:
