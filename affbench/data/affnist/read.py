@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,8 @@ from affbench.data.containers import Array, NpzArray, check_archive, extracted, 
 from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.hdf5 import SetWriter
 from affbench.data.synthesis import CANVAS, FRAME
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def read_mat(path: Path | str, name: str = "affnist", split: str = "test") -> Da
     """
     path = Path(path)
     parts = [_read_file(file, label, name, split) for file, label in _open_members(path, _members(path))]
+    matrices = _worst(path, parts)
     if len(parts) == 1:
         return parts[0]
     n = sum(len(part) for part in parts)
@@ -93,7 +97,7 @@ def read_mat(path: Path | str, name: str = "affnist", split: str = "test") -> Da
         np.concatenate([part.labels for part in parts]),
         np.concatenate([_given(part.transforms) for part in parts]),
         np.concatenate([_given(part.source_index) for part in parts]),
-        attributes={"matrices": _worst(parts), "order": UNPAIRED},
+        attributes={"matrices": matrices, "order": UNPAIRED},
     )
     stop = n
     while parts:  # from the last to the first, so that every part goes as soon as it is copied
@@ -192,7 +196,9 @@ def convert(
                 else:
                     writer.add_originals(found.source_index, ids + 1)
                     order = found.order
-            writer.describe(matrices=_worst(whole), order=order)
+            if order.startswith(UNPAIRED):
+                _LOG.warning("source_index of %s counts %s", source.path, order)
+            writer.describe(matrices=_worst(source.path, whole), order=order)
 
 
 def _check_originals(label: str, ids: npt.NDArray[np.int32]) -> None:
@@ -204,10 +210,13 @@ def _check_originals(label: str, ids: npt.NDArray[np.int32]) -> None:
         refuse(label, "incomplete", f"some originals have {versions.min():,} versions in it, others {versions.max():,}")
 
 
-def _worst(parts: list[Dataset]) -> str:
-    """What the parts of a set say about its matrices; the first that disagrees speaks for all."""
+def _worst(label: Path, parts: list[Dataset]) -> str:
+    """What the parts of a set say about its matrices; the first that disagrees speaks for all, aloud."""
     said = [str(part.attributes["matrices"]) for part in parts]
-    return next((words for words in said if words.startswith("disagree")), said[0])
+    worst = next((words for words in said if words.startswith("disagree")), said[0])
+    if worst.startswith("disagree"):
+        _LOG.warning("the matrices in %s %s; 'affbench verify' says which of the two the images follow", label, worst)
+    return worst
 
 
 def read_homnist(path: Path | str) -> Dataset:

@@ -134,13 +134,16 @@ def test_originals_are_taken_from_their_own_file_where_there_is_one(tmp_path: Pa
     assert converted.attributes["order"] == "found by the pixels of the file's originals"
 
 
-def test_originals_that_are_not_there_leave_the_order_of_the_file(tmp_path: Path, digits: Dataset) -> None:
+def test_originals_that_are_not_there_leave_the_order_of_the_file(
+    tmp_path: Path, digits: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
     path = Convention().write(tmp_path / "test.mat", digits, PERMUTED)
     others = dataclasses.replace(digits, images=digits.images[:, ::-1].copy())
     convert(AffnistSource("mat", path), tmp_path / "set.h5", "test", ATTRIBUTES, others)
     converted = read_set(tmp_path / "set.h5")
     assert np.array_equal(converted.source_index, np.tile(np.arange(DIGITS), VERSIONS))
     assert str(converted.attributes["order"]).startswith(UNPAIRED)
+    assert f"source_index of {path} counts {UNPAIRED}" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -161,12 +161,15 @@ def test_table_is_told_from_the_matrices_by_values_where_names_fail(
     assert read.attributes["matrices"] == "agree with the table"
 
 
-def test_matrices_that_disagree_with_the_table_are_said(tmp_path: Path, made: Dataset) -> None:
+def test_matrices_that_disagree_with_the_table_are_said(
+    tmp_path: Path, made: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
     content = fields(made)
     content["matrix_old_to_new"] = content["matrix_old_to_new"].copy()
     content["matrix_old_to_new"][4, 3] += 2e-4
     said = read_mat(save(tmp_path / "test.mat", content)).attributes["matrices"]
     assert said == "disagree with the table in 4.2% of the images, first in image 3 from 0"
+    assert f"the matrices in {tmp_path / 'test.mat'} {said}" in caplog.text
     content["matrix_old_to_new"][4, 3] -= 1.5e-4
     assert read_mat(save(tmp_path / "test.mat", content)).attributes["matrices"] == "agree with the table"
 
