@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from affbench.base.config import RunConfig
-from affbench.base.progress import ConsoleProgress, console
 from affbench.base.statistics import seed_summary
 from affbench.base.workspace import Workspace
+from affbench.cli.console import ConsoleProgress, console
 from affbench.data.sets import has_digits
 from affbench.models.capsnet import CapsNet
 from affbench.models.kernels.convolution import Conv2d

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from affbench.base.config import RunConfig
 from affbench.base.device import device_name, resolve_device
-from affbench.base.progress import ConsoleProgress, console
 from affbench.base.workspace import Workspace
+from affbench.cli.console import ConsoleProgress, console
 from affbench.models import build_model
 from affbench.models.kernels.layout import prepare
 from affbench.models.kernels.routing_fast import KERNEL_TOLERANCE

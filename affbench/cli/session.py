@@ -17,8 +17,8 @@ import typer
 
 from affbench.base.distributed import launched
 from affbench.base.errors import AffbenchError, StorageError, UsageError
-from affbench.base.progress import ConsoleProgress, console, let_go
 from affbench.base.workspace import Workspace
+from affbench.cli.console import ConsoleProgress, console, let_go
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

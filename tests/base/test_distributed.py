@@ -28,18 +28,17 @@ TRAIN = (
 
 DYING = """
 import os, signal
-from affbench import cli
-from affbench.base import progress
+from affbench.cli import app, console
 
-note = progress.ConsoleProgress.note
+note = console.ConsoleProgress.note
 
 def dying(self, text):
     note(self, text)
     if os.environ["RANK"] == "1" and "epoch 1/3" in text:
         os.kill(os.getpid(), signal.SIGKILL)
 
-progress.ConsoleProgress.note = dying
-cli.main()
+console.ConsoleProgress.note = dying
+app.main()
 """
 
 
@@ -53,8 +52,9 @@ def command(
 
 @pytest.fixture(autouse=True)
 def _models_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    tests = Path(__file__).parents[1]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    )
 
 
 def only_run(results: Path) -> Run:

@@ -29,18 +29,17 @@ TRAIN = (
 
 STOPPING = """
 import os, signal
-from affbench import cli
-from affbench.base import progress
+from affbench.cli import app, console
 
-note = progress.ConsoleProgress.note
+note = console.ConsoleProgress.note
 
 def stopping(self, text):
     note(self, text)
     if "epoch 2/4" in text:
         os.kill(os.getpid(), signal.SIGSTOP)  # nothing is written while the folder goes
 
-progress.ConsoleProgress.note = stopping
-cli.main()
+console.ConsoleProgress.note = stopping
+app.main()
 """
 
 

@@ -1,0 +1,109 @@
+"""Messages and progress on a terminal, on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from affbench.base.progress import Progress, Task
+
+if TYPE_CHECKING:
+    from rich import progress
+    from rich.console import Console
+
+
+class ConsoleProgress(Progress):
+    """Bars on a terminal, and notes as lines, both on standard error; use it as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        from rich import progress
+
+        self._console = console
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=24),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[rate]}"),
+            progress.TimeRemainingColumn(compact=True),
+            progress.TextColumn("{task.fields[text]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None, unit: str = "") -> Iterator[Task]:
+        """A bar that goes when the work is done."""
+        identity = self._bars.add_task(title, total=total, rate="", text="")
+        try:
+            yield _Bar(self._bars, identity, unit)
+        finally:
+            self._bars.remove_task(identity)
+
+    def note(self, text: str) -> None:
+        """A line on standard error, above the bars."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Bar(Task):
+    def __init__(self, bars: progress.Progress, identity: progress.TaskID, unit: str) -> None:
+        self._bars, self._identity, self._unit = bars, identity, unit
+        self._start = time.perf_counter()
+        self._done = 0.0
+
+    def advance(self, amount: float, text: str = "") -> None:
+        self._done += amount
+        rate = self._done / max(time.perf_counter() - self._start, 1e-9)
+        shown = f"{rate / 1e6:.1f} MB/s" if self._unit == "bytes" else f"{rate:,.0f} {self._unit}/s"
+        self._bars.update(self._identity, advance=amount, rate=shown if self._unit else "", text=text)
+
+
+def console(*, quiet: bool = False) -> Console:
+    """The console on standard error that messages and tables go to; a quiet one prints nothing but errors."""
+    from rich.console import Console
+
+    width = None if sys.stderr.isatty() else 120
+    return Console(file=_Steady(sys.stderr), quiet=quiet, highlight=False, width=width)  # type: ignore[arg-type]
+
+
+class _Steady:
+    """Standard error; where it takes nothing any more (full, or its reader gone), work goes on without words."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or let what cannot be written go nowhere."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            let_go(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or let what cannot be written go nowhere."""
+        try:
+            self._stream.flush()
+        except OSError:
+            let_go(self._stream)
+
+
+def let_go(stream: TextIO) -> None:
+    """Send what a stream that can no longer be written still holds to nowhere, or Python fails over it at the end."""
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
