@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # Those that take longest begin, so that no worker is left alone with one of them at the end.
-SLOWEST = ("test_cluster", "test_full_disk", "test_kills", "test_vanished_folder", "test_fuzz", "test_distributed")
+SLOWEST = ("test_ray", "test_full_disk", "test_kills", "test_vanished_folder", "test_fuzz", "test_distributed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ the end all files, back there.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import sys
@@ -24,7 +25,7 @@ import torch
 
 from affbench.base import store
 from affbench.base.config import EvaluationConfig
-from affbench.base.errors import AffbenchError, ArtefactError, UsageError
+from affbench.base.errors import AffbenchError, UsageError
 from affbench.base.interrupt import Interrupted, Stop
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
@@ -311,14 +312,12 @@ def _data_folder(job: _Job, courier: _Courier) -> Path:
 
 def _is_there(path: Path, manifest: bytes) -> bool:
     """Whether a set is there, whole, with exactly this manifest."""
-    try:
-        found = store.read_manifest(path)
-        if found is None or store.manifest_path(path).read_bytes() != manifest:
-            return False
-        store.verify(path, found)
-    except ArtefactError:
-        return False
-    return True
+    there, known = store.manifest_path(path), json.loads(manifest)
+    return (
+        there.is_file()
+        and there.read_bytes() == manifest
+        and store.cached(path, known["stage"], known["version"], known["inputs"])
+    )
 
 
 def _at(ray: Any, node: str) -> dict[str, Any]:
