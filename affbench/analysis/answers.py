@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,13 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from affbench.analysis.capsules import class_capsules, has_capsules
+from affbench.analysis.capsules import batched, class_capsules, has_capsules
 from affbench.base.statistics import clustered_interval, wilson_interval
 from affbench.base.workspace import Workspace
-from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.sets import SetPart
-from affbench.run.evaluate import evaluate_run, evaluating, predictions_path
+from affbench.run.evaluate import evaluate_run, predictions_path
 from affbench.run.folder import EvaluationRecord, Run
 
 BIN_WIDTH = 4.0  # pixels: ±2, ±6, …, so that the ±6 of translated training digits fall on edges
@@ -27,19 +27,7 @@ _CANDIDATES = 500  # mistakes whose scores are computed again to rank them, wher
 
 @dataclass(frozen=True)
 class Answers:
-    """A set, and what a run answered.
-
-    Attributes
-    ----------
-    record
-        Its evaluation.
-    dataset
-        The images it was tested on, N of them.
-    predictions
-        uint8 (N,).
-    scores
-        Score of the predicted class, float32 (N,), on the model's own scale.
-    """
+    """What a run answered on N images: classes uint8 (N,), and their scores float32 (N,) on the model's own scale."""
 
     record: EvaluationRecord
     dataset: Dataset
@@ -55,18 +43,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A digit that was taken for another.
+    """A digit (image `index` of a set) that was taken for another.
 
-    Attributes
-    ----------
-    index
-        Which image of the set.
-    label, predicted
-        True and predicted class.
-    confidence
-        0 to 1: of the predicted class, the length of its capsule or the softmax of the scores.
-    confidence_in_truth
-        The same of the true class.
+    The confidence in the predicted and in the true class is 0 to 1: the length of the capsule or the softmax of scores.
     """
 
     index: int
@@ -78,16 +57,9 @@ class Mistake:
 
 @dataclass(frozen=True)
 class PositionBin:
-    """Accuracy of the images whose digit lies in one part of the canvas.
+    """Accuracy of the images whose digit lies in one part of the canvas, with its 95% interval; None without images.
 
-    Attributes
-    ----------
-    vertical, horizontal
-        Low and high edge in pixels from the centre of the canvas, down and right positive.
-    n, n_originals, correct
-        Images, different original digits among them, and how many are classified correctly.
-    accuracy, low, high
-        Share of correct images and its 95% interval, 0 to 1; None without images.
+    `vertical` and `horizontal` edges are in pixels from the centre of the canvas, down and right positive.
     """
 
     vertical: tuple[float, float]
@@ -100,11 +72,8 @@ class PositionBin:
     high: float | None
 
 
-def answers(run: Run, part: SetPart, workspace: Workspace) -> Answers:
-    """What a run answers on a set; from disk where it was tested on these images before.
-
-    Parameters, result on disk and errors as for `affbench.run.evaluate.evaluate_run`.
-    """
+def read_answers(run: Run, part: SetPart, workspace: Workspace) -> Answers:
+    """What a run answers on a set; from disk where it was tested on these images before, see `evaluate_run`."""
     record = evaluate_run(run, part, workspace)
     dataset = replace(part, limit=record.n).load(workspace.data)
     with h5py.File(predictions_path(run, record.set), "r", locking=False) as file:
@@ -112,22 +81,10 @@ def answers(run: Run, part: SetPart, workspace: Workspace) -> Answers:
 
 
 def most_confident_mistakes(model: nn.Module, given: Answers, count: int = 20) -> list[Mistake]:
-    """The images a model is surest of and wrong about, the surest first.
+    """The images a model is surest of and wrong about, the surest first, at most `count`.
 
-    Parameters
-    ----------
-    model
-        The model that gave the answers.
-    given
-        Its answers.
-    count
-        How many at most.
-
-    Returns
-    -------
-    list of Mistake
-        Empty where nothing is wrong. Saved scores may be on any scale, so of the wrong images with the highest ones the
-        confidence is computed again and decides.
+    Saved scores may be on any scale, so of the wrong images with the highest ones the confidence is computed again and
+    decides.
     """
     wrong = np.flatnonzero(~given.right)
     candidates = count if has_capsules(model) else max(count, _CANDIDATES)
@@ -137,15 +94,9 @@ def most_confident_mistakes(model: nn.Module, given: Answers, count: int = 20) -
     certainty = _confidence(model, given.dataset.images[wrong])
     labels, predictions = given.dataset.labels[wrong], given.predictions[wrong]
     rows = np.arange(len(wrong))
-    sure = certainty[rows, predictions]
+    sure, true = certainty[rows, predictions], certainty[rows, labels]
     return [
-        Mistake(
-            int(wrong[row]),
-            int(labels[row]),
-            int(predictions[row]),
-            float(sure[row]),
-            float(certainty[row, labels[row]]),
-        )
+        Mistake(int(wrong[row]), int(labels[row]), int(predictions[row]), float(sure[row]), float(true[row]))
         for row in np.argsort(-sure, kind="stable")[:count]
     ]
 
@@ -153,15 +104,11 @@ def most_confident_mistakes(model: nn.Module, given: Answers, count: int = 20) -
 def _confidence(model: nn.Module, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """0 to 1 for each class, (N, K): lengths of class capsules, or the softmax of scores."""
     if has_capsules(model):
-        lengths: npt.NDArray[np.float32] = torch.linalg.vector_norm(class_capsules(model, images), dim=-1).numpy()
-        return lengths
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with evaluating(model):
-        parts = [
-            model(to_float(part.to(device))).float().softmax(-1).cpu() for part in torch.from_numpy(images).split(256)
-        ]
-    shares: npt.NDArray[np.float32] = torch.cat(parts).numpy()
-    return shares
+        found = torch.linalg.vector_norm(class_capsules(model, images), dim=-1)
+    else:
+        found = batched(model, images, lambda part: model(part).float().softmax(-1))
+    confidence: npt.NDArray[np.float32] = found.numpy()
+    return confidence
 
 
 def positions(dataset: Dataset) -> npt.NDArray[np.float32]:
@@ -181,58 +128,38 @@ def positions(dataset: Dataset) -> npt.NDArray[np.float32]:
 
 
 def accuracy_by_position(
-    right: npt.NDArray[np.bool_],
-    placed: npt.NDArray[np.float32],
-    source: npt.NDArray[Any] | None = None,
-    width: float = BIN_WIDTH,
+    right: npt.NDArray[np.bool_], placed: npt.NDArray[np.float32], source: npt.NDArray[Any] | None = None
 ) -> list[PositionBin]:
-    """Accuracy in equal bins of the position on the canvas.
+    """Accuracy in bins of `BIN_WIDTH` pixels, row by row from the top left: one in the middle, as many around as fit.
 
-    Parameters
-    ----------
-    right
-        bool (N,), whether each image is classified correctly.
-    placed
-        float (N, 2), see `positions`.
-    source
-        Whole numbers (N,), the original of each image; None where every image is one.
-    width
-        Height and width of a bin in pixels; one lies in the middle of the canvas, and as many around it as it takes.
-
-    Returns
-    -------
-    list of PositionBin
-        Row by row from the top left, as many rows as columns. The interval is a bootstrap over originals where several
-        images of one original lie in a bin, else Wilson's.
+    `right` is bool (N,), `placed` (N, 2) as `positions` gives it; `source` (N,) holds the original of each image, None
+    where every image is one. Where several images of one original lie in a bin, its interval is a bootstrap over
+    originals, else Wilson's.
     """
-    around = max(0, math.ceil(float(np.abs(placed).max()) / width - 0.5))
-    bins = 2 * around + 1
-    edges = width * (np.arange(bins + 1) - bins / 2)
+    bins = 1 + 2 * max(0, math.ceil(float(np.abs(placed).max()) / BIN_WIDTH - 0.5))
+    edges: list[float] = (BIN_WIDTH * (np.arange(bins + 1) - bins / 2)).tolist()
     place = np.clip(np.searchsorted(edges, placed, side="right") - 1, 0, bins - 1)
-    found = []
-    for row in range(bins):
-        for column in range(bins):
-            inside = np.flatnonzero((place[:, 0] == row) & (place[:, 1] == column))
-            own = right[inside]
-            n, correct = len(inside), int(own.sum())
-            originals = n if source is None else len(np.unique(source[inside]))
-            low: float | None = None
-            high: float | None = None
-            if source is not None and originals < n:
-                interval = clustered_interval(own, source[inside], resamples=1000)
-                low, high = interval.low, interval.high
-            elif n:
-                low, high = wilson_interval(correct, n)
-            found.append(
-                PositionBin(
-                    vertical=(float(edges[row]), float(edges[row + 1])),
-                    horizontal=(float(edges[column]), float(edges[column + 1])),
-                    n=n,
-                    n_originals=originals,
-                    correct=correct,
-                    accuracy=correct / n if n else None,
-                    low=low,
-                    high=high,
-                )
-            )
-    return found
+    sides = list(itertools.pairwise(edges))
+    return [
+        _bin(vertical, horizontal, right[inside], None if source is None else source[inside])
+        for row, vertical in enumerate(sides)
+        for column, horizontal in enumerate(sides)
+        for inside in (np.flatnonzero((place[:, 0] == row) & (place[:, 1] == column)),)
+    ]
+
+
+def _bin(
+    vertical: tuple[float, float],
+    horizontal: tuple[float, float],
+    right: npt.NDArray[np.bool_],
+    source: npt.NDArray[Any] | None,
+) -> PositionBin:
+    n, correct = len(right), int(right.sum())
+    originals = n if source is None else len(np.unique(source))
+    if not n:
+        return PositionBin(vertical, horizontal, 0, originals, 0, None, None, None)
+    low, high = wilson_interval(correct, n)
+    if source is not None and originals < n:
+        interval = clustered_interval(right, source, resamples=1000)
+        low, high = interval.low, interval.high
+    return PositionBin(vertical, horizontal, n, originals, correct, correct / n, low, high)

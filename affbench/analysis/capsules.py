@@ -30,18 +30,21 @@ from affbench.models.routing import coupling_coefficients
 from affbench.run.evaluate import answer_inputs, evaluating, load_model
 from affbench.run.folder import Run
 
+Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Shares = npt.NDArray[np.float64]
 
 VERSION = 1  # of the stage "entropy": raised whenever the same model and images would give another one
 
 OFFSETS = tuple(round(0.05 * step, 2) for step in range(-5, 6))  # those of CapsNet-Keras
+_STEPS = range(-4, 5)
 GRID: dict[str, tuple[float, ...]] = {
-    "rotation": tuple(15.0 * step for step in range(-4, 5)),
-    "shear": tuple(round(0.15 * step, 2) for step in range(-4, 5)),
-    "vertical_expansion": tuple(round(1 + 0.1 * step, 1) for step in range(-4, 5)),
-    "horizontal_expansion": tuple(round(1 + 0.1 * step, 1) for step in range(-4, 5)),
-    "vertical_translation": tuple(2.0 * step for step in range(-4, 5)),
-    "horizontal_translation": tuple(2.0 * step for step in range(-4, 5)),
+    "rotation": tuple(15.0 * step for step in _STEPS),
+    "shear": tuple(round(0.15 * step, 2) for step in _STEPS),
+    "vertical_expansion": tuple(round(1 + 0.1 * step, 1) for step in _STEPS),
+    "horizontal_expansion": tuple(round(1 + 0.1 * step, 1) for step in _STEPS),
+    "vertical_translation": tuple(2.0 * step for step in _STEPS),
+    "horizontal_translation": tuple(2.0 * step for step in _STEPS),
 }
 """Values each factor takes in `equivariance`, wider than in affNIST; the neutral one is among them."""
 BINS = 8  # of equal counts, per factor of the variance decomposition
@@ -49,40 +52,22 @@ BINS = 8  # of equal counts, per factor of the variance decomposition
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What the decoder draws when one dimension of a class capsule is changed.
+    """What the decoder draws when the capsule of class `label` has each of `offsets` added to one dimension.
 
-    Attributes
-    ----------
-    label
-        The class.
-    image
-        The digit that was looked at, uint8 (H, W).
-    offsets
-        What was added, (S,).
-    drawn
-        float32 (D, S, H, W) in [0, 1]: a row of pictures per dimension.
+    `image` is the digit, uint8 (H, W); `drawn` is float32 (D, S, H, W) in [0, 1], a row of pictures per dimension.
     """
 
     label: int
-    image: npt.NDArray[np.uint8]
+    image: Images
     offsets: tuple[float, ...]
     drawn: Floats
 
 
 @dataclass(frozen=True)
 class Curve:
-    """How a class capsule moves while one factor of the transformation varies and all others are neutral.
+    """How the true class' capsule moves while one factor takes V `values` and all others are neutral.
 
-    Attributes
-    ----------
-    factor
-        One of `TRANSFORM_COLUMNS`.
-    values
-        Those of the factor, (V,).
-    mean, sd
-        float32 (K, V, D): mean and standard deviation over digits of each dimension of the true class' capsule.
-    moved
-        float32 (K, V): mean length of the capsule's change from the neutral transformation.
+    `mean` and `sd` over digits are float32 (K, V, D); `moved`, the mean length of the change from neutral, (K, V).
     """
 
     factor: str
@@ -94,49 +79,28 @@ class Curve:
 
 @dataclass(frozen=True)
 class Equivariance:
-    """How class capsules answer to affine transformations of the input.
+    """How the capsules of K classes answer to affine transformations of the input.
 
-    Attributes
-    ----------
-    labels
-        The classes, (K,).
-    digits
-        Digits per class behind the curves.
-    curves
-        One per factor.
-    drawn
-        Transformed images per class behind the shares of variance.
-    explained
-        float64 (K, F, D): share of the variance of each dimension that each factor explains, the factors in the order
-        of `TRANSFORM_COLUMNS` and the original digit last (F = 7); what is missing to 1 are interactions.
-    explained_whole
-        float64 (K, F): the same for the capsule as a whole, all dimensions together.
+    A curve per factor over so many `digits` a class; and from `drawn` images a class the share of variance that each
+    factor explains, in the order of `TRANSFORM_COLUMNS` and the original digit last (F = 7): of each dimension,
+    `explained` (K, F, D), and of the capsule as a whole, `explained_whole` (K, F). What is missing to 1 are
+    interactions.
     """
 
     labels: tuple[int, ...]
     digits: int
     curves: tuple[Curve, ...]
     drawn: int
-    explained: npt.NDArray[np.float64]
-    explained_whole: npt.NDArray[np.float64]
+    explained: Shares
+    explained_whole: Shares
 
 
 @dataclass(frozen=True)
 class CouplingEntropy:
-    """How evenly input capsules divide themselves among the class capsules.
+    """How evenly input capsules divide themselves among the J class capsules.
 
-    Attributes
-    ----------
-    iterations
-        Of the routing.
-    images, capsules
-        What the mean is over.
-    nats
-        Mean entropy of the coupling coefficients of an input capsule, 0 to ln J.
-    relative
-        `nats` / ln J: 1 for uniform coupling, 0 where each input capsule sends everything to one class.
-    sd
-        Standard deviation over images of the image's own mean, relative as well.
+    `nats` is the mean entropy over images and input capsules, 0 to ln J; `relative` the same over ln J: 1 for uniform
+    coupling, 0 where each input capsule sends everything to one class; `sd` that of the images' own means, relative.
     """
 
     iterations: int
@@ -157,102 +121,30 @@ def has_decoder(model: nn.Module) -> bool:
     return has_capsules(model) and callable(getattr(model, "decode", None)) and getattr(model, "decoder", 0) is not None
 
 
-def class_capsules(model: nn.Module, images: npt.NDArray[np.uint8], batch_size: int = 256) -> Tensor:
-    """The class capsules of images, computed on the model's device.
-
-    Parameters
-    ----------
-    model
-        A model with class capsules.
-    images
-        uint8 (N, H, W).
-    batch_size
-        Images at once.
-
-    Returns
-    -------
-    Tensor
-        float32 (N, K, D), on the CPU.
-
-    Raises
-    ------
-    UsageError
-        The model has no class capsules.
-    """
+def class_capsules(model: nn.Module, images: Images) -> Tensor:
+    """The class capsules of images uint8 (N, H, W), computed on the model's device: float32 (N, K, D) on the CPU."""
     capsules = _method(model, "capsules", "class capsules")
-    return _batched(model, images, batch_size, lambda part: capsules(part).float())
+    return batched(model, images, lambda part: capsules(part).float())
 
 
-def reconstruct(
-    model: nn.Module, images: npt.NDArray[np.uint8], labels: npt.NDArray[Any], batch_size: int = 256
-) -> npt.NDArray[np.uint8]:
-    """Draw images again from the capsule of the class given for each.
-
-    Parameters
-    ----------
-    model
-        A model with class capsules and a decoder.
-    images
-        uint8 (N, H, W).
-    labels
-        Whose capsule to draw, whole numbers (N,).
-    batch_size
-        Images at once.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 (N, H, W).
-
-    Raises
-    ------
-    UsageError
-        The model has no class capsules or no decoder.
-    """
-    decode = decoder_of(model)
-    capsules = class_capsules(model, images, batch_size)
+def reconstruct(model: nn.Module, images: Images, labels: npt.NDArray[Any]) -> Images:
+    """Draw images (N, H, W) again, each from the capsule of the class given in `labels` (N,)."""
+    decode = _decoder(model)
     device = _device(model)
+    chosen = torch.from_numpy(labels.astype(np.int64))
+    parts = zip(class_capsules(model, images).split(256), chosen.split(256), strict=True)
     with torch.no_grad():
-        parts = [
-            decode(part.to(device), chosen.to(device)).float().cpu()
-            for part, chosen in zip(
-                capsules.split(batch_size), torch.from_numpy(labels.astype(np.int64)).split(batch_size), strict=True
-            )
-        ]
-    drawn: npt.NDArray[np.uint8] = (torch.cat(parts)[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
-    return drawn
+        drawn = torch.cat([decode(part.to(device), own.to(device)).float().cpu() for part, own in parts])
+    pictures: Images = (drawn[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    return pictures
 
 
-def perturb(
-    model: nn.Module, image: npt.NDArray[np.uint8], label: int, offsets: Sequence[float] = OFFSETS
-) -> Perturbation:
+def perturb(model: nn.Module, image: Images, label: int, offsets: Sequence[float] = OFFSETS) -> Perturbation:
     """Change each dimension of a class capsule in turn and draw what comes of it.
 
-    Parameters
-    ----------
-    model
-        A model with class capsules and a decoder.
-    image
-        The digit, uint8 (H, W).
-    label
-        Whose capsule is changed.
-    offsets
-        What is added to a dimension.
-
-    Returns
-    -------
-    Perturbation
-
-    Raises
-    ------
-    UsageError
-        The model has no class capsules or no decoder, or no capsule of that class.
-
-    References
-    ----------
-    Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, section 5.1 and figure 4.
+    As in Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, section 5.1 and figure 4.
     """
-    decode = decoder_of(model)
+    decode = _decoder(model)
     (capsules,) = class_capsules(model, image[None])  # (K, D)
     if not 0 <= label < len(capsules):
         raise UsageError(f"there is no class {label}: the model has classes 0 to {len(capsules) - 1}.")
@@ -269,117 +161,64 @@ def perturb(
 def equivariance(
     model: nn.Module, digits: Dataset, labels: Sequence[int], *, per_class: int = 20, copies: int = 32, canvas: int = 40
 ) -> Equivariance:
-    """How the capsule of the true class moves as the input rotates, shears, scales and shifts.
+    """How the capsule of the true class moves as the input (original 28×28 digits) rotates, shears, scales and shifts.
 
     The curves vary one factor at a time over `GRID`. The shares of variance come from images whose factors are all
-    drawn at once and independently from affNIST's ranges, so they can be compared and add up to at most about 1: the
-    correlation ratio η² = SS_between / SS_total of a one-way layout over `BINS` bins of the factor (and over the
-    original digit), adjusted for what as many bins explain by chance (ε², clipped at 0). A factor's share is its
-    main effect: a dimension that answers to rotation in one digit and against it in another shows none.
-
-    Parameters
-    ----------
-    model
-        A model with class capsules.
-    digits
-        Original 28×28 digits.
-    labels
-        Classes to look at.
-    per_class
-        Digits of each class.
-    copies
-        Transformed versions of each for the shares of variance, at least 2.
-    canvas
-        Height and width of the model's images in pixels.
-
-    Returns
-    -------
-    Equivariance
-
-    Raises
-    ------
-    UsageError
-        The model has no class capsules, or there is no digit of a class.
-
-    References
-    ----------
-    R. A. Fisher, "Statistical Methods for Research Workers", 1925, chapter VII (the correlation ratio). T. L. Kelley,
-    "An unbiased correlation ratio measure", PNAS 21, 1935 (the adjustment).
+    drawn at once and independently from affNIST's ranges, so they can be compared and add up to at most about 1, see
+    `variance_explained`. A factor's share is its main effect: a dimension that answers to rotation in one digit and
+    against it in another shows none.
     """
     _method(model, "capsules", "class capsules")
-    chosen = []
-    for label in labels:
-        index = np.flatnonzero(digits.labels == label)[:per_class]
+    chosen = {label: np.flatnonzero(digits.labels == label)[:per_class] for label in labels}
+    for label, index in chosen.items():
         if not len(index):
             raise UsageError(f"there is no digit of class {label} among the {len(digits):,} of '{digits.name}'.")
-        chosen.append(index)
     curves = []
     for factor, values in GRID.items():
-        parts = [
-            _curve(model, digits.images[own], label, factor, values, canvas) for own, label in _pairs(chosen, labels)
-        ]
-        mean, sd, moved = (np.stack(part) for part in zip(*parts, strict=True))
-        curves.append(Curve(factor, values, mean, sd, moved))
-    explained, whole = [], []
-    for own, label in _pairs(chosen, labels):
-        drawn = synthesize(digits.images[own], digits.labels[own], max(2, copies), ranges=AffineRange(), canvas=canvas)
-        each, together = _explained(class_capsules(model, drawn.images)[:, label].numpy(), drawn)
-        explained.append(each)
-        whole.append(together)
+        parts = [_curve(model, digits.images[own], label, factor, canvas) for label, own in chosen.items()]
+        curves.append(Curve(factor, values, *(np.stack(part) for part in zip(*parts, strict=True))))
+    copies, shares = max(2, copies), []
+    for label, own in chosen.items():
+        drawn = synthesize(digits.images[own], digits.labels[own], copies, ranges=AffineRange(), canvas=canvas)
+        capsules = class_capsules(model, drawn.images)[:, label].numpy()
+        shares.append([variance_explained(capsules, groups) for groups in _groups(drawn)])
+    least = min(map(len, chosen.values()))
     return Equivariance(
         labels=tuple(labels),
-        digits=min(map(len, chosen)),
+        digits=least,
         curves=tuple(curves),
-        drawn=min(map(len, chosen)) * max(2, copies),
-        explained=np.stack(explained),
-        explained_whole=np.stack(whole),
+        drawn=least * copies,
+        explained=np.stack([[each for each, _ in own] for own in shares]),
+        explained_whole=np.array([[together for _, together in own] for own in shares]),
     )
 
 
-def variance_explained(values: npt.ArrayLike, groups: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Share of the variance of each column that group membership explains, adjusted for chance: ε², 0 to 1.
+def variance_explained(values: npt.ArrayLike, groups: npt.ArrayLike) -> tuple[Shares, float]:
+    """Share of the variance of (N, D) values that groups (N,) explain: of each column, and of all together; 0 to 1.
 
-    Parameters
-    ----------
-    values
-        (N, D).
-    groups
-        Whole numbers (N,): the group of each row.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 (D,); 0 for a column that does not vary.
-
-    References
-    ----------
-    As for `equivariance`.
+    The correlation ratio η² = SS_between / SS_total of a one-way layout (R. A. Fisher, "Statistical Methods for
+    Research Workers", 1925, chapter VII), adjusted for what as many groups explain by chance: ε², clipped at 0 (T. L.
+    Kelley, "An unbiased correlation ratio measure", PNAS 21, 1935). What does not vary has share 0.
     """
-    between, total, chance = _sums(np.asarray(values, np.float64), np.asarray(groups))
-    return _adjusted(between, total, chance)
+    values = np.asarray(values, np.float64)
+    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    centred = values - values.mean(0)
+    sums = np.zeros((len(counts), values.shape[1]))
+    np.add.at(sums, index, centred)
+    between, total = (sums**2 / counts[:, None]).sum(0), (centred**2).sum(0)
+    chance = (len(values) - 1) / max(len(values) - len(counts), 1)
+
+    def adjusted(part: Any, whole: Any) -> Shares:
+        share = np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+        return np.where(whole > 0, np.clip(1 - chance * (1 - share), 0.0, 1.0), 0.0)
+
+    return adjusted(between, total), float(adjusted(between.sum(), np.asarray(total.sum())))
 
 
-def coupling_entropy(model: nn.Module, images: npt.NDArray[np.uint8], batch_size: int = 64) -> CouplingEntropy:
-    """The mean entropy of the coupling coefficients after the last routing iteration.
+def coupling_entropy(model: nn.Module, images: Images) -> CouplingEntropy:
+    """The mean entropy of the coupling coefficients after the last routing iteration, over images (N, H, W).
 
-    Parameters
-    ----------
-    model
-        A model whose ``primary(images)`` are the input capsules and whose ``digits`` route them, as those of
-        `affbench.models.capsnet.CapsNet`.
-    images
-        uint8 (N, H, W), at least one.
-    batch_size
-        Images at once.
-
-    Returns
-    -------
-    CouplingEntropy
-
-    Raises
-    ------
-    UsageError
-        The model does not route, or there are no images.
+    The model's ``primary(images)`` are the input capsules and its ``digits`` route them, as in `CapsNet`.
     """
     primary, layer = getattr(model, "primary", None), getattr(model, "digits", None)
     matrices: Any = getattr(layer, "matrices", None)
@@ -396,28 +235,14 @@ def coupling_entropy(model: nn.Module, images: npt.NDArray[np.uint8], batch_size
         nats: Tensor = torch.special.entr(c).sum(-1).mean(-1)
         return nats
 
-    per_image = _batched(model, images, batch_size, entropy).double()
+    per_image = batched(model, images, entropy, 64).double()
     most = math.log(size[1])
-    return CouplingEntropy(
-        iterations=iterations,
-        images=len(images),
-        capsules=size[0],
-        nats=float(per_image.mean()),
-        relative=float(per_image.mean() / most),
-        sd=float(per_image.std() / most) if len(images) > 1 else 0.0,
-    )
+    mean, sd = float(per_image.mean()), float(per_image.std() / most) if len(images) > 1 else 0.0
+    return CouplingEntropy(iterations, len(images), size[0], mean, float(per_image.mean() / most), sd)
 
 
 def run_entropy(run: Run, part: SetPart, workspace: Workspace) -> CouplingEntropy:
-    """`coupling_entropy` of a finished run on test images; kept in the run's folder and answered from there.
-
-    Raises
-    ------
-    UsageError
-        The model does not route.
-    DataError, ArtefactError
-        The set or the checkpoint is missing or damaged.
-    """
+    """`coupling_entropy` of a finished run on some images; kept in its folder and answered from there."""
     inputs = answer_inputs(run, part, workspace.data) | {"limit": part.limit}
 
     def make(target: Path) -> None:
@@ -429,14 +254,36 @@ def run_entropy(run: Run, part: SetPart, workspace: Workspace) -> CouplingEntrop
     return CouplingEntropy(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def decoder_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """The method that draws a class capsule.
+def batched(model: nn.Module, images: Images, function: Callable[[Tensor], Tensor], size: int = 256) -> Tensor:
+    """Apply a function to float images in batches, on the model's device, in evaluation mode; result on the CPU."""
+    device = _device(model)
+    with evaluating(model):
+        parts = torch.from_numpy(np.ascontiguousarray(images)).split(size)
+        return torch.cat([function(to_float(part.to(device))).cpu() for part in parts])
 
-    Raises
-    ------
-    UsageError
-        The model has no class capsules or no decoder.
-    """
+
+def _curve(model: nn.Module, images: Images, label: int, factor: str, canvas: int) -> tuple[Floats, Floats, Floats]:
+    """Mean (V, D), standard deviation (V, D) and length of the movement (V,) of the capsule of `label` over a grid."""
+    values = GRID[factor]
+    neutral = np.array([1.0 if name.endswith("expansion") else 0.0 for name in TRANSFORM_COLUMNS])
+    table = np.tile(neutral, (len(values) + 1, 1))
+    table[:-1, TRANSFORM_COLUMNS.index(factor)] = values  # the last row stays neutral
+    rendered = np.concatenate([render(np.repeat(image[None], len(table), 0), table, canvas) for image in images])
+    capsules = class_capsules(model, rendered)[:, label].view(len(images), len(table), -1)
+    varied = capsules[:, :-1]
+    moved = torch.linalg.vector_norm(varied - capsules[:, -1:], dim=-1).mean(0)
+    return varied.mean(0).numpy(), varied.std(0, correction=0).numpy(), moved.numpy()
+
+
+def _groups(drawn: Dataset) -> list[npt.NDArray[Any]]:
+    """Which of `BINS` bins of equal counts each image is in by each factor, and its original digit last."""
+    assert drawn.transforms is not None  # noqa: S101 - synthetic sets have them
+    assert drawn.source_index is not None  # noqa: S101
+    ranks = drawn.transforms.argsort(0, kind="stable").argsort(0, kind="stable")
+    return [*(ranks * BINS // len(drawn)).T, drawn.source_index]
+
+
+def _decoder(model: nn.Module) -> Callable[..., Tensor]:
     _method(model, "capsules", "class capsules")
     if not has_decoder(model):
         raise UsageError(
@@ -445,60 +292,8 @@ def decoder_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     return _method(model, "decode", "decoder")
 
 
-def _pairs(chosen: Sequence[npt.NDArray[np.intp]], labels: Sequence[int]) -> list[tuple[npt.NDArray[np.intp], int]]:
-    return list(zip(chosen, labels, strict=True))
-
-
-def _curve(
-    model: nn.Module, images: npt.NDArray[np.uint8], label: int, factor: str, values: Sequence[float], canvas: int
-) -> tuple[Floats, Floats, Floats]:
-    """Mean (V, D), standard deviation (V, D) and length of the movement (V,) of the capsule of `label`."""
-    neutral = np.array([1.0 if name.endswith("expansion") else 0.0 for name in TRANSFORM_COLUMNS])
-    table = np.tile(neutral, (len(values) + 1, 1))
-    table[:-1, TRANSFORM_COLUMNS.index(factor)] = values  # the last row stays neutral
-    rendered = np.concatenate([render(np.repeat(image[None], len(table), 0), table, canvas) for image in images])
-    capsules = class_capsules(model, rendered)[:, label].view(len(images), len(table), -1)
-    moved = torch.linalg.vector_norm(capsules[:, :-1] - capsules[:, -1:], dim=-1).mean(0)
-    varied = capsules[:, :-1]
-    return varied.mean(0).numpy(), varied.std(0, correction=0).numpy(), moved.numpy()
-
-
-def _explained(capsules: Floats, drawn: Dataset) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Shares of variance per factor and dimension (F, D), and per factor of the whole capsule (F,)."""
-    assert drawn.transforms is not None  # noqa: S101 - synthetic sets have them
-    assert drawn.source_index is not None  # noqa: S101
-    groups = [_bins(column) for column in drawn.transforms.T] + [drawn.source_index]
-    parts = [_sums(capsules.astype(np.float64), group) for group in groups]
-    return (
-        np.stack([_adjusted(*part) for part in parts]),
-        np.array([float(_adjusted(between.sum(), total.sum(), chance)) for between, total, chance in parts]),
-    )
-
-
-def _bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-    """Which of `BINS` bins of equal counts each value is in."""
-    order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-    bins: npt.NDArray[np.intp] = order * BINS // len(values)
-    return bins
-
-
-def _sums(values: npt.NDArray[np.float64], groups: npt.NDArray[Any]) -> tuple[Any, Any, float]:
-    """Sums of squares between groups and in all, (D,), and the ratio N − 1 to N − G that corrects for chance."""
-    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    centred = values - values.mean(0)
-    sums = np.zeros((len(counts), values.shape[1]))
-    np.add.at(sums, index, centred)
-    between = (sums**2 / counts[:, None]).sum(0)
-    return between, (centred**2).sum(0), (len(values) - 1) / max(len(values) - len(counts), 1)
-
-
-def _adjusted(between: Any, total: Any, chance: float) -> npt.NDArray[np.float64]:
-    share = np.divide(between, total, out=np.zeros_like(np.asarray(total, np.float64)), where=np.asarray(total) > 0)
-    return np.where(np.asarray(total) > 0, np.clip(1 - chance * (1 - share), 0.0, 1.0), 0.0)
-
-
 def _method(model: nn.Module, name: str, what: str) -> Callable[..., Tensor]:
-    found = getattr(model, name, None)
+    found: Any = getattr(model, name, None)
     if not callable(found):
         raise UsageError(
             f"{type(model).__name__} has no {what}; a CapsNet has, such as 'affbench train --model capsnet'."
@@ -508,13 +303,3 @@ def _method(model: nn.Module, name: str, what: str) -> Callable[..., Tensor]:
 
 def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def _batched(
-    model: nn.Module, images: npt.NDArray[np.uint8], batch_size: int, function: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Apply a function to float images in batches, on the model's device, in evaluation mode; result on the CPU."""
-    device = _device(model)
-    with evaluating(model):
-        parts = torch.from_numpy(np.ascontiguousarray(images)).split(batch_size)
-        return torch.cat([function(to_float(part.to(device))).cpu() for part in parts])

@@ -5,18 +5,18 @@ Seeds are the unit of replication: every test compares the iterations within a s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from affbench.base.config import RunConfig
+from affbench.analysis.results import Result, Results
 from affbench.base.statistics import holm, seed_summary
-from affbench.data import sets
-from affbench.run.folder import Epoch, EvaluationRecord
+from affbench.data.sets import find_set
+from affbench.run.folder import Epoch
 
 Verdict = Literal["supported", "contradicted", "no evidence against", "no evidence for", "not enough seeds"]
 
@@ -33,19 +33,9 @@ _GU = "Gu and Tresp, CVPR 2020"
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One run of a sweep over routing iterations.
+    """One run of a sweep over routing iterations: loss and gap of its last epoch, and test accuracy by set, 0 to 1.
 
-    Attributes
-    ----------
-    routings, seed
-        Which run.
-    loss
-        Training loss of the last epoch.
-    gap
-        Training accuracy minus validation accuracy of the last epoch, −1 to 1; None where the training accuracy is not
-        known.
-    accuracy
-        Set to test accuracy, 0 to 1.
+    `gap` is training minus validation accuracy; None where the training accuracy is not known.
     """
 
     routings: int
@@ -59,26 +49,9 @@ class SweepPoint:
 class Claim:
     """What a sweep says about one claim.
 
-    Attributes
-    ----------
-    statement, source
-        The claim and who made it.
-    measure, set
-        What was measured; on which set, "" where it is of the training.
-    test
-        The statistical test, in words.
-    routings, seeds
-        Numbers of iterations and the seeds that have a run with each of them.
-    effect, low, high
-        The effect in `unit` with its 95% Student's t interval over seeds; None without enough seeds.
-    unit
-        Of the effect.
-    p, p_holm
-        Two-sided p value, and the same after Holm's correction over all claims; None without enough seeds.
-    verdict
-        In two words.
-    sentence
-        In one sentence.
+    `set` is "" where something of the training was measured. The effect is in `unit` with its 95% Student's t interval
+    over `seeds`, those with a run at each number of iterations; `p` is two-sided, `p_holm` the same after Holm's
+    correction over all claims. They are None without enough seeds.
     """
 
     statement: str
@@ -86,71 +59,28 @@ class Claim:
     measure: str
     set: str
     test: str
+    unit: str
     routings: tuple[int, ...]
     seeds: tuple[int, ...]
-    effect: float | None
-    low: float | None
-    high: float | None
-    unit: str
-    p: float | None
-    p_holm: float | None
-    verdict: Verdict
-    sentence: str
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    verdict: Verdict = "not enough seeds"
+    sentence: str = ""
 
 
-@dataclass(frozen=True)
-class _Trend:
-    """How a measure goes with the iterations: (seeds, iterations) `values`, whose slope is in `unit`."""
-
-    statement: str
-    source: str
-    measure: str
-    set: str
-    unit: str
-    values: npt.NDArray[np.float64]
-
-
-class Trained(Protocol):
-    """What is looked at of a run: `affbench.run.folder.Run`, or one that has been read."""
-
-    @property
-    def config(self) -> RunConfig: ...
-    @property
-    def history(self) -> Sequence[Epoch]: ...
-    @property
-    def evaluations(self) -> Mapping[str, EvaluationRecord]: ...
-    @property
-    def origin(self) -> str: ...
-
-
-_Run = TypeVar("_Run", bound=Trained)
-
-
-def sweep_runs(runs: Sequence[_Run]) -> list[_Run]:
-    """The runs of a sweep: of those that differ in routing iterations and seed only, the largest group.
-
-    Parameters
-    ----------
-    runs
-        Finished runs of any kind.
-
-    Returns
-    -------
-    list
-        By iterations, then seed; empty where no group has two different numbers of iterations.
-    """
-    groups: dict[str, list[_Run]] = {}
-    for run in runs:
-        if run.config.model.routings is not None:
-            groups.setdefault(run.config.but_for_routing + run.origin, []).append(run)
-    sweeps = [own for own in groups.values() if len({run.config.model.routings for run in own}) > 1]
-    largest: list[_Run] = max(sweeps, key=len, default=[])
+def sweep_runs(results: Results) -> list[Result]:
+    """The runs of the largest sweep over routing iterations, by iterations, then seed; none where nothing was swept."""
+    sweeps = [[run for own in sweep for run in own.results] for sweep in results.sweeps]
+    largest = max(sweeps, key=len, default=[])
     return sorted(largest, key=lambda run: (run.config.model.routings or 0, run.config.training.seed))
 
 
-def sweep_points(runs: Sequence[Trained]) -> list[SweepPoint]:
-    """What the runs of a sweep measured, see `sweep_runs`."""
-    return [_point(run) for run in sweep_runs(runs)]
+def sweep_points(results: Results) -> list[SweepPoint]:
+    """What the runs of the largest sweep measured."""
+    return [_point(run) for run in sweep_runs(results)]
 
 
 def judge_claims(points: Sequence[SweepPoint]) -> list[Claim]:
@@ -167,122 +97,94 @@ def judge_claims(points: Sequence[SweepPoint]) -> list[Claim]:
     points
         Of one sweep, see `sweep_points`.
 
-    Returns
-    -------
-    list of Claim
-        One per claim and set. Claims of "no effect" are at best not contradicted: a test that finds nothing is no
-        proof, and the interval says how large an effect may have been missed.
+    One claim per set. Claims of "no effect" are at best not contradicted: a test that finds nothing is no proof, and
+    the interval says how large an effect may have been missed.
 
-    References
-    ----------
     E. B. Page, "Ordered hypotheses for multiple treatments: a significance test for linear ranks", J. Am. Stat. Assoc.
     58, 1963. S. Holm, Scand. J. Statist. 6, 1979.
     """
-    routings = sorted({point.routings for point in points})
+    routings = tuple(sorted({point.routings for point in points}))
     if len(routings) < 2:
         return []
     by_cell = {(point.seed, point.routings): point for point in points}
-    seeds = [s for s in sorted({point.seed for point in points}) if all((s, r) in by_cell for r in routings)]
-    table = [[by_cell[seed, count] for count in routings] for seed in seeds]
-    claims = [_trend(entry, routings, seeds) for entry in _trends(table)]
+    seeds = tuple(
+        s for s in sorted({point.seed for point in points}) if all((s, routing) in by_cell for routing in routings)
+    )
+    table = [[by_cell[seed, routing] for routing in routings] for seed in seeds]
+    judged: list[_Judged] = [_trend(claim, values) for claim, values in _trends(table, routings, seeds)]
     names = set.intersection(*(set(point.accuracy) for point in points))
-    slots = [[number] for number in range(len(claims))]
-    p_values = [claim.p for claim in claims]
-    for name in sorted(names, key=lambda other: (sets.find_set(other).affine, other)):
-        contribution, own = _contribution(name, table, routings, seeds)
-        slots.append(list(range(len(p_values), len(p_values) + len(own))))
-        p_values += own
-        claims.append(contribution)
-    known = [p for p in p_values if p is not None]
-    adjusted = iter(holm(known))
-    corrected = [None if p is None else next(adjusted) for p in p_values]
-    judged = []
-    for claim, slot in zip(claims, slots, strict=True):
-        found = [p for number in slot if (p := corrected[number]) is not None]
-        judged.append(_worded(replace(claim, p_holm=min(found) if found else None)))
-    return judged
+    for name in sorted(names, key=lambda other: (find_set(other).affine, other)):
+        judged.append(_contribution(name, table, routings, seeds))
+    corrected = iter(holm([p for _, tests in judged for p in tests]))
+    return [
+        _worded(replace(claim, p_holm=min([next(corrected) for _ in tests], default=None))) for claim, tests in judged
+    ]
 
 
-def _point(run: Trained) -> SweepPoint:
+_Judged = tuple[Claim, Sequence[float]]
+"""A claim, and the p values of the tests behind it: none without enough seeds."""
+
+
+def _point(run: Result) -> SweepPoint:
     last: Epoch = run.history[-1]
     gap = None if last.train_accuracy is None else last.train_accuracy - last.validation_accuracy
     accuracy = {name: record.accuracy for name, record in run.evaluations.items()}
     return SweepPoint(run.config.model.routings or 0, run.config.training.seed, last.train_loss, gap, accuracy)
 
 
-def _trends(table: Sequence[Sequence[SweepPoint]]) -> list[_Trend]:
-    shape = (len(table), len(table[0]) if table else 0)
-    losses = np.array([[point.loss for point in row] for row in table]).reshape(shape)
-    # On a logarithmic scale a slope is a relative change, whatever the loss is made of.
-    relative = np.log(losses) * 100 if (losses > 0).all() else losses
-    unit = "% per doubling" if (losses > 0).all() else "per doubling"
-    trends = [_Trend(CONVERGE, _HB, "training loss of the last epoch", "", unit, relative)]
-    if all(point.gap is not None for row in table for point in row):
-        gaps = np.array([[100 * (point.gap or 0.0) for point in row] for row in table]).reshape(shape)
-        measure = "training minus validation accuracy, last epoch"
-        trends.append(_Trend(OVERFIT, _HB, measure, "", "points per doubling", gaps))
-    return trends
-
-
-def _trend(entry: _Trend, routings: Sequence[int], seeds: Sequence[int]) -> Claim:
+def _trends(
+    table: Sequence[Sequence[SweepPoint]], routings: tuple[int, ...], seeds: tuple[int, ...]
+) -> Iterator[tuple[Claim, npt.NDArray[np.float64]]]:
+    """The claims about how a measure goes with the iterations, and its values (seeds, iterations)."""
     test = f"Page's trend test over {len(routings)} numbers of iterations, seeds as blocks"
     if len(routings) == 2:
         test = "paired t test over seeds"
-    claim = _open(entry.statement, entry.source, entry.measure, entry.set, test, entry.unit, routings, seeds)
-    if len(seeds) < MIN_SEEDS:
-        return claim
-    steps = np.log2(routings)
-    slopes = (entry.values @ (steps - steps.mean())) / ((steps - steps.mean()) ** 2).sum()
+    shape = (len(seeds), len(routings))
+    losses = np.array([[point.loss for point in row] for row in table]).reshape(shape)
+    # On a logarithmic scale a slope is a relative change, whatever the loss is made of.
+    relative = (losses > 0).all()
+    unit = "% per doubling" if relative else "per doubling"
+    measure = "training loss of the last epoch"
+    yield Claim(CONVERGE, _HB, measure, "", test, unit, routings, seeds), np.log(losses) * 100 if relative else losses
+    if all(point.gap is not None for row in table for point in row):
+        gaps = np.array([[100 * (point.gap or 0.0) for point in row] for row in table]).reshape(shape)
+        measure = "training minus validation accuracy, last epoch"
+        yield Claim(OVERFIT, _HB, measure, "", test, "points per doubling", routings, seeds), gaps
+
+
+def _trend(claim: Claim, values: npt.NDArray[np.float64]) -> _Judged:
+    if len(claim.seeds) < MIN_SEEDS:
+        return claim, ()
+    steps = np.log2(claim.routings)
+    slopes = (values @ (steps - steps.mean())) / ((steps - steps.mean()) ** 2).sum()
     summary = seed_summary(slopes.tolist())
-    if len(routings) == 2:
-        p = _paired_p(entry.values[:, 1] - entry.values[:, 0])
+    if len(steps) == 2:
+        p = _paired_p(values[:, 1] - values[:, 0])
     else:
-        ranks = np.arange(1, len(routings) + 1)
-        p = min(
-            1.0,
-            2
-            * min(stats.page_trend_test(entry.values, predicted_ranks=order).pvalue for order in (ranks, ranks[::-1])),
-        )
-    return replace(claim, effect=summary.mean, low=summary.low, high=summary.high, p=float(p))
+        ranks = np.arange(1, len(steps) + 1)
+        sides = (stats.page_trend_test(values, predicted_ranks=order).pvalue for order in (ranks, ranks[::-1]))
+        p = float(min(1.0, 2 * min(sides)))
+    return replace(claim, effect=summary.mean, low=summary.low, high=summary.high, p=p), (p,)
 
 
 def _contribution(
-    name: str, table: Sequence[Sequence[SweepPoint]], routings: Sequence[int], seeds: Sequence[int]
-) -> tuple[Claim, list[float | None]]:
-    """The claim that routing contributes nothing on one set, and the p value of each number of iterations."""
-    statement = ROBUST if sets.find_set(name).affine else GENERALISE
+    name: str, table: Sequence[Sequence[SweepPoint]], routings: tuple[int, ...], seeds: tuple[int, ...]
+) -> _Judged:
+    """The claim that routing contributes nothing on one set, tested for each number of iterations above the lowest."""
+    statement = ROBUST if find_set(name).affine else GENERALISE
     base, others = routings[0], routings[1:]
     test = f"paired t tests over seeds of {_listed(others)} iterations against {base}"
-    claim = _open(statement, _GU, "test accuracy", name, test, "points", routings, seeds)
+    claim = Claim(statement, _GU, "test accuracy", name, test, "points", routings, seeds)
     if len(seeds) < MIN_SEEDS:
-        return claim, [None]
+        return claim, ()
     values = np.array([[100 * point.accuracy[name] for point in row] for row in table])
     differences = values[:, 1:] - values[:, :1]
-    p_values: list[float | None] = [_paired_p(column) for column in differences.T]
-    strongest = min(range(len(others)), key=lambda number: p_values[number] or 0.0)
+    tests = [_paired_p(column) for column in differences.T]
+    strongest = min(range(len(others)), key=tests.__getitem__)
     summary = seed_summary(differences[:, strongest].tolist())
     measure = f"test accuracy, {others[strongest]} iterations minus {base}"
-    claim = replace(
-        claim, measure=measure, effect=summary.mean, low=summary.low, high=summary.high, p=p_values[strongest]
-    )
-    return claim, p_values
-
-
-def _open(
-    statement: str,
-    source: str,
-    measure: str,
-    name: str,
-    test: str,
-    unit: str,
-    routings: Sequence[int],
-    seeds: Sequence[int],
-) -> Claim:
-    """A claim before anything is known about it."""
-    return Claim(
-        statement, source, measure, name, test, tuple(routings), tuple(seeds),
-        None, None, None, unit, None, None, "not enough seeds", "",
-    )  # fmt: skip
+    claim = replace(claim, effect=summary.mean, low=summary.low, high=summary.high, p=tests[strongest])
+    return replace(claim, measure=measure), tests
 
 
 def _paired_p(differences: npt.NDArray[np.float64]) -> float:

@@ -18,21 +18,11 @@ from affbench.run.folder import EvaluationRecord, Run
 
 @dataclass(frozen=True)
 class Comparison:
-    """Accuracy of one model minus that of another on the same images of one set.
+    """Accuracy of one model minus that of another on the same n images of one set, −1 to 1.
 
-    Attributes
-    ----------
-    set
-        Name of the set.
-    n, n_originals
-        Images, and different original digits among them.
-    seeds
-        Those that both models were trained with.
-    over_digits
-        The mean difference with its 95% interval (bootstrap over originals, which stay whole with all their versions
-        and all seeds) and p value, for these trained networks: -1 to 1.
-    over_seeds
-        The differences seed by seed, and Student's t interval of their mean, which leaves out the choice of digits.
+    Over digits: the mean difference, its 95% interval (bootstrap over originals, which stay whole with all their
+    versions and all seeds) and p value, for these trained networks. Over seeds: the differences seed by seed, and
+    Student's t interval of their mean, which leaves out the choice of digits.
     """
 
     set: str
@@ -44,24 +34,9 @@ class Comparison:
 
 
 def compare(first: Mapping[int, Run], second: Mapping[int, Run], set_name: str) -> Comparison | None:
-    """Compare two models image by image, from the predictions their evaluations saved; nothing is computed again.
+    """Compare two models (seed to run) image by image, from predictions that were saved; nothing is computed again.
 
-    Parameters
-    ----------
-    first, second
-        Seed to run, of one configuration each.
-    set_name
-        A set that both were tested on.
-
-    Returns
-    -------
-    Comparison or None
-        None where they have no seed in common, were not tested on the same images, or the predictions were not kept.
-
-    Raises
-    ------
-    ArtefactError
-        An evaluation is damaged.
+    None where they have no seed in common, were not tested on the same images, or the predictions were not kept.
     """
     seeds = sorted(first.keys() & second.keys())
     pairs = [
@@ -69,9 +44,8 @@ def compare(first: Mapping[int, Run], second: Mapping[int, Run], set_name: str) 
         for seed in seeds
         if (ours := first[seed].evaluations.get(set_name)) and (theirs := second[seed].evaluations.get(set_name))
     ]
-    if not seeds or len(pairs) < len(seeds):
-        return None
-    if len({(record.set_key, record.split) for pair in pairs for record in pair}) > 1:
+    images = {(record.set_key, record.split) for pair in pairs for record in pair}
+    if not seeds or len(pairs) < len(seeds) or len(images) > 1:
         return None
     if not all(predictions_path(run, set_name).is_file() for seed in seeds for run in (first[seed], second[seed])):
         return None

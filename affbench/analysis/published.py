@@ -20,30 +20,11 @@ Protocol = Literal["translated", "centred", "unknown"]
 
 @dataclass(frozen=True)
 class Published:
-    """One published figure.
+    """One published figure in percent, with its standard deviation over trials where it is given.
 
-    Attributes
-    ----------
-    year, method
-        What reached it.
-    set
-        What it was tested on: an affbench set, or words where it is none.
-    value, sd
-        In percent; `sd` over trials where it is given.
-    status
-        How well it is confirmed: `STATED`, `LATER`, `SECOND_HAND`, `PROJECT` or `QUOTED`.
-    source
-        Where it was published.
-    parameters
-        Of the network, in words; "" where none are stated.
-    protocol
-        Where the training digits lay: ``"translated"``, ``"centred"`` or ``"unknown"``.
-    matched
-        Whether it was tested where it had the accuracy of the others on translated digits.
-    note
-        What else sets it apart.
-    routings, reconstruction
-        The cell of the ablation it belongs to; None elsewhere.
+    `set` is an affbench set, or words where it is none; `status` says how well the figure is confirmed; `matched`
+    whether the network was tested where it had the accuracy of the others on translated digits. `routings` and
+    `reconstruction` name the cell of the ablation it belongs to.
     """
 
     year: int
@@ -161,17 +142,6 @@ ABLATION = tuple(
 
 
 def published_for(name: str) -> tuple[Published, ...]:
-    """The published accuracies to show beside our own on a set; the official figures for any affNIST-like set.
-
-    Parameters
-    ----------
-    name
-        Name of a set.
-
-    Returns
-    -------
-    tuple of Published
-        Oldest first, reruns last; empty where nothing is published.
-    """
+    """The published accuracies to show beside our own on a set, oldest first; the official ones for affNIST's like."""
     base = name.partition("@")[0].removesuffix("-sample")
     return {"affnist": AFFNIST, "affnist-synthetic": AFFNIST + SYNTHETIC, "mnist-translated": TRANSLATED}.get(base, ())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from affbench.base.config import RunConfig
 from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.statistics import SeedSummary, seed_summary
+from affbench.base.workspace import Workspace
 from affbench.data.sets import is_earlier_edition
 from affbench.run.folder import Epoch, EvaluationRecord, Run
 
@@ -18,15 +20,7 @@ _SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "aff
 
 @dataclass(frozen=True)
 class LabelledRun:
-    """A run, under the name that tables and figures give its model.
-
-    Attributes
-    ----------
-    label
-        Runs of one configuration with different seeds share it.
-    run
-        The run's folder.
-    """
+    """A run, under the name that tables and figures give its model; the seeds of one configuration share it."""
 
     label: str
     run: Run
@@ -34,23 +28,7 @@ class LabelledRun:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run, read.
-
-    Attributes
-    ----------
-    label, run
-        The model's label, and the run's folder.
-    config
-        Everything that determined the run.
-    history
-        One entry per epoch, at least one.
-    environment
-        Versions, device, parameter count and the like, as ``environment.json`` has them.
-    evaluations
-        Set name to record.
-    origin
-        Data and code it was trained with, as `affbench.run.folder.Run.origin` has them.
-    """
+    """A finished run, read: at least one entry of history, its evaluations by set, and what else it was made from."""
 
     label: str
     run: Run
@@ -84,16 +62,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one configuration, which differ in their seed only.
+    """The runs of one configuration, at least one, which differ in their seed only.
 
-    Attributes
-    ----------
-    name
-        The label, with whatever tells this configuration from others of the same label.
-    label, config
-        As of every run in it; `config` is that of the first.
-    results
-        At least one.
+    `name` is their label, with whatever tells this configuration from others of the same label.
     """
 
     name: str
@@ -126,10 +97,7 @@ class Group:
         return seed_summary([record.accuracy for record in records]) if records else None
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        """The 95% interval of `accuracy`: over images for one seed, Student's t over seeds for several.
-
-        For one seed it respects that versions of one digit belong together, where the set has such.
-        """
+        """The 95% interval of `accuracy`: over images (originals stay whole) for one seed, Student's t for several."""
         records, summary = self.records(name), self.accuracy(name)
         if summary is None:
             return None
@@ -140,25 +108,31 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a report shows.
+    """All that a report shows: finished runs in the order given, and a sentence for each run or file left out.
 
-    Attributes
-    ----------
-    results
-        Finished runs, in the order given.
-    problems
-        A sentence for each run or file that is left out.
+    Sections that show models and images need the `workspace` they lie in; without it a report has numbers only.
     """
 
     results: tuple[Result, ...]
     problems: tuple[str, ...]
+    workspace: Workspace | None = None
 
-    @property
+    @cached_property
     def groups(self) -> list[Group]:
         """The results by configuration, in the order of their first run."""
         return group(self.results)
 
-    @property
+    @cached_property
+    def sweeps(self) -> list[list[Group]]:
+        """The sweeps over routing iterations: groups that differ in nothing else, by rising number of iterations."""
+        sweeps: dict[tuple[str, ...], list[Group]] = {}
+        for own in self.groups:
+            if own.routings is not None:
+                alike = (own.label, own.config.but_for_routing, own.results[0].origin)
+                sweeps.setdefault(alike, []).append(own)
+        return [sorted(own, key=lambda g: g.routings or 0) for own in sweeps.values() if len(own) > 1]
+
+    @cached_property
     def whole(self) -> Results:
         """Without the runs that stopped at an accuracy, unless there are no others."""
         kept = tuple(result for result in self.results if result.config.training.stop_at is None)
@@ -173,18 +147,10 @@ class Results:
         return sorted(names, key=lambda n: (_SET_ORDER.index(bases[n]) if bases[n] in _SET_ORDER else last, n))
 
 
-def read_results(runs: Iterable[LabelledRun]) -> Results:
+def read_results(runs: Iterable[LabelledRun], workspace: Workspace | None = None) -> Results:
     """Read the runs of a report; whatever cannot be read is left out and named, never fatal.
 
-    Parameters
-    ----------
-    runs
-        The runs; one that is given twice under the same label counts once, and so does one with its copies and links.
-
-    Returns
-    -------
-    Results
-        The finished runs, and a sentence for each run or file left out.
+    A run that is given twice under the same label counts once, and so does one with its copies and links.
     """
     results: dict[tuple[str, str], Result] = {}
     problems = []
@@ -204,7 +170,7 @@ def read_results(runs: Iterable[LabelledRun]) -> Results:
             kept, copy = (result, known) if result.name.endswith(manifest.key[:8]) else (known, result)
             results[labelled.label, manifest.key] = kept
             problems.append(f"Run {copy.name} is left out: it is a copy of {kept.name}, and a seed counts once.")
-    return Results(tuple(results.values()), tuple(problems))
+    return Results(tuple(results.values()), tuple(problems), workspace)
 
 
 def _read(labelled: LabelledRun) -> tuple[Result, list[str]]:

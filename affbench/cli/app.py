@@ -318,7 +318,8 @@ def leaderboard(
     ] = None,
 ) -> None:
     """All runs by set, committed ones included; ranks respect ties within the noise."""
-    from affbench.experiment.reference import add_reference, leaderboard_table, leaderboards
+    from affbench.experiment.reference import add_reference, leaderboards
+    from affbench.report.leaderboard import leaderboard_table
     from affbench.run.folder import find_run
 
     for run in [find_run(session.workspace.results, name) for name in add or []]:

@@ -1,73 +1,23 @@
-"""All runs by set, ranked so that differences within the noise are ties; and the checks of committed runs."""
+"""All runs by set, committed ones included, ready to be ranked; and the checks of committed runs."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
 
-from affbench.analysis.published import Published, published_for
+from affbench.analysis.published import published_for
+from affbench.analysis.ranking import Leaderboard, Origin, rank
 from affbench.base import store
 from affbench.base.errors import AffbenchError, ArtefactError, UsageError, nearest
 from affbench.data import sets as known_sets
-from affbench.report.table import Cell, Table, percent
 from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, WEIGHTS, EvaluationRecord, Run, list_runs
-
-Origin = Literal["reference", "yours"]
 
 REPORTS = "reports"  # the folder among the committed runs that holds reports over them
 MAX_BYTES = 1_000_000  # of a committed file: results are small, checkpoints are not committed
 EARLIER = ", earlier edition"  # of a set that had other images when runs were tested on it
 _KNOWN = re.compile(r"config\.toml|history\.csv|environment\.json|manifest\.json|eval-.+\.json|model\.safetensors")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run on one set.
-
-    Attributes
-    ----------
-    rank
-        1 + the number of runs whose whole interval lies above this one's; equal ranks are ties within the noise.
-    run, model, routings, seed, parameters
-        Which run.
-    origin
-        Whether it is a committed run or one of yours.
-    n
-        Images.
-    accuracy, low, high
-        Share of correct images and its 95% interval, 0 to 1: bootstrap over originals where the set holds several
-        versions of each, else Wilson's.
-    """
-
-    rank: int
-    run: str
-    model: str
-    routings: int | None
-    seed: int
-    parameters: int | None
-    origin: Origin
-    n: int
-    accuracy: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    """The runs that were tested on one set, the best first, published results on it, and what is left out."""
-
-    set: str
-    rows: tuple[Row, ...]
-    published: tuple[Published, ...]
-    left_out: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-serialisable form."""
-        return asdict(self)
 
 
 def reference_dir(results_dir: Path) -> Path:
@@ -78,10 +28,7 @@ def reference_dir(results_dir: Path) -> Path:
 def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderboard]:
     """Every run below a results folder, committed ones included, ranked on each set.
 
-    Two runs share a rank unless the 95% interval of one lies wholly above that of the other. That asks more than a test
-    of their difference would, all the more as models err on the same images, so it errs towards ties; it needs no
-    predictions, and so works for committed runs as well. A run counts once, and one that cannot be read is left out and
-    named.
+    See `affbench.analysis.ranking.rank`. A run counts once, and one that cannot be read is left out and named.
 
     Parameters
     ----------
@@ -139,43 +86,9 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
             raise UsageError(f"no run in {results_dir} was tested on '{name}': {nearest(name, entries)}")
         entries = chosen
     return [
-        Leaderboard(name, _ranked(found), published_for(name.removesuffix(EARLIER)), tuple(left_out))
+        Leaderboard(name, rank(found), published_for(name.removesuffix(EARLIER)), tuple(left_out))
         for name, found in sorted(entries.items())
     ]
-
-
-def leaderboard_table(board: Leaderboard) -> Table:
-    """A leaderboard as a table, the published results without rank below our own."""
-    columns = ("Rank", "Model", "Run", "Parameters", "n", "Accuracy %", "95% interval", "Origin")
-    rows = [
-        (
-            Cell(str(row.rank), row.rank),
-            Cell(row.model if row.routings is None else f"{row.model}, routing {row.routings}"),
-            Cell(row.run),
-            Cell("–") if row.parameters is None else Cell(f"{row.parameters:,}", row.parameters),
-            Cell(f"{row.n:,}", row.n),
-            Cell(percent(row.accuracy), 100 * row.accuracy),
-            Cell(f"[{percent(row.low)}, {percent(row.high)}]"),
-            Cell(row.origin),
-        )
-        for row in board.rows
-    ]
-    absent = Cell("–")
-    rows += [
-        (absent, Cell(p.method), absent, Cell(p.parameters or "–"), absent, Cell(f"{p.value:g}", p.value), absent,
-         Cell(f"{p.source}, on {p.set}, trained on {p.trained}; {p.status}"))
-        for p in sorted(board.published, key=lambda other: -other.value)
-    ]  # fmt: skip
-    caption = (
-        "Rank: 1 + the number of runs whose whole 95% interval lies above; equal ranks are ties within the noise. "
-        "Intervals are over test images of one run (originals resampled where a set holds several versions of each "
-        "digit) and leave out the choice of seed."
-    )
-    if board.published:
-        caption += " Published results are on the sets named in them, without rank."
-    if len({row.n for row in board.rows}) > 1:
-        caption += " Not all were tested on as many images: compare rows of one n."
-    return Table(f"Leaderboard: {board.set}", columns, tuple(rows), caption, " ".join(board.left_out))
 
 
 def add_reference(run: Run, results_dir: Path) -> Run:
@@ -267,34 +180,3 @@ def _reference_runs(folder: Path) -> Iterable[Run]:
         for path in sorted(folder.iterdir())
         if path.is_dir() and not path.name.startswith(".") and path.name != REPORTS
     ]
-
-
-def _ranked(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, ...]:
-    intervals = [record.accuracy_ci95_clustered or record.accuracy_ci95 for _, _, record in entries]
-    rows = []
-    for (origin, run, record), (low, high) in zip(entries, intervals, strict=True):
-        above = sum(other_low > high for other_low, _ in intervals)
-        rows.append(
-            Row(
-                rank=1 + above,
-                run=run.name,
-                model=record.model,
-                routings=record.routings,
-                seed=record.seed,
-                parameters=_parameters(run),
-                origin=origin,
-                n=record.n,
-                accuracy=record.accuracy,
-                low=low,
-                high=high,
-            )
-        )
-    return tuple(sorted(rows, key=lambda row: (row.rank, -row.accuracy, row.run)))
-
-
-def _parameters(run: Run) -> int | None:
-    try:
-        value = run.environment.get("parameters")
-    except AffbenchError:
-        return None
-    return value if isinstance(value, int) else None

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from affbench.analysis.capsules import CouplingEntropy
-from affbench.analysis.claims import Claim, Trained, judge_claims, sweep_points
+from affbench.analysis.claims import Claim, judge_claims, sweep_points
+from affbench.analysis.results import Results
 from affbench.report.table import Cell, Table
 
 
-def claims_table(runs: Sequence[Trained], *, note: str = "") -> Table | None:
+def claims_table(results: Results, *, note: str = "") -> Table | None:
     """What the runs of a routing sweep say about each claim; None where no runs differ in their iterations.
 
     Parameters
     ----------
-    runs
+    results
         Finished runs of any kind; those of the largest sweep among them count.
     note
         As for `affbench.report.table.Table`.
     """
-    claims = judge_claims(sweep_points(runs))
+    claims = judge_claims(sweep_points(results))
     if not claims:
         return None
     caption = (

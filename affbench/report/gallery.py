@@ -201,7 +201,7 @@ def mistakes_figure(run: Run, part: SetPart, workspace: Workspace, folder: Path,
     UsageError, DataError, ArtefactError
         As `affbench.run.evaluate.evaluate_run`.
     """
-    given = answering.answers(run, part, workspace)
+    given = answering.read_answers(run, part, workspace)
     model = load_model(run, resolve_device(workspace.device))
     wrong = answering.most_confident_mistakes(model, given, count)
     if not wrong:
@@ -231,7 +231,7 @@ def position_figure(run: Run, part: SetPart, workspace: Workspace, folder: Path)
     UsageError, DataError, ArtefactError
         As `affbench.run.evaluate.evaluate_run`.
     """
-    given = answering.answers(run, part, workspace)
+    given = answering.read_answers(run, part, workspace)
     placed = answering.positions(given.dataset)
     bins = answering.accuracy_by_position(given.right, placed, given.dataset.source_index)
     record = given.record

@@ -184,8 +184,8 @@ def _result_sections(
     ]
     whole = results.whole
     sweep = tabulate.sweep_table(whole, note=note)
-    drawn = draw.routing_sweep(whole, tabulate.sweep_groups(whole), folder / "routing-sweep.png")
-    claims = claims_table(whole.results, note=note)
+    drawn = draw.routing_sweep(whole, whole.sweeps, folder / "routing-sweep.png")
+    claims = claims_table(whole, note=note)
     routing = tuple(table for table in (sweep, claims) if table)
     sections.append(_Section("Routing iterations", "routing", routing, _drawn(drawn)))
     ablation = tabulate.ablation_table(results, note=note)

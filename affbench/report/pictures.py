@@ -129,7 +129,7 @@ def model_extras(results: Results, workspace: Workspace, folder: Path, *, explai
         extras.append(Extra("One factor at a time", pictures=(factors,)))
     extras.append(Extra("What capsules learned", tuple(tables), tuple(learned)))
     try:
-        if (entropy := _entropy(whole.results, workspace)) is not None:
+        if (entropy := _entropy(whole, workspace)) is not None:
             extras.append(Extra("Coupling entropy", (entropy,)))
     except AffbenchError as error:
         extras.append(Extra("Coupling entropy", problems=(f"Coupling entropies are left out: {error}",)))
@@ -180,10 +180,10 @@ def _factors(shown: Sequence[Result], workspace: Workspace, folder: Path) -> Pic
     return _picture(drawing, "Accuracy over one factor alone")
 
 
-def _entropy(runs: Sequence[Result], workspace: Workspace) -> Table | None:
+def _entropy(results: Results, workspace: Workspace) -> Table | None:
     """Coupling entropy over the largest sweep of routing iterations among the runs."""
     found = []
-    for run in sweep_runs(runs):
+    for run in sweep_runs(results):
         name = run.config.data.train_set
         with contextlib.suppress(UsageError):  # a model of one's own may have routings and no coupling coefficients
             found.append((run.name, run_entropy(run.run, find_part(name, limit=ENTROPY_IMAGES), workspace)))

@@ -18,7 +18,6 @@ from affbench.run.folder import Share
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-_ABSENT = "–"
 INTERVALS = (
     "Brackets hold 95% intervals: with one seed over the choice of test images (originals resampled where a set holds "
     "several versions of each digit, else Wilson's); with several seeds Student's t interval of their mean, which "
@@ -32,6 +31,9 @@ class Cell:
 
     text: str
     sort: float | None = None
+
+
+ABSENT = Cell("–")
 
 
 @dataclass(frozen=True)
@@ -152,9 +154,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
+def interval(ends: tuple[float, float]) -> str:
+    """An interval of shares in percent."""
+    return f"[{percent(ends[0])}, {percent(ends[1])}]"
+
+
 def whole(value: float | None) -> Cell:
     """A count with thousands separators."""
-    return Cell(_ABSENT) if value is None else Cell(f"{value:,.0f}", value)
+    return ABSENT if value is None else Cell(f"{value:,.0f}", value)
 
 
 def span(values: Iterable[int]) -> str:
@@ -185,10 +192,10 @@ def _extent(name: str, groups: Sequence[Group]) -> tuple[str, str, str]:
 
 def accuracy_cell(own: Group, name: str, among: Sequence[Group] = ()) -> Cell:
     """Accuracy on one set with interval and spread over seeds; n where it differs `among` groups, and seeds."""
-    summary, interval = own.accuracy(name), own.interval(name)
-    if summary is None or interval is None:
-        return Cell(_ABSENT)
-    lines = [percent(summary.mean), f"[{percent(interval[0])}, {percent(interval[1])}]"]
+    summary, ends = own.accuracy(name), own.interval(name)
+    if summary is None or ends is None:
+        return ABSENT
+    lines = [percent(summary.mean), interval(ends)]
     if summary.sd is not None:
         lines[0] += f" ± {percent(summary.sd)}"
         lines.append(f"{percent(summary.minimum)} to {percent(summary.maximum)}")
@@ -233,19 +240,9 @@ def summarise(results: Results, *, title: str = "Summary", note: str = "") -> Ta
     return Table(title, columns, rows, caption, note)
 
 
-def sweep_groups(results: Results) -> list[list[Group]]:
-    """The sweeps over routing iterations: groups that differ in nothing else, by rising number of iterations."""
-    sweeps: dict[str, list[Group]] = {}
-    for own in results.groups:
-        if own.routings is not None:
-            sweeps.setdefault(f"{own.label}\n{own.config.but_for_routing}\n{own.results[0].origin}", []).append(own)
-    return [sorted(own, key=lambda g: g.routings or 0) for own in sweeps.values() if len(own) > 1]
-
-
 def sweep_table(results: Results, *, note: str = "") -> Table | None:
     """Routing iterations × seeds: mean, sd and range on validation and every set; None where nothing was swept."""
-    sweeps = sweep_groups(results)
-    groups = [own for sweep in sweeps for own in sweep]
+    groups = [own for sweep in results.sweeps for own in sweep]
     if not groups:
         return None
     sets = [name for name in results.sets if any(own.records(name) for own in groups)]
@@ -268,10 +265,10 @@ def sweep_table(results: Results, *, note: str = "") -> Table | None:
 
 def _spread(summary: SeedSummary | None) -> tuple[Cell, Cell, Cell]:
     if summary is None:
-        return Cell(_ABSENT), Cell(_ABSENT), Cell(_ABSENT)
+        return ABSENT, ABSENT, ABSENT
     mean = Cell(percent(summary.mean), 100 * summary.mean)
     if summary.sd is None:
-        return mean, Cell(_ABSENT), Cell(_ABSENT)
+        return mean, ABSENT, ABSENT
     extent = f"{percent(summary.minimum)} to {percent(summary.maximum)}"
     return mean, Cell(percent(summary.sd), 100 * summary.sd), Cell(extent, 100 * (summary.maximum - summary.minimum))
 
@@ -301,7 +298,7 @@ def per_class_table(results: Results, name: str, *, note: str = "") -> Table:
         cells = [Cell(str(label), label)]
         for own in groups:
             found = [share for record in own.records(name) for share in record.per_class if share.label == label]
-            cells.append(_shares(found) if found else Cell(_ABSENT))
+            cells.append(_shares(found) if found else ABSENT)
         rows.append(tuple(cells))
     columns = ("Class", *(_model_heading(own, name) for own in groups))
     return Table(f"By class: {_described(name, groups)}", columns, tuple(rows), _SHARES_CAPTION, note)
@@ -324,7 +321,7 @@ def transformation_table(results: Results, name: str, *, note: str = "") -> Tabl
     rows = tuple(
         (
             Cell(f"{factor.replace('_', ' ')} {low:g} to {high:g} {TRANSFORM_UNITS.get(factor, '')}".strip()),
-            *(_shares(cells[own.name]) if own.name in cells else Cell(_ABSENT) for own in groups),
+            *(_shares(cells[own.name]) if own.name in cells else ABSENT for own in groups),
         )
         for (factor, low, high), cells in sorted(
             bins.items(), key=lambda item: (factors.index(item[0][0]), *item[0][1:])
@@ -355,7 +352,7 @@ def ablation_table(results: Results, *, note: str = "") -> Table | None:
         cells.append(Cell("\n".join(_error(own) for own in ours[routings, on]), _error_mean(ours[routings, on][0])))
         for method in ("CapsNet", "CapsNet-Keras"):
             row = published.get((method, routings, on))
-            text = _ABSENT if row is None else f"{row.value:.2f} ({row.sd})"
+            text = ABSENT.text if row is None else f"{row.value:.2f} ({row.sd})"
             cells.append(Cell(text, None if row is None else row.value))
         rows.append(tuple(cells))
     groups = [own for cell in ours.values() for own in cell]
@@ -405,11 +402,11 @@ def published_table(results: Results, name: str, *, note: str = "") -> Table | N
 def _ours(own: Group, name: str) -> tuple[Cell, ...]:
     seeds = len(own.records(name))
     status = f"measured, {seeds} seed{'' if seeds == 1 else 's'}"
-    size = Cell(_ABSENT) if own.parameters is None else Cell(f"{own.parameters:,}", own.parameters)
+    size = ABSENT if own.parameters is None else Cell(f"{own.parameters:,}", own.parameters)
     trained = "translated digits" if own.config.data.shift else own.config.data.train_set
     return (
         Cell(own.name),
-        Cell(_ABSENT),
+        ABSENT,
         size,
         accuracy_cell(own, name),
         Cell(name),
@@ -424,7 +421,7 @@ def _theirs(row: Published) -> tuple[Cell, ...]:
     return (
         Cell(row.method),
         Cell(str(row.year), row.year),
-        Cell(row.parameters or _ABSENT),
+        Cell(row.parameters or ABSENT.text),
         Cell(f"{row.value:g}{spread}", row.value),
         Cell("affNIST, official" if row.set == "affnist" else row.set),
         Cell(row.trained),

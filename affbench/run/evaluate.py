@@ -308,10 +308,10 @@ def _share(right: npt.NDArray[np.bool_]) -> Share:
 def _by_transformation(
     transforms: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]
 ) -> dict[str, tuple[BinShare, ...]]:
-    return {name: tuple(_bins(transforms[:, i], right)) for i, name in enumerate(TRANSFORM_COLUMNS)}
+    return {name: tuple(bin_shares(transforms[:, i], right)) for i, name in enumerate(TRANSFORM_COLUMNS)}
 
 
-def _bins(values: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Iterator[BinShare]:
+def bin_shares(values: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], bins: int = BINS) -> Iterator[BinShare]:
     """Shares over equal bins of the range of the values, rounded outwards; bins without images are left out."""
     low, high = float(values.min()), float(values.max())
     if low == high:
@@ -321,9 +321,9 @@ def _bins(values: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Iter
     slack = 1e-4  # of the last digit: 0.2 in float32 is a little more than 0.2
     low = math.floor(low * 10**digits + slack) / 10**digits
     high = math.ceil(high * 10**digits - slack) / 10**digits
-    edges = np.linspace(low, high, BINS + 1)
-    member = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, BINS - 1)
-    for number in range(BINS):
+    edges = np.linspace(low, high, bins + 1)
+    member = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
+    for number in range(bins):
         inside = member == number
         if inside.any():
             share = _share(right[inside])

@@ -63,7 +63,7 @@ def test_variance_explained_is_the_correlation_ratio() -> None:
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(4), 50)
     values = np.stack([groups + rng.normal(size=200), rng.normal(size=200), np.ones(200)], axis=1)
-    explained = capsules.variance_explained(values, groups)
+    explained, _ = capsules.variance_explained(values, groups)
     f = stats.f_oneway(*(values[groups == g, 0] for g in range(4))).statistic
     eta = 3 * f / (3 * f + 196)
     assert explained[0] == pytest.approx(1 - (1 - eta) * 199 / 196)
@@ -114,7 +114,7 @@ def test_models_without_capsules_or_decoder_are_refused_in_one_sentence(digits: 
 def test_mistakes_are_wrong_and_ranked(run: Run, workspace: Workspace) -> None:
     from affbench.run.evaluate import load_model
 
-    given = answers.answers(run, sets.find_part(AFFINE, copies=1, limit=200), workspace)
+    given = answers.read_answers(run, sets.find_part(AFFINE, copies=1, limit=200), workspace)
     found = answers.most_confident_mistakes(load_model(run), given, 12)
     assert len(found) == 12
     assert all(m.label == given.dataset.labels[m.index] != m.predicted == given.predictions[m.index] for m in found)

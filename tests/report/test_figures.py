@@ -12,7 +12,6 @@ from run_folders import make_run, study
 from affbench.analysis.results import Results, read_results
 from affbench.report import figures
 from affbench.report.drawing import Drawing
-from affbench.report.table import sweep_groups
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_accuracy_per_set_holds_every_model_and_set(tmp_path: Path, results: Res
 
 
 def test_routing_sweep_holds_every_number_of_iterations(tmp_path: Path, results: Results) -> None:
-    rows = drawn(figures.routing_sweep(results, sweep_groups(results), tmp_path / "sweep.png"))
+    rows = drawn(figures.routing_sweep(results, results.sweeps, tmp_path / "sweep.png"))
     text = " ".join(" ".join(row.values()) for row in rows)
     for routings in ("1", "3", "5", "10"):
         assert f" {routings} " in f" {text} "
@@ -62,7 +61,7 @@ def test_confusion_matrices_hold_every_pair(tmp_path: Path, results: Results) ->
 def test_figures_without_anything_to_show_are_left_out(tmp_path: Path) -> None:
     lonely = read_results([make_run(tmp_path / "runs", accuracy={})])
     assert figures.accuracy_per_set(lonely, tmp_path / "accuracy.png") is None
-    assert figures.routing_sweep(lonely, sweep_groups(lonely), tmp_path / "sweep.png") is None
+    assert figures.routing_sweep(lonely, lonely.sweeps, tmp_path / "sweep.png") is None
     assert figures.by_transformation(lonely, "affnist-synthetic", tmp_path / "factors.png") is None
     assert not list(tmp_path.glob("*.png"))
 

@@ -9,7 +9,8 @@ import pytest
 from run_folders import make_run, record
 
 from affbench.base.errors import UsageError
-from affbench.experiment.reference import leaderboard_table, leaderboards
+from affbench.experiment.reference import leaderboards
+from affbench.report.leaderboard import leaderboard_table
 from affbench.run.folder import write_evaluation
 
 
