@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from affbench.base.progress import Progress
-from affbench.experiment.bench import _in_turns
+from affbench.experiment.timing import in_turns
 from affbench.models.kernels import routing_triton
 
 SIZES = ["8x16", "4x16", "2x16", "4x32", "2x64", "8x32", "16x16", "16x64"]
@@ -94,7 +94,7 @@ def main() -> None:
     for size in options.sizes:
         taken = "" if routing_triton.fits(*size, torch.float32) else " (the kernels are not used)"
         print(f"matrices {size[0]} × {size[1]}{taken}, compute capability {options.capability / 10}", flush=True)
-        times = {} if device is None else _in_turns(dict(actions(size, options.blocks, device)), 20, device, Progress())
+        times = {} if device is None else in_turns(dict(actions(size, options.blocks, device)), 20, device, Progress())
         for block in options.blocks:
             print(f"  {block[0]} images × {block[1]} capsules", flush=True)
             for kernel in ARGUMENTS:

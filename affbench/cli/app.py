@@ -360,35 +360,20 @@ def bench(
 ) -> None:
     """Throughput of training and evaluation against the floor, measured in one run."""
     from affbench.base.device import resolve_device, resolve_precision
-    from affbench.experiment.bench import USUAL_BATCH, USUAL_CANVAS, benchmark_speed, cost_curves
+    from affbench.experiment.bench import benchmark_speed
+    from affbench.experiment.timing import Workload
 
     target = resolve_device(device)
     config = _run_config(model=model, routings=routings, option=option, precision=precision)
-    result = benchmark_speed(
-        config.model.name,
-        device=target,
-        precision=resolve_precision(config.training.precision, target),
-        options=config.model.options,
-        batch_size=batch_size,
-        repeats=repeats,
-        textbook=textbook,
-        progress=session.workspace.progress,
-    )
+    computed = resolve_precision(config.training.precision, target)
+    workload = Workload(config.model.name, config.model.options, target, computed, batch_size)
+    result = benchmark_speed(workload, repeats=repeats, textbook=textbook, progress=session.workspace.progress)
     session.show(result.to_rich())
     document = result.to_dict()
     if curves:
-        from affbench.experiment.cost import cost_figure
+        from affbench.experiment.cost import draw_curves
 
-        points = cost_curves(
-            config.model.name,
-            device=target,
-            precision=result.precision,
-            options=config.model.options,
-            progress=session.workspace.progress,
-        )
-        where = f"{config.model.name} on {result.device_name}, {result.precision}"
-        title = f"{where}; otherwise batch {USUAL_BATCH}, canvas {USUAL_CANVAS}"
-        path = cost_figure(points, session.workspace.results / "bench" / "cost.png", title)
+        path, points = draw_curves(workload, session.workspace)
         session.show(f"cost curves: {path}")
         document["curves"] = [asdict(point) for point in points]
     session.document(document)

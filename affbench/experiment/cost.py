@@ -1,55 +1,89 @@
-"""The figure of training cost against routing iterations, batch size and canvas."""
+"""Training cost against routing iterations, batch size and canvas: the measurement and its figure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from affbench.experiment.bench import CostPoint
+from affbench.base.device import device_name
+from affbench.base.progress import Progress
+from affbench.base.workspace import Workspace
+from affbench.experiment.timing import Spread, Workload, in_turns
+from affbench.models import model_options
 from affbench.report.drawing import COLOURS, INK, dress, literal, new_figure, save_drawing
 
+CURVES = {"routings": (1, 2, 3, 5, 7, 10), "batch_size": (16, 32, 64, 128), "canvas": (28, 40, 56)}
 _NAMES = {"routings": "routing iterations", "batch_size": "batch size", "canvas": "canvas, pixels"}
 
 
-def cost_figure(points: Sequence[CostPoint], path: Path, title: str) -> Path:
-    """Draw training throughput, one panel for each thing that was varied; the data go beside it as CSV.
+@dataclass(frozen=True)
+class CostPoint:
+    """One point of a cost curve: what was varied, its value, and the images trained on per second."""
 
-    Parameters
-    ----------
-    points
-        From `affbench.experiment.bench.cost_curves`.
-    path
-        The PNG file to write.
-    title
-        What was measured, and on what.
+    varied: str
+    value: int
+    images_per_second: Spread
 
-    Returns
-    -------
-    Path
-        `path`.
 
-    Raises
-    ------
-    StorageError
-        The file cannot be written.
+def draw_curves(usual: Workload, workspace: Workspace) -> tuple[Path, list[CostPoint]]:
+    """The curves around a usual batch and canvas, and their figure in ``results/bench``."""
+    usual = replace(usual, batch_size=32, canvas=40)
+    points = cost_curves(usual, progress=workspace.progress)
+    where = f"{usual.model} on {device_name(usual.device)}, {usual.precision}"
+    title = f"{where}; otherwise batch {usual.batch_size}, canvas {usual.canvas}"
+    return cost_figure(points, workspace.results / "bench" / "cost.png", title), points
+
+
+def cost_curves(
+    usual: Workload,
+    *,
+    curves: Mapping[str, Sequence[int]] = CURVES,
+    repeats: int = 3,
+    progress: Progress | None = None,
+) -> list[CostPoint]:
+    """Training throughput with one thing varied at a time; a model without routing has no curve over iterations.
+
+    All points are measured in turns, the one where curves meet once.
     """
+    known, progress = model_options(usual.model), progress or Progress()
+    if "routings" in known:
+        usual = replace(usual, options={"routings": known["routings"]} | usual.options)
+    points = [
+        (name, value, _varied(usual, name, value))
+        for name, values in curves.items()
+        if name != "routings" or name in known
+        for value in values
+    ]
+    distinct = {repr(workload): workload for _, _, workload in points}
+    steps = {key: workload.candidate(progress).step for key, workload in distinct.items()}
+    seconds = in_turns(steps, repeats, usual.device, progress)
+    return [
+        CostPoint(name, value, Spread.of([workload.batch_size / second for second in seconds[repr(workload)]]))
+        for name, value, workload in points
+    ]
+
+
+def _varied(usual: Workload, name: str, value: int) -> Workload:
+    changes: dict[str, Any] = {"options": usual.options | {name: value}} if name == "routings" else {name: value}
+    return replace(usual, **changes)
+
+
+def cost_figure(points: Sequence[CostPoint], path: Path, title: str) -> Path:
+    """Draw training throughput, one panel for each thing that was varied; the data go beside it as CSV."""
     varied = list(dict.fromkeys(point.varied for point in points))
     figure = new_figure(3.4 * len(varied), 3.2)
     for axes, name in zip(figure.subplots(1, len(varied), squeeze=False)[0], varied, strict=True):
         curve = [point for point in points if point.varied == name]
-        values = [point.value for point in curve]
-        medians = [point.images_per_second.median for point in curve]
-        below = [point.images_per_second.median - point.images_per_second.low for point in curve]
-        above = [point.images_per_second.high - point.images_per_second.median for point in curve]
-        axes.errorbar(values, medians, yerr=(below, above), color=COLOURS[0], marker="o", markersize=4, capsize=2)
+        values, speeds = [point.value for point in curve], [point.images_per_second for point in curve]
+        medians = [speed.median for speed in speeds]
+        bars = ([speed.median - speed.low for speed in speeds], [speed.high - speed.median for speed in speeds])
+        axes.errorbar(values, medians, yerr=bars, color=COLOURS[0], marker="o", markersize=4, capsize=2)
         dress(axes, "", _NAMES.get(name, name), "images trained on per second")
         axes.set_xticks(values)
         axes.set_ylim(bottom=0)
     figure.suptitle(literal(f"{title}; medians with quartiles"), fontsize=10, color=INK)
     header = ("varied", "value", "images_per_second_median", "lower_quartile", "upper_quartile")
-    rows = [
-        (point.varied, point.value, speed.median, speed.low, speed.high)
-        for point in points
-        for speed in (point.images_per_second,)
-    ]
+    rows = [(p.varied, p.value, *vars(p.images_per_second).values()) for p in points]
     return save_drawing(figure, path, title, "Medians with quartiles.", header, rows).path

@@ -12,7 +12,9 @@ from rich.console import Console
 from affbench.base.errors import UsageError
 from affbench.base.progress import Progress
 from affbench.experiment import bench
-from affbench.experiment.bench import Speed, benchmark_speed, cost_curves
+from affbench.experiment.bench import Speed, benchmark_speed
+from affbench.experiment.cost import cost_curves
+from affbench.experiment.timing import Workload
 from affbench.models import build_model
 
 CPU = torch.device("cpu")
@@ -20,11 +22,14 @@ SMALL = {"filters": 4, "primary_types": 2, "decoder": [8]}
 TEXTBOOK = Path(__file__).parents[2] / "benchmarks" / "textbook.py"
 
 
+def workload(model="capsnet", **changes):
+    usual = {"options": SMALL, "device": CPU, "precision": "float32", "batch_size": 2}
+    return Workload(model, **(usual | changes))
+
+
 @pytest.fixture(scope="module")
 def speed() -> Speed:
-    return benchmark_speed(
-        options=SMALL, routings=2, device=CPU, precision="float32", batch_size=4, repeats=2, textbook=TEXTBOOK
-    )
+    return benchmark_speed(workload(options=SMALL | {"routings": 2}, batch_size=4), repeats=2, textbook=TEXTBOOK)
 
 
 def test_every_measurement_of_a_capsnet_is_there_and_consistent(speed):
@@ -66,9 +71,7 @@ def test_the_measurement_is_one_json_document_and_one_table(speed):
 
 def test_a_cnn_has_a_floor_but_no_routing_and_no_textbook():
     options = {"filters": [4, 4], "hidden": 8}
-    speed = benchmark_speed(
-        "cnn", options=options, routings=3, device=CPU, precision="float32", batch_size=2, repeats=1
-    )
+    speed = benchmark_speed(workload("cnn", options=options), repeats=1)
     assert "routings" not in speed.options
     assert speed.floor is not None
     assert speed.textbook_over_step is None
@@ -77,7 +80,7 @@ def test_a_cnn_has_a_floor_but_no_routing_and_no_textbook():
 
 
 def test_bfloat16_is_measured_in_bfloat16():
-    speed = benchmark_speed(options=SMALL, device=CPU, precision="bfloat16", batch_size=2, repeats=1)
+    speed = benchmark_speed(workload(precision="bfloat16"), repeats=1)
     assert speed.precision == "bfloat16"
 
 
@@ -86,9 +89,7 @@ def test_a_textbook_step_without_room_is_left_out_with_a_note(monkeypatch):
     monkeypatch.setattr(notes, "note", lambda text: said.append(text))
     said = []
     monkeypatch.setattr(bench, "_free_memory", lambda device: 2**20)
-    speed = benchmark_speed(
-        options=SMALL, device=CPU, precision="float32", batch_size=2, repeats=1, textbook=TEXTBOOK, progress=notes
-    )
+    speed = benchmark_speed(workload(), repeats=1, textbook=TEXTBOOK, progress=notes)
     assert speed.textbook is speed.textbook_over_step is None
     assert speed.routing_10_over_1 is not None
     assert said[0] == "the textbook step is left out: at batch 2 it needs some 0.0 GiB of memory, and 0.0 GiB are free"
@@ -125,14 +126,15 @@ def test_the_textbook_computes_the_loss_that_capsnet_computes():
         ({"batch_size": 0}, "batch_size"),
         ({"repeats": 0}, "repeats"),
         ({"canvas": 20}, "28"),
-        ({"routings": 0}, "routings"),
+        ({"options": {"routings": 0}}, "routings"),
         ({"textbook": Path("nowhere.py")}, "nowhere.py"),
     ],
 )
 def test_bad_arguments_are_named(change, words):
-    arguments = {"options": SMALL, "device": CPU, "precision": "float32", "batch_size": 2, "repeats": 1} | change
+    change = dict(change)
+    own = {name: change.pop(name) for name in ("repeats", "textbook") if name in change}
     with pytest.raises(UsageError, match=words):
-        benchmark_speed(**arguments)
+        benchmark_speed(workload(**change), **({"repeats": 1} | own))
 
 
 def test_models_from_outside_are_tried_first(tmp_path, monkeypatch):
@@ -141,23 +143,21 @@ def test_models_from_outside_are_tried_first(tmp_path, monkeypatch):
         "def lazy(classes=10): return nn.Sequential(nn.LazyConv2d(2, 9), nn.Flatten(), nn.LazyLinear(classes))\n"
     )
     monkeypatch.chdir(tmp_path)
-    arguments = {"device": CPU, "precision": "float32", "batch_size": 2, "repeats": 1}
-    assert benchmark_speed("timed_of_a_test.py:lazy", **arguments).parameters == 20654
+    assert benchmark_speed(workload("timed_of_a_test.py:lazy", options={}), repeats=1).parameters == 20654
     with pytest.raises(UsageError, match=r"must return class scores \(2, 10\), not \(2, 9\)"):
-        benchmark_speed("timed_of_a_test.py:lazy", options={"classes": 9}, **arguments)
+        benchmark_speed(workload("timed_of_a_test.py:lazy", options={"classes": 9}), repeats=1)
 
 
 def test_a_textbook_file_that_fails_is_named(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('no')")
     with pytest.raises(UsageError, match=r"broken\.py fails: RuntimeError: no"):
-        benchmark_speed(options=SMALL, device=CPU, precision="float32", batch_size=2, repeats=1, textbook=broken)
+        benchmark_speed(workload(), repeats=1, textbook=broken)
 
 
 def test_cost_curves_vary_one_thing_at_a_time():
-    points = cost_curves(
-        options=SMALL, device=CPU, precision="float32", routings=(1, 2), batch_sizes=(2,), canvases=(28,), repeats=1
-    )
+    curves = {"routings": (1, 2), "batch_size": (2,), "canvas": (28,)}
+    points = cost_curves(workload(), curves=curves, repeats=1)
     assert [(point.varied, point.value) for point in points] == [
         ("routings", 1),
         ("routings", 2),
@@ -168,16 +168,14 @@ def test_cost_curves_vary_one_thing_at_a_time():
 
 
 def test_cost_curves_agree_where_they_meet():
-    points = cost_curves(
-        options=SMALL, device=CPU, precision="float32", routings=(3,), batch_sizes=(32,), canvases=(40,), repeats=2
-    )
+    curves = {"routings": (3,), "batch_size": (2,), "canvas": (40,)}
+    points = cost_curves(workload(), curves=curves, repeats=2)
     assert len(points) == 3
     assert len({point.images_per_second for point in points}) == 1
 
 
 def test_a_model_without_routing_has_no_curve_over_iterations():
     options = {"filters": [4, 4], "hidden": 8}
-    points = cost_curves(
-        "cnn", options=options, device=CPU, precision="float32", batch_sizes=(2,), canvases=(28,), repeats=1
-    )
+    curves = {"routings": (1, 2), "batch_size": (2,), "canvas": (28,)}
+    points = cost_curves(workload("cnn", options=options), curves=curves, repeats=1)
     assert [point.varied for point in points] == ["batch_size", "canvas"]
