@@ -57,10 +57,7 @@ def compare(first: Mapping[int, Run], second: Mapping[int, Run], set_name: str) 
         right_b.append(_right(second[seed], theirs, n)[0])
         cluster.append(originals)
     differences = [float(a.mean() - b.mean()) for a, b in zip(right_a, right_b, strict=True)]
-    alone = len(seeds) == 1 and len(np.unique(cluster[0])) == n
-    paired = paired_difference(
-        np.concatenate(right_a), np.concatenate(right_b), None if alone else np.concatenate(cluster)
-    )
+    paired = paired_difference(np.concatenate(right_a), np.concatenate(right_b), np.concatenate(cluster))
     return Comparison(set_name, n, len(np.unique(cluster[0])), tuple(seeds), paired, seed_summary(differences))
 
 

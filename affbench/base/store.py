@@ -1,9 +1,8 @@
 """Cached artefacts: keyed by what made them, written atomically, verified when read.
 
-An artefact is one file, or one folder of files, with a *manifest* beside it (``NAME.manifest.json``, or
-``manifest.json`` in the folder). The manifest holds the key (a hash of everything that determined the content), the
-stage and its version, and the size and sha256 of every file. The manifest is written last, so an artefact without
-one is unfinished and never used.
+An artefact is a file, or a folder of files, with a *manifest* (``NAME.manifest.json`` beside it, or ``manifest.json``
+in it), which holds the key, what the key was made from, and the size and sha256 of every file. It is written last: an
+artefact without one is unfinished and never used.
 """
 
 from __future__ import annotations
@@ -56,22 +55,7 @@ _HARD: dict[str, Any] = (
 
 
 def content_key(stage: str, version: int, inputs: Mapping[str, Any]) -> str:
-    """The key of an artefact: sha256 over the stage, its version and all that determines its content.
-
-    Parameters
-    ----------
-    stage
-        Name of the stage, such as ``"train"``.
-    version
-        Version of the stage's code; raised whenever the same inputs would give another content.
-    inputs
-        JSON-serialisable description of configuration and input keys.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-    """
+    """The key of an artefact: sha256 over the stage, its version and JSON of all else that determines its content."""
     text = json.dumps({"stage": stage, "version": version, "inputs": inputs}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -84,13 +68,7 @@ def file_hash(path: Path, algorithm: str = "sha256") -> str:
 
 @contextlib.contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Turn an operating-system error while writing `target` into one clear sentence.
-
-    Raises
-    ------
-    StorageError
-        The disk is full, the folder is read-only, and the like.
-    """
+    """Turn an operating-system error while writing `target` into a StorageError of one clear sentence."""
     try:
         yield
     except OSError as error:
@@ -147,23 +125,7 @@ def _refusal(path: Path) -> OSError | None:
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target` that becomes `target` if the block succeeds, and vanishes if it does not.
-
-    Parameters
-    ----------
-    target
-        The file to write; its folder is made.
-
-    Yields
-    ------
-    Path
-        Where to write.
-
-    Raises
-    ------
-    StorageError
-        The file cannot be written.
-    """
+    """A temporary path beside `target` that becomes `target` if the block succeeds, and vanishes if it does not."""
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
@@ -186,13 +148,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def refuse_foreign(target: Path) -> None:
-    """See that a folder may be replaced.
-
-    Raises
-    ------
-    StorageError
-        There is something at `target` that affbench did not write.
-    """
+    """Raise StorageError if there is something at `target` that affbench did not write."""
     with writing(target):
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise StorageError(f"{target} is no folder of affbench; move it away, or choose another name.")
@@ -207,24 +163,8 @@ def refuse_foreign(target: Path) -> None:
 def atomic_folder(target: Path, own: re.Pattern[str]) -> Iterator[Path]:
     """An empty folder of the same name that takes the place of `target` if the block succeeds, else vanishes.
 
-    Only one process may do so at a time: what an earlier one left unfinished is removed.
-
-    Parameters
-    ----------
-    target
-        The folder to write; one of that name stays as it is until the block has succeeded.
-    own
-        Names of the files that affbench writes there, relative to `target`; any others are kept.
-
-    Yields
-    ------
-    Path
-        Where to write.
-
-    Raises
-    ------
-    StorageError
-        The folder cannot be written.
+    Files in `target` whose relative names do not match `own` are kept. Only one process may do so at a time: what an
+    earlier one left unfinished is removed.
     """
     temporary = target.with_name(f".{target.name}.part")
     refuse_foreign(target)
@@ -252,8 +192,7 @@ def _copy_others(old: Path, new: Path, own: re.Pattern[str]) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    os.umask(mask := os.umask(0))
     return mask
 
 
@@ -274,13 +213,7 @@ def write_json(target: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    ArtefactError
-        The file is missing, is not JSON, or holds no object.
-    """
+    """Read a JSON object; whatever else is there is an ArtefactError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -294,21 +227,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artefact is and what it must look like.
-
-    Attributes
-    ----------
-    key
-        Hash of everything that determined the content (`content_key`).
-    stage, version
-        The stage that made it and the version of that stage's code.
-    inputs
-        The readable description that went into the key.
-    files
-        File name to ``{"sha256": …, "bytes": …}``.
-    affbench_version
-        Version of the package that wrote it.
-    """
+    """What an artefact is and what it must look like; `files` are name to ``{"sha256": …, "bytes": …}``."""
 
     key: str
     stage: str
@@ -324,22 +243,7 @@ def manifest_path(artefact: Path) -> Path:
 
 
 def seal(artefact: Path, stage: str, version: int, inputs: Mapping[str, Any], names: list[str] | None = None) -> None:
-    """Write the manifest of a finished artefact: from now on it counts.
-
-    Parameters
-    ----------
-    artefact
-        The file, or the folder.
-    stage, version, inputs
-        As for `content_key`.
-    names
-        For a folder, the files that belong to the artefact.
-
-    Raises
-    ------
-    StorageError
-        A file is no longer there, or the manifest cannot be written.
-    """
+    """Write the manifest of a finished file, or of a folder and the files `names` in it: from now on it counts."""
     members = {name: artefact / name for name in names} if names is not None else {artefact.name: artefact}
     try:
         files = {name: {"sha256": file_hash(path), "bytes": path.stat().st_size} for name, path in members.items()}
@@ -351,13 +255,7 @@ def seal(artefact: Path, stage: str, version: int, inputs: Mapping[str, Any], na
 
 
 def read_manifest(artefact: Path) -> Manifest | None:
-    """The manifest of an artefact, or None where it is unfinished or absent.
-
-    Raises
-    ------
-    ArtefactError
-        There is a manifest, but it is damaged.
-    """
+    """The manifest of an artefact, or None where it is unfinished or absent; a damaged one is an ArtefactError."""
     path = manifest_path(artefact)
     if not path.exists():
         return None
@@ -375,39 +273,23 @@ def read_manifest(artefact: Path) -> Manifest | None:
 
 
 def verify(artefact: Path, manifest: Manifest, only: str | None = None) -> None:
-    """Compare the files of an artefact with its manifest, byte for byte.
-
-    Parameters
-    ----------
-    artefact
-        The file, or the folder.
-    manifest
-        What it must look like.
-    only
-        One file of a folder, where the others are not about to be used.
-
-    Raises
-    ------
-    ArtefactError
-        A file is missing, truncated or changed.
-    """
+    """Compare the files of an artefact, or `only` one, with its manifest, byte for byte; else raise ArtefactError."""
     if only is not None and only not in manifest.files:
         raise ArtefactError(f"the manifest of {artefact} does not list {only}.")
-    for name, expected in manifest.files.items():
-        if only is not None and name != only:
-            continue
+    for name in manifest.files if only is None else [only]:
+        expected = manifest.files[name]
         path = artefact / name if artefact.is_dir() else artefact.with_name(name)
         try:
             if not path.is_file():
                 raise ArtefactError(f"{path} is missing, although its manifest lists it.")
             size = path.stat().st_size
-            whole = size == expected["bytes"] and file_hash(path) == expected["sha256"]
+            if size != expected["bytes"]:
+                wanted = f"{expected['bytes']:,}"
+                raise ArtefactError(f"{path} is damaged: it has {size:,} bytes, its manifest says {wanted}.")
+            if file_hash(path) != expected["sha256"]:
+                raise ArtefactError(f"{path} is damaged: its sha256 is not the one in its manifest.")
         except OSError as error:
             raise ArtefactError(f"{path} cannot be read ({error.strerror or error}).") from error
-        if size != expected["bytes"]:
-            raise ArtefactError(f"{path} is damaged: it has {size:,} bytes, its manifest says {expected['bytes']:,}.")
-        if not whole:
-            raise ArtefactError(f"{path} is damaged: its sha256 is not the one in its manifest.")
 
 
 def cached(artefact: Path, stage: str, version: int, inputs: Mapping[str, Any]) -> bool:
@@ -425,22 +307,7 @@ def cached(artefact: Path, stage: str, version: int, inputs: Mapping[str, Any]) 
 def derive_file(
     target: Path, stage: str, version: int, inputs: Mapping[str, Any], make: Callable[[Path], None]
 ) -> Path:
-    """A derived file, made only when it is not there, is damaged, or was made from something else.
-
-    Parameters
-    ----------
-    target
-        The artefact.
-    stage, version, inputs
-        As for `content_key`.
-    make
-        Writes the content to the (temporary) path it is given.
-
-    Returns
-    -------
-    Path
-        `target`, finished and verified.
-    """
+    """The file `target`, which `make` writes only when it is not there, is damaged, or was made from something else."""
     if cached(target, stage, version, inputs):
         return target
     with lock(target):
@@ -454,21 +321,9 @@ def derive_file(
 
 @contextlib.contextmanager
 def lock(target: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock of an artefact, so that two processes never write the same one.
+    """Hold the lock of an artefact, so that two processes never write the same one; a negative timeout waits for ever.
 
     The operating system releases it when the holder dies.
-
-    Parameters
-    ----------
-    target
-        The artefact; the lock file lies beside it.
-    timeout
-        Seconds to wait; for ever when negative.
-
-    Raises
-    ------
-    StorageError
-        The lock cannot be had, or its folder vanished while it was held.
     """
     path = target.with_name(f".{target.name}.lock")
     with writing(path):
@@ -489,13 +344,7 @@ def lock(target: Path, timeout: float = -1) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _staying(target: Path, lock_file: Path) -> Iterator[None]:
-    """Say so if the folder of `target` is removed meanwhile: what was written there is incomplete.
-
-    Raises
-    ------
-    StorageError
-        It was, and perhaps made again by this process.
-    """
+    """Raise StorageError if the folder of `target` is removed meanwhile, even if this process made it again."""
     folder = target.parent
     try:
         handle = os.open(folder, os.O_RDONLY)  # as long as it is open, no other folder gets the same number
