@@ -11,7 +11,7 @@ from affbench.models.capsnet import (
     convolutional_primary,
     pixel_decoder,
 )
-from affbench.models.options import canvas_size, number, whole, wholes
+from affbench.models.options import canvas_size, whole
 from affbench.models.routing import SharedCapsuleLayer
 
 
@@ -24,20 +24,8 @@ class AffCapsNet(CapsuleNetwork):
 
     Parameters
     ----------
-    canvas
-        Side of the square images, at least 17 pixels.
-    classes
-        Number of classes, K.
-    reconstruction
-        Weight of the sum of squared pixel errors in the loss; 0 builds a network without a decoder.
-    filters
-        Filters of the first convolution.
-    primary_types, primary_dim
-        The second convolution yields ``primary_types`` capsules of ``primary_dim`` dimensions at each position.
-    digit_dim
-        Dimensions of the class capsules, D.
-    decoder
-        Units of the decoder's hidden layers.
+    canvas, classes, reconstruction, filters, primary_types, primary_dim, digit_dim, decoder
+        As those of CapsNet.
 
     Attributes
     ----------
@@ -45,11 +33,6 @@ class AffCapsNet(CapsuleNetwork):
         ``primary.network`` may be replaced by any module of output (B, T·D, H', W'), for any T, H' and W'.
     digits : SharedCapsuleLayer
     decoder : torch.nn.Sequential or None
-
-    Raises
-    ------
-    UsageError
-        If an option is out of range.
 
     Notes
     -----
@@ -81,7 +64,5 @@ class AffCapsNet(CapsuleNetwork):
         canvas = canvas_size("Aff-CapsNet", canvas, minimum=MINIMUM_CANVAS)
         primary = convolutional_primary(filters, primary_types, primary_dim)
         digits = SharedCapsuleLayer(primary_dim, whole("classes", classes), whole("digit_dim", digit_dim))
-        hidden = wholes("decoder", decoder)
-        weight = number("reconstruction", reconstruction, 0)
-        drawing = pixel_decoder(classes * digit_dim, hidden, canvas * canvas) if weight else None
-        super().__init__(primary, digits, drawing, weight)
+        drawing = pixel_decoder(classes * digit_dim, decoder, canvas * canvas) if reconstruction else None
+        super().__init__(primary, digits, drawing, reconstruction)

@@ -63,24 +63,9 @@ class CapsuleNetwork(nn.Module):
         return _lengths(self.capsules(images))
 
     def decode(self, capsules: Tensor, labels: Tensor) -> Tensor:
-        """Draw the digit that one class capsule describes.
+        """Draw what one class capsule describes: (B, K, D), the classes int64 (B,) -> (B, 1, H, W) in [0, 1].
 
-        Parameters
-        ----------
-        capsules
-            Class capsules (B, K, D).
-        labels
-            The class, int64 (B,), whose capsule is drawn; the others are masked.
-
-        Returns
-        -------
-        Tensor
-            Images (B, 1, H, W) in [0, 1].
-
-        Raises
-        ------
-        UsageError
-            If the network was built with ``reconstruction=0``.
+        The other capsules are masked; UsageError for a network without a decoder.
         """
         if self.decoder is None:
             raise UsageError("this network has no decoder: build it with a reconstruction weight above 0.")
@@ -90,42 +75,14 @@ class CapsuleNetwork(nn.Module):
         return pixels.view(-1, 1, side, side)
 
     def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Reconstruct images from the capsule of their label, or of the predicted class without labels.
-
-        Parameters
-        ----------
-        images
-            float32 (B, 1, H, W) in [0, 1].
-        labels
-            int64 (B,), or None.
-
-        Returns
-        -------
-        Tensor
-            Images (B, 1, H, W) in [0, 1].
-
-        Raises
-        ------
-        UsageError
-            If the network was built with ``reconstruction=0``.
-        """
+        """Images (B, 1, H, W) drawn again from the capsule of their label, or of the predicted class without labels."""
         capsules = self.capsules(images)
         return self.decode(capsules, _lengths(capsules).argmax(-1) if labels is None else labels)
 
     def loss_and_scores(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Training loss and class scores from one pass.
+        """Images (B, 1, H, W), labels (B,) -> the training loss, and class scores (B, K) from the same pass.
 
-        Parameters
-        ----------
-        images
-            float32 (B, 1, H, W) in [0, 1].
-        labels
-            int64 (B,).
-
-        Returns
-        -------
-        tuple of Tensor
-            Margin loss plus the weighted sum of squared pixel errors, a scalar; and scores (B, K).
+        The loss is the margin loss plus the weighted sum of squared pixel errors.
         """
         return self.loss_of_capsules(self.capsules(images), images, labels)
 
@@ -179,11 +136,6 @@ class CapsNet(CapsuleNetwork):
         ``digits.routing`` may be replaced as well.
     decoder : torch.nn.Sequential or None
 
-    Raises
-    ------
-    UsageError
-        If an option is out of range.
-
     References
     ----------
     Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, arXiv 1710.09829, sections 4 and 4.1.
@@ -217,10 +169,8 @@ class CapsNet(CapsuleNetwork):
             iterations=routings,
             gradient=routing_gradient,
         )
-        hidden = wholes("decoder", decoder)
-        weight = number("reconstruction", reconstruction, 0)
-        drawing = pixel_decoder(classes * digit_dim, hidden, canvas * canvas) if weight else None
-        super().__init__(primary, digits, drawing, weight)
+        drawing = pixel_decoder(classes * digit_dim, decoder, canvas * canvas) if reconstruction else None
+        super().__init__(primary, digits, drawing, reconstruction)
 
 
 class PrimaryCapsules(nn.Module):
@@ -258,24 +208,9 @@ class PrimaryCapsules(nn.Module):
 
 
 def convolutional_primary(filters: int, types: int, dim: int) -> PrimaryCapsules:
-    """The primary capsules of the paper: a 9×9 convolution with ReLU, and one of stride 2 for ``types`` capsules each.
+    """The primary capsules of the paper: a 9×9 convolution with ReLU, and one of stride 2 for T capsules a position.
 
-    Parameters
-    ----------
-    filters
-        Filters of the first convolution.
-    types, dim
-        Capsules at each position, T, and their dimensions, D.
-
-    Returns
-    -------
-    PrimaryCapsules
-        (B, 1, H, W) -> (B, T·H'·W', D) with H' = (H − 17) // 2 + 1; images of at least ``MINIMUM_CANVAS`` pixels.
-
-    Raises
-    ------
-    UsageError
-        If a size is not acceptable.
+    (B, 1, H, W) -> (B, T·H'·W', D) with H' = (H − 17) // 2 + 1, for images of at least ``MINIMUM_CANVAS`` pixels.
     """
     filters, types, dim = whole("filters", filters), whole("primary_types", types), whole("primary_dim", dim)
     layers = (Conv2d(1, filters, 9), nn.ReLU(), Conv2d(filters, types * dim, 9, stride=2))
@@ -284,9 +219,8 @@ def convolutional_primary(filters: int, types: int, dim: int) -> PrimaryCapsules
 
 def pixel_decoder(inputs: int, hidden: Sequence[int], pixels: int) -> nn.Sequential:
     """Fully connected layers (B, inputs) -> (B, pixels) in [0, 1]: ReLU between them, a sigmoid at the end."""
-    sizes = (inputs, *hidden, pixels)
     layers: list[nn.Module] = []
-    for width, following in pairwise(sizes):
+    for width, following in pairwise((inputs, *wholes("decoder", hidden), pixels)):
         layers += [nn.Linear(width, following), nn.ReLU()]
     layers[-1] = nn.Sigmoid()
     return nn.Sequential(*layers)

@@ -36,11 +36,6 @@ class CNN(nn.Module):
         Units of the hidden layer.
     dropout
         Probability in [0, 1) that a hidden unit is dropped in training.
-
-    Raises
-    ------
-    UsageError
-        If an option is out of range.
     """
 
     def __init__(
@@ -101,11 +96,6 @@ class GlobalPoolingCNN(nn.Module):
         Units of the hidden layer; 0 for none: the classes are then computed from the pooled features directly.
     dropout
         Probability in [0, 1) that a hidden unit is dropped in training; without a hidden layer it has no effect.
-
-    Raises
-    ------
-    UsageError
-        If an option is out of range.
 
     References
     ----------
@@ -173,11 +163,6 @@ class SabourCNN(nn.Module):
         Units of the two fully connected layers.
     dropout
         Probability in [0, 1) that a unit of the last hidden layer is dropped in training.
-
-    Raises
-    ------
-    UsageError
-        If an option is out of range.
     """
 
     def __init__(

@@ -12,29 +12,7 @@ from affbench.base.errors import UsageError
 def margin_loss(
     lengths: Tensor, labels: Tensor, present: float = 0.9, absent: float = 0.1, absent_weight: float = 0.5
 ) -> Tensor:
-    """Margin loss: the sum over classes, averaged over the batch.
-
-    Parameters
-    ----------
-    lengths
-        Lengths of the class capsules, (B, K) in [0, 1].
-    labels
-        True classes, int64 (B,).
-    present, absent
-        The margins m+ and m−: a capsule of the true class should be longer than the one, others shorter than the
-        other.
-    absent_weight
-        λ, the weight of the classes that are absent.
-
-    Returns
-    -------
-    Tensor
-        A scalar.
-
-    References
-    ----------
-    Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, equation 4.
-    """
+    """Equation 4 of Sabour et al. (2017): lengths (B, K) in [0, 1] and labels (B,) -> the mean over the batch."""
     truth = F.one_hot(labels, lengths.shape[-1]).to(lengths.dtype)
     too_short = F.relu(present - lengths).square()
     too_long = F.relu(lengths - absent).square()
@@ -48,22 +26,10 @@ def reconstruction_error(reconstructions: Tensor, images: Tensor) -> Tensor:
 
 
 def loss_and_scores(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The training loss of any model, and its class scores where they come for free.
+    """The training loss of any model, a scalar, and its class scores (B, K), None for one that only brings ``loss``.
 
-    Parameters
-    ----------
-    model
-        A model with ``loss_and_scores(images, labels)``, or with ``loss(images, labels)``, or with neither: then the
-        loss is the cross-entropy of ``model(images)``.
-    images
-        float32 (B, 1, H, W) in [0, 1].
-    labels
-        int64 (B,).
-
-    Returns
-    -------
-    tuple
-        The scalar loss, and the scores (B, K) or None for a model that only brings ``loss``.
+    A model has ``loss_and_scores(images, labels)``, or ``loss(images, labels)``, or neither: then the loss is the
+    cross-entropy of ``model(images)``. Images are float32 (B, 1, H, W) in [0, 1], labels int64 (B,).
     """
     both = getattr(model, "loss_and_scores", None)
     if callable(both):
@@ -79,13 +45,7 @@ def loss_and_scores(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[T
 
 
 def check_scores(output: object, images: int, classes: int | None = None) -> Tensor:
-    """What a model returned for so many images, if it is class scores (B, K), of as many classes where that is given.
-
-    Raises
-    ------
-    UsageError
-        It is something else.
-    """
+    """What a model returned for so many images, if it is class scores (B, K), K being `classes` where that is given."""
     hint = "return the scores alone, in training as well, and let a method loss(images, labels) see to the rest"
     if isinstance(output, Tensor):
         if output.shape == (images, classes or output.shape[-1]) and not output.is_complex():

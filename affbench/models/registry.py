@@ -13,6 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -43,24 +44,7 @@ def model_names() -> tuple[str, ...]:
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The options of a model and their defaults, in the order its factory declares them.
-
-    Parameters
-    ----------
-    name
-        A model name, ``package.module:factory`` or ``file.py:factory``.
-
-    Returns
-    -------
-    dict
-        Option name to default; ``inspect.Parameter.empty`` for an option that has to be given. ``canvas``, which
-        every model shares, is left out.
-
-    Raises
-    ------
-    UsageError
-        If there is no such model.
-    """
+    """A model's options, without ``canvas``: name to default, `inspect.Parameter.empty` where one has to be given."""
     return _options(_factory(name))
 
 
@@ -124,13 +108,7 @@ def check_model(name: str, canvas: int, options: Mapping[str, Any]) -> None:
 
 
 def model_code(name: str) -> str | None:
-    """A hash over the source that computes a model (`affbench.models.source`); None where there is none.
-
-    Raises
-    ------
-    UsageError
-        If there is no such model.
-    """
+    """A hash over the source that computes a model (`affbench.models.source`); None where there is none."""
     factory = inspect.unwrap(_factory(name))
     module_name = _imported(_target(name).rpartition(":")[0]).__name__
     return code_hash(module_name, getattr(factory, "__module__", None) or "builtins")
@@ -208,12 +186,12 @@ def _from_file(name: str) -> ModuleType:
         return sys.modules[own]
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(own, path)
-    assert spec is not None  # noqa: S101 - any name that ends in .py has a loader
-    assert spec.loader is not None  # noqa: S101
+    loader = SourceFileLoader(own, str(path))
+    spec = ModuleSpec(own, loader, origin=str(path))
+    spec.has_location = True
     module = sys.modules[own] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[own]
         raise

@@ -1,6 +1,7 @@
 """Dynamic routing between capsules: procedure 1 of Sabour, Frosst and Hinton (2017).
 
-Sizes: B batch, N input capsules of D_in dimensions, J output capsules of D_out dimensions.
+Sizes: B batch, N input capsules of D_in dimensions, J output capsules of D_out dimensions. First the procedure as the
+paper writes it; then what the package uses, the same numbers without forming the votes (`kernels.routing_fast`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,24 @@ from torch import Tensor, nn
 
 from affbench.base.errors import UsageError
 from affbench.models.kernels import routing_fast
-from affbench.models.kernels.routing_fast import FastRouting, Squash
 from affbench.models.options import choice, whole
 
 GRADIENTS = ("last", "all")
+
+
+def dynamic_routing_reference(capsules: Tensor, weight: Tensor, iterations: int, gradient: str = "last") -> Tensor:
+    """Procedure 1 as the paper writes it: arguments and result as those of :func:`dynamic_routing`."""
+    u_hat = torch.einsum("njod,bnd->bnjo", weight, capsules)  # prediction vectors, the "votes"
+    b = u_hat.new_zeros(u_hat.shape[:3])
+    for iteration in range(iterations):
+        c = b.softmax(dim=-1)
+        if gradient == "last":
+            c = c.detach()
+        s = torch.einsum("bnj,bnjo->bjo", c, u_hat)
+        v = squash(s)
+        if iteration < iterations - 1:
+            b = b + torch.einsum("bnjo,bjo->bnj", u_hat, v)
+    return v
 
 
 def squash(vectors: Tensor) -> Tensor:
@@ -35,26 +50,8 @@ def squash(vectors: Tensor) -> Tensor:
     """
     with torch.autocast(vectors.device.type, enabled=False):
         vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-        squashed: Tensor = Squash.apply(vectors, -1)
+        squashed: Tensor = routing_fast.Squash.apply(vectors, -1)
     return squashed
-
-
-def dynamic_routing_reference(capsules: Tensor, weight: Tensor, iterations: int, gradient: str = "last") -> Tensor:
-    """Procedure 1 as the paper writes it; :func:`dynamic_routing` computes the same, faster.
-
-    Parameters, result and references as in :func:`dynamic_routing`.
-    """
-    u_hat = torch.einsum("njod,bnd->bnjo", weight, capsules)  # prediction vectors, the "votes"
-    b = u_hat.new_zeros(u_hat.shape[:3])
-    for iteration in range(iterations):
-        c = b.softmax(dim=-1)
-        if gradient == "last":
-            c = c.detach()
-        s = torch.einsum("bnj,bnjo->bjo", c, u_hat)
-        v = squash(s)
-        if iteration < iterations - 1:
-            b = b + torch.einsum("bnjo,bjo->bnj", u_hat, v)
-    return v
 
 
 def dynamic_routing(capsules: Tensor, weight: Tensor, iterations: int, gradient: str = "last") -> Tensor:
@@ -89,67 +86,20 @@ def dynamic_routing(capsules: Tensor, weight: Tensor, iterations: int, gradient:
     _check(capsules, weight, iterations, gradient)
     with torch.autocast(capsules.device.type, enabled=False):
         dtype = _precision(capsules, weight)
-        routed: Tensor = FastRouting.apply(capsules.to(dtype), weight.to(dtype), iterations, gradient)
+        routed: Tensor = routing_fast.FastRouting.apply(capsules.to(dtype), weight.to(dtype), iterations, gradient)
     return routed
 
 
 def coupling_coefficients(capsules: Tensor, weight: Tensor, iterations: int) -> Tensor:
     """How the routing divides each input capsule among the output capsules, for analysis: without gradient.
 
-    Parameters
-    ----------
-    capsules, weight, iterations
-        As for :func:`dynamic_routing`.
-
-    Returns
-    -------
-    Tensor
-        c of the last iteration, (B, N, J), each row a distribution over the output capsules; all 1/J with one
-        iteration.
-
-    Raises
-    ------
-    UsageError
-        If a shape or the number of iterations is not acceptable.
-
-    References
-    ----------
-    Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, equation 3.
+    Arguments as those of :func:`dynamic_routing`; c of the last iteration, (B, N, J), each row a distribution over the
+    output capsules, all 1/J with one iteration.
     """
     _check(capsules, weight, iterations, "last")
     with torch.no_grad(), torch.autocast(capsules.device.type, enabled=False):
         dtype = _precision(capsules, weight)
         return routing_fast.coupling_coefficients(capsules.to(dtype), weight.to(dtype), iterations)
-
-
-class DynamicRouting(nn.Module):
-    """Dynamic routing as a layer without parameters; :func:`dynamic_routing` in the form a capsule layer composes.
-
-    With one iteration the coupling is uniform, 1/J for every pair, forward and backward: a CapsNet without routing.
-
-    Parameters
-    ----------
-    iterations, gradient
-        As in :func:`dynamic_routing`.
-
-    Raises
-    ------
-    UsageError
-        If an option is not acceptable.
-    """
-
-    def __init__(self, iterations: int = 3, gradient: str = "last") -> None:
-        super().__init__()
-        self.iterations = whole("routings", iterations)
-        self.gradient = choice("routing_gradient", gradient, GRADIENTS)
-
-    def forward(self, capsules: Tensor, matrices: Tensor) -> Tensor:
-        """(B, N, D_in), (N, J, D_out, D_in) -> (B, J, D_out)."""
-        return dynamic_routing(capsules, matrices, self.iterations, self.gradient)
-
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the layer."""
-        return f"iterations={self.iterations}, gradient={self.gradient!r}"
 
 
 class CapsuleLayer(nn.Module):
@@ -206,6 +156,23 @@ class CapsuleLayer(nn.Module):
         """(B, N, D_in) -> (B, J, D_out)."""
         routed: Tensor = self.routing(capsules, self.matrices)
         return routed
+
+
+class DynamicRouting(nn.Module):
+    """:func:`dynamic_routing` as a layer without parameters, in the form a capsule layer composes."""
+
+    def __init__(self, iterations: int = 3, gradient: str = "last") -> None:
+        super().__init__()
+        self.iterations = whole("routings", iterations)
+        self.gradient = choice("routing_gradient", gradient, GRADIENTS)
+
+    def forward(self, capsules: Tensor, matrices: Tensor) -> Tensor:
+        """(B, N, D_in), (N, J, D_out, D_in) -> (B, J, D_out)."""
+        return dynamic_routing(capsules, matrices, self.iterations, self.gradient)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows of the layer."""
+        return f"iterations={self.iterations}, gradient={self.gradient!r}"
 
 
 class SharedCapsuleLayer(nn.Module):

@@ -16,19 +16,10 @@ _seen: dict[str, tuple[ModuleSpec, str, tuple[str, ...]]] = {}  # what was impor
 
 
 def code_hash(*modules: str) -> str | None:
-    """One hash over the code of modules and of what they import, directly or not.
+    """One hash over the code of modules and of what they import, directly or not; None where there is no source.
 
-    Parameters
-    ----------
-    *modules
-        Names of modules.
-
-    Returns
-    -------
-    str or None
-        64 hexadecimal digits, the same in every version of Python and wherever the files lie; None where there is no
-        source. Of what is imported, modules of the same packages count, modules of `affbench.models`, and whatever is
-        not installed; none of them is imported here.
+    The same in every version of Python and wherever the files lie. Of what is imported, modules of the same packages
+    count, modules of `affbench.models`, and whatever is not installed; none of them is imported here.
     """
     tops = {name.partition(".")[0] for name in modules}
     found: dict[str, str] = {}
@@ -64,7 +55,7 @@ def _counts(name: str, spec: ModuleSpec, tops: set[str]) -> bool:
     if not spec.has_location or spec.origin is None or top in sys.stdlib_module_names:
         return False
     if top == "affbench":  # the registry computes nothing
-        return name.startswith(f"{_HERE}.") and name != f"{_HERE}.registry"
+        return f"{name}.".startswith(f"{_HERE}.") and name != f"{_HERE}.registry"
     return top in tops or not _installed(spec)
 
 

@@ -40,11 +40,6 @@ class SpatialTransformerCNN(nn.Module):
     classifier : CNN
         May be replaced by any model of (B, 1, H, W).
 
-    Raises
-    ------
-    UsageError
-        If an option is out of range.
-
     Notes
     -----
     The paper's network for distorted MNIST has a smaller classifier; here it is the one that the other models of this
@@ -90,11 +85,6 @@ class SpatialTransformer(nn.Module):
         Filters of the two 5×5 convolutions, each followed by 2×2 max-pooling and ReLU.
     hidden
         Units of the hidden layer between them and the six numbers of the transformation.
-
-    Raises
-    ------
-    UsageError
-        If an option is out of range.
 
     Notes
     -----

@@ -64,8 +64,9 @@ def test_there_is_no_hash_without_source() -> None:
 def test_editing_a_layer_of_a_built_in_model_is_seen(tmp_path: Path) -> None:
     package = Path(affbench.__file__).parent
     shutil.copytree(package, tmp_path / "affbench", ignore=shutil.ignore_patterns("__pycache__"))
-    code = "from affbench.models.source import code_hash\nfor name in ('capsnet', 'cnn'):\n  "
-    code += "print(code_hash('affbench.models.' + name))"
+    (tmp_path / "mine.py").write_text("from affbench.models import Conv2d\n")
+    code = "from affbench.models.source import code_hash\n"
+    code += "for name in ('affbench.models.capsnet', 'affbench.models.cnn', 'mine'):\n  print(code_hash(name))"
 
     def hashes() -> list[str]:
         return subprocess.run(
@@ -78,4 +79,9 @@ def test_editing_a_layer_of_a_built_in_model_is_seen(tmp_path: Path) -> None:
     routing.write_text(routing.read_text().replace("std=", "std=2 * "))
     after = hashes()
     assert after[0] != before[0]
-    assert after[1] == before[1]
+    assert after[1:] == before[1:]
+    convolution = tmp_path / "affbench" / "models" / "kernels" / "convolution.py"
+    convolution.write_text(
+        convolution.read_text().replace("np.kron(outputs, outputs)", "2 * np.kron(outputs, outputs)")
+    )
+    assert not set(hashes()) & set(after)

@@ -74,17 +74,7 @@ class Conv2d(nn.Conv2d):
 
 
 class Plan(NamedTuple):
-    """How one convolution of images of one size is cut into tiles.
-
-    Attributes
-    ----------
-    kernel, stride, padding
-        Of the convolution, the same in both directions.
-    size
-        (H, W) of the images.
-    outputs
-        (H', W').
-    """
+    """How one convolution of square filters is cut into tiles: images (H, W) of `size`, `outputs` (H', W')."""
 
     kernel: int
     stride: int
@@ -154,21 +144,11 @@ def _plan(convolution: nn.Conv2d, images: Tensor) -> Plan | None:
 
 
 class _Matrices(NamedTuple):
-    """F(m, r), for pixels in one direction and for filters and outputs in both.
+    """F(m, r), for pixels in one direction and for filters and outputs in both."""
 
-    Attributes
-    ----------
-    images
-        (8, 8): a row or column of a tile of pixels to its products.
-    filters
-        (64·S, k·k): a filter to its 64 products for each phase.
-    outputs
-        (64, m·m), transposed: products to a tile of outputs.
-    """
-
-    images: Tensor
-    filters: Tensor
-    outputs: Tensor
+    images: Tensor  # (8, 8): a row or column of a tile of pixels to its products
+    filters: Tensor  # (64·S, k·k): a filter to its 64 products for each phase
+    outputs: Tensor  # (64, m·m), transposed: products to a tile of outputs
 
 
 @functools.cache
@@ -186,16 +166,8 @@ def _matrices(kernel: int, stride: int, taps: int) -> _Matrices:
         own = by_phase[:, phase, phase::stride]
         own[:] = filters[:, : own.shape[1]]
     both = np.einsum("asi,btj->abstij", by_phase, by_phase)
-    return _Matrices(
-        *(
-            torch.from_numpy(matrix).to(torch.float32)
-            for matrix in (
-                images,
-                both.reshape(_PRODUCTS * stride**2, kernel**2),
-                np.kron(outputs, outputs),
-            )
-        )
-    )
+    matrices = images, both.reshape(_PRODUCTS * stride**2, kernel**2), np.kron(outputs, outputs)
+    return _Matrices(*(torch.from_numpy(matrix).to(torch.float32) for matrix in matrices))
 
 
 def _evaluation(coefficients: int) -> np.ndarray:

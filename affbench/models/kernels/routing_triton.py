@@ -180,21 +180,9 @@ def _programs(batch: int, count: int) -> tuple[int, int]:
 
 
 def route(u: Tensor, w: Tensor, first: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Iterations 2 and later.
+    """Iterations 2 and later, from the output capsules `first` of iteration 1, (J, B, D_out).
 
-    Parameters
-    ----------
-    u, w
-        Contiguous float32 (B, D_in, N) and (J, D_out, D_in, N).
-    first
-        Output capsules of iteration 1, (J, B, D_out).
-    iterations
-        At least 2.
-
-    Returns
-    -------
-    tuple of Tensor
-        v and s of the last iteration, and the sum of the output capsules of all before it: (J, B, D_out) each.
+    v and s of the last iteration, and the sum of the output capsules of all before it, (J, B, D_out) each.
     """
     outputs, out_dim, in_dim, count = w.shape
     batch = len(u)
@@ -215,20 +203,9 @@ def route(u: Tensor, w: Tensor, first: Tensor, iterations: int) -> tuple[Tensor,
 
 
 def backward(u: Tensor, w: Tensor, total: Tensor, grad_s: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of capsules and weight with the coupling held constant.
+    """Gradients (B, D_in, N) and (J, D_out, D_in, N) of capsules and weight with the coupling held constant.
 
-    Parameters
-    ----------
-    u, w
-        As for `route`.
-    total, grad_s
-        Sum of the output capsules before the last iteration, and gradient of its weighted sum, both contiguous
-        (J, B, D_out).
-
-    Returns
-    -------
-    tuple of Tensor
-        (B, D_in, N) and (J, D_out, D_in, N).
+    From the sum of the output capsules before the last iteration, and the gradient of its weighted sum, (J, B, D_out).
     """
     outputs, out_dim, in_dim, count = w.shape
     grad_u, grad_w = torch.empty_like(u), torch.empty_like(w)
