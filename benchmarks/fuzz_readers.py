@@ -45,7 +45,8 @@ from affbench.data.affnist import AffnistSource, convert, export_mat, read_homni
 from affbench.data.dataset import Dataset
 from affbench.data.synthesis import synthesize
 from affbench.run.evaluate import load_model
-from affbench.run.folder import Epoch, Run, history_from_csv, history_to_csv, read_evaluation
+from affbench.run.folder import Run, read_evaluation
+from affbench.run.history import Epoch, history_from_csv, history_to_csv
 
 SECONDS, MEMORY = 20, 6 << 30  # limits for one input, in seconds of a processor, and one worker
 TELLING = (0, 1, 2, 0x7F, 0x80, 0xFF)

@@ -29,7 +29,8 @@ from affbench.experiment.pipeline import report_all, run_cells_on
 from affbench.models import build_model
 from affbench.models.loss import loss_and_scores
 from affbench.run.evaluate import evaluate, predict
-from affbench.run.train import load_training_digits, plan_run
+from affbench.run.plan import plan_run
+from affbench.run.train import load_training_digits
 
 SAMPLE = "mnist-translated-sample"
 TESTED = EvaluationConfig(sets=(SAMPLE,), limit=100)

@@ -16,7 +16,7 @@ from scipy import stats
 from affbench.analysis.results import Result, Results
 from affbench.base.statistics import holm, seed_summary
 from affbench.data.sets import find_set
-from affbench.run.folder import Epoch
+from affbench.run.history import Epoch
 
 Verdict = Literal["supported", "contradicted", "no evidence against", "no evidence for", "not enough seeds"]
 

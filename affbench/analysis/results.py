@@ -13,7 +13,9 @@ from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
 from affbench.data.sets import is_earlier_edition
-from affbench.run.folder import Epoch, EvaluationRecord, Run
+from affbench.run.folder import EvaluationRecord, Run
+from affbench.run.history import Epoch
+from affbench.run.stopping import best
 
 _SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "affnist-synthetic", "affnist")
 
@@ -46,7 +48,7 @@ class Result:
     @property
     def selected(self) -> Epoch:
         """The epoch whose weights were kept: the first with the highest validation accuracy."""
-        return max(self.history, key=lambda row: row.validation_accuracy)
+        return best(self.history)
 
     @property
     def parameters(self) -> int | None:

@@ -22,7 +22,6 @@ from pydantic_core import PydanticCustomError
 from affbench.base.errors import UsageError, nearest
 
 Precision = Literal["auto", "float32", "bfloat16"]
-Schedule = Literal["paper", "keras", "constant"]
 
 
 def _as_list(value: Any) -> Any:
@@ -110,8 +109,7 @@ class TrainingConfig(_Frozen):
     epochs, batch_size, learning_rate
         Adam's settings; its other parameters are the defaults of the paper's TensorFlow (β 0.9, 0.999; ε 1e-8).
     schedule
-        ``"paper"``: × 0.96 every 2,000 steps, continuously, at least 1e-6 (the authors' released code);
-        ``"keras"``: × 0.9 after each epoch (CapsNet-Keras); ``"constant"``.
+        Of the learning rate: a name in `affbench.run.stopping.SCHEDULES`.
     stop_at
         End training at the first validation accuracy (0 to 1) that reaches this; None trains all epochs.
     validations
@@ -126,7 +124,7 @@ class TrainingConfig(_Frozen):
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=128, ge=1)
     learning_rate: float = Field(default=0.001, gt=0, le=1)
-    schedule: Schedule = "paper"
+    schedule: str = "paper"
     stop_at: float | None = Field(default=None, gt=0, le=1)
     validations: int = Field(default=1, ge=1, le=1000)
     precision: Precision = "auto"

@@ -142,10 +142,10 @@ def train(
     given = {key: value for key, value in locals().items() if key in _RUN_OPTIONS and value is not None}
     resolved = _resumed(session, given) if resume else _run_config(**given)
     from affbench.base.distributed import launched
-    from affbench.run.train import is_trained, plan_run
+    from affbench.run.plan import plan_run
     from affbench.run.train import train as run_training
 
-    cached = not force and is_trained(plan_run(resolved, session.workspace))
+    cached = not force and plan_run(resolved, session.workspace).is_trained
     workspace = replace(session.workspace, checkpoint_seconds=60 * checkpoint_minutes)
     run = run_training(resolved, workspace, tensorboard=tensorboard, force=force)
     if not launched().first:
@@ -436,7 +436,7 @@ def _resumed(session: Session, given: dict[str, Any]) -> RunConfig:
         raise UsageError(f"--resume: there is no unfinished run in {session.workspace.results / 'runs'}.")
     session.show(f"going on with {unfinished[-1].name}")
     config = unfinished[-1].config
-    from affbench.run.train import plan_run
+    from affbench.run.plan import plan_run
 
     if plan_run(config, session.workspace).folder.name != unfinished[-1].name:
         raise ArtefactError(

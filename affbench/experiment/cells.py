@@ -17,7 +17,8 @@ from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart, find_part
 from affbench.run.evaluate import evaluate_run
 from affbench.run.folder import Run
-from affbench.run.train import plan_run, train
+from affbench.run.plan import plan_run
+from affbench.run.train import train
 
 
 @dataclass(frozen=True)

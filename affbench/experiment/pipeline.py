@@ -23,7 +23,7 @@ from affbench.report.pictures import model_extras, samples_of
 from affbench.report.table import summarise
 from affbench.run.evaluate import evaluate_run, is_evaluated
 from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
-from affbench.run.train import Plan, is_trained, plan_run, training_part, validation_part
+from affbench.run.plan import Plan, plan_run, training_part, validation_part
 
 State = Literal["cached", "to do", "missing"]
 LOCAL = Engine()
@@ -76,13 +76,13 @@ def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
     plans = [plan_run(cell.config, workspace) for cell in cells]
     steps = [_conversion(part, workspace) for part in _parts(cells, pipeline.evaluation)]
     steps += [
-        Step("train", f"{cell.label}: {plan.folder.name}", "cached" if is_trained(plan) else "to do")
+        Step("train", f"{cell.label}: {plan.folder.name}", "cached" if plan.is_trained else "to do")
         for cell, plan in zip(cells, plans, strict=True)
     ]
     for plan in plans:
         _check_sets(plan, pipeline.evaluation)
         for part in tested_parts(pipeline.evaluation):
-            done = is_trained(plan) and is_evaluated(Run(plan.folder), part, workspace)
+            done = plan.is_trained and is_evaluated(Run(plan.folder), part, workspace)
             steps.append(Step("eval", f"{plan.folder.name} on {part.name}", "cached" if done else "to do"))
     changed = any(step.state != "cached" for step in steps)
     folder = report_dir(workspace.results, pipeline.name)
@@ -125,7 +125,7 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace, engine: Engine = LOCA
     plans = [plan_run(cell.config, workspace) for cell in cells]
     inputs = _report_inputs(pipeline, plans)
     runs = [
-        LabelledRun(cell.label, Run(plan.folder)) for cell, plan in zip(cells, plans, strict=True) if is_trained(plan)
+        LabelledRun(cell.label, Run(plan.folder)) for cell, plan in zip(cells, plans, strict=True) if plan.is_trained
     ]
     results = _on_common_images(read_results(runs), workspace, pipeline.evaluation)
     table = summarise(results, title=pipeline.title, note=pipeline.note)
@@ -196,7 +196,7 @@ def run_sweep(
     runs = [
         LabelledRun(config.model.name, Run(plan.folder))
         for plan in (plan_run(cell.config, workspace) for cell in cells)
-        if is_trained(plan)
+        if plan.is_trained
     ]
     if not runs:
         raise AffbenchError(f"no cell of the sweep finished; the first one failed because {result.failed[0].error}")

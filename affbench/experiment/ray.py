@@ -44,7 +44,7 @@ from affbench.experiment.cells import (
 )
 from affbench.run.evaluate import is_evaluated
 from affbench.run.folder import Run, read_files, write_files
-from affbench.run.train import Plan, is_trained, plan_run
+from affbench.run.plan import Plan, plan_run
 
 RETRIES = 3  # of a cell whose worker or node dies
 TELL_SECONDS = 0.5  # between two messages of a cell
@@ -122,7 +122,7 @@ def run_cells(
 
 
 def _is_done(plan: Plan, wanted: EvaluationConfig, workspace: Workspace) -> bool:
-    return is_trained(plan) and all(is_evaluated(Run(plan.folder), part, workspace) for part in tested_parts(wanted))
+    return plan.is_trained and all(is_evaluated(Run(plan.folder), part, workspace) for part in tested_parts(wanted))
 
 
 def _interrupted(ray: Any, flying: list[Any], board: _Board) -> Interrupted:

@@ -8,12 +8,7 @@ from affbench.analysis.results import Group, Result, Results
 from affbench.base.config import RunConfig
 from affbench.base.version import __version__
 from affbench.report.table import span
-
-_SCHEDULES = {
-    "paper": "multiplied continuously by 0.96 every 2,000 steps, down to 1e-6 (the schedule of the authors' code)",
-    "keras": "multiplied by 0.9 after each epoch (the schedule of CapsNet-Keras)",
-    "constant": "kept constant",
-}
+from affbench.run.stopping import SCHEDULES
 
 
 def methods(results: Results) -> list[str]:
@@ -83,7 +78,7 @@ def _way(config: RunConfig) -> str:
     return (
         f"on the training split of {data.train_set}{moved}{flipped}, {length} with batches of "
         f"{training.batch_size}, by Adam (β 0.9 and 0.999, ε 1e-8) with a learning rate of {training.learning_rate:g}, "
-        f"{_SCHEDULES[training.schedule]}."
+        f"{SCHEDULES[training.schedule].text}."
     )
 
 

@@ -8,12 +8,10 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from affbench.base import store
 from affbench.base.config import RunConfig, read_run_config
 from affbench.base.errors import AffbenchError, ArtefactError, UsageError, nearest
+from affbench.run.history import Epoch, history_from_csv
+from affbench.run.stopping import best
 
 CONFIG, HISTORY, WEIGHTS, ENVIRONMENT = "config.toml", "history.csv", "model.safetensors", "environment.json"
 RESUME = "resume.pt"
@@ -30,64 +30,6 @@ OWN = re.compile(  # names of the files that affbench writes into a run's folder
     r"config\.toml|history\.csv|model\.safetensors|(environment|manifest)\.json|resume\.pt|eval-[^/]+\.json"
     r"|predictions-[^/]+\.h5|factors/[^/]+\.json|tensorboard/events\.[^/]+"
 )
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of ``history.csv``.
-
-    Attributes
-    ----------
-    epoch, step
-        Epochs and optimiser steps done; with several validations an epoch, a row for each and fractions of epochs.
-    learning_rate
-        At the last step of the epoch.
-    train_loss, train_accuracy
-        Means since the last row, while the weights changed; the accuracy is None for a model whose loss hides its
-        scores.
-    validation_accuracy
-        On the whole validation split.
-    seconds, images_per_second
-        Training alone, without validation, since the last row.
-    """
-
-    epoch: float
-    step: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float | None
-    validation_accuracy: float
-    seconds: float
-    images_per_second: float
-
-
-def history_to_csv(history: Iterable[Epoch]) -> str:
-    """The content of ``history.csv``; floats keep every digit, None is an empty cell."""
-    names = [field.name for field in fields(Epoch)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for row in history:
-        writer.writerow(["" if (value := getattr(row, name)) is None else value for name in names])
-    return text.getvalue()
-
-
-def history_from_csv(path: Path) -> list[Epoch]:
-    """Read ``history.csv``.
-
-    Raises
-    ------
-    ArtefactError
-        The file is missing or damaged.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [
-                Epoch(**{k: int(v) if k == "step" else float(v) if v else None for k, v in row.items()})  # type: ignore[arg-type]
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise ArtefactError(f"{path} cannot be read as a training history ({error}).") from error
 
 
 class Share(BaseModel):
@@ -232,7 +174,7 @@ class Run:
     @property
     def selected(self) -> Epoch:
         """The epoch whose weights were kept: the first with the highest validation accuracy."""
-        return max(self.history, key=lambda row: row.validation_accuracy)
+        return best(self.history)
 
     @cached_property
     def evaluations(self) -> dict[str, EvaluationRecord]:

@@ -11,7 +11,7 @@ from affbench.base.config import RunConfig, TrainingConfig, override, read_pipel
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
 from affbench.cli.app import _run_config
-from affbench.run.train import Plan, plan_run
+from affbench.run.plan import Plan, plan_run
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 MINIMAL = 'title = "t"\n[[runs]]\nmodel = "capsnet"\n'
@@ -46,7 +46,10 @@ def test_run_survives_the_way_through_toml(tmp_path: Path) -> None:
     [
         ("[training]\nepoch = 3", r"unknown key 'training.epoch' in .*file.toml: did you mean 'epochs'\?"),
         ("[training]\nepochs = 0", r"training.epochs = 0 in .* is not valid: input should be greater than"),
-        ('[training]\nschedule = "papr"', r"training.schedule = 'papr' in .* is unknown: did you mean 'paper'\?"),
+        (
+            '[training]\nprecision = "float23"',
+            r"training.precision = 'float23' in .* is unknown: did you mean 'float32'",
+        ),
         ("[modell]", r"unknown key 'modell' in .*: did you mean 'model'\?"),
         ("[training", r"is not valid TOML"),
     ],

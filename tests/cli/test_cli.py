@@ -22,7 +22,8 @@ from affbench.base.workspace import Workspace
 from affbench.cli.app import _changed
 from affbench.data import sets
 from affbench.run.folder import RESUME, list_runs
-from affbench.run.train import plan_run, train
+from affbench.run.plan import plan_run
+from affbench.run.train import train
 
 TRAIN = (
     *("train", "--train-set", SAMPLE, "--limit", "64", "--epochs", "1", "--batch-size", "32", "--device", "cpu"),

@@ -27,7 +27,7 @@ from affbench.experiment import ray as engine_of_cluster
 from affbench.experiment.cells import Cell, Engine, SweepResult, sweep_cells
 from affbench.experiment.pipeline import run_cells_on
 from affbench.run.folder import RESUME, Run, list_runs
-from affbench.run.train import plan_run
+from affbench.run.plan import plan_run
 
 # Ray leaves its log files and processes to the garbage collector, and its environment warnings to the future.
 pytestmark = [

@@ -31,8 +31,11 @@ from affbench.models.capsnet import CapsNet
 from affbench.run import train as training
 from affbench.run.evaluate import ScoreError
 from affbench.run.folder import RESUME, WEIGHTS, Run, list_runs
+from affbench.run.plan import plan_run
+from affbench.run.resume import write_weights
 from affbench.run.step import Step
-from affbench.run.train import TrainingError, _Training, is_trained, learning_rate, plan_run, train, write_weights
+from affbench.run.stopping import Course
+from affbench.run.train import TrainingError, _Training, train
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -64,10 +67,10 @@ def test_key_holds_the_precision_and_the_code_that_computes(
     assert plan.config.training.precision in ("float32", "bfloat16")
     assert plan_run(tiny_config(precision=plan.config.training.precision), workspace).key == plan.key
     assert plan_run(plan.config, workspace).key == plan.key
-    monkeypatch.setattr(training, "resolve_precision", lambda *_: "float64")
+    monkeypatch.setattr("affbench.run.plan.resolve_precision", lambda *_: "float64")
     with pytest.raises(UsageError, match="precision = 'float64'"):
         plan_run(tiny_config(precision="auto"), workspace)
-    monkeypatch.setattr(training, "model_code", lambda name: f"other code of {name}")
+    monkeypatch.setattr("affbench.run.plan.model_code", lambda name: f"other code of {name}")
     assert plan_run(plan.config, workspace).key != plan.key
 
 
@@ -384,19 +387,20 @@ def test_tensorboard_logs_are_written_on_request(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "step", "epoch", "expected"),
+    ("schedule", "step", "batches", "expected"),
     [
-        ("paper", 0, 0, 1e-3),
-        ("paper", 2000, 4, 0.96e-3),
-        ("paper", 1000, 2, 1e-3 * 0.96**0.5),
-        ("paper", 10**6, 999, 1e-6),
-        ("keras", 999, 0, 1e-3),
-        ("keras", 5, 3, 1e-3 * 0.9**3),
-        ("constant", 9999, 99, 1e-3),
+        ("paper", 0, 500, 1e-3),
+        ("paper", 2000, 500, 0.96e-3),
+        ("paper", 1000, 500, 1e-3 * 0.96**0.5),
+        ("paper", 10**6, 1000, 1e-6),
+        ("keras", 999, 1000, 1e-3),
+        ("keras", 15, 5, 1e-3 * 0.9**3),
+        ("constant", 9999, 100, 1e-3),
     ],
 )
-def test_schedules_are_the_published_ones(schedule: Any, step: int, epoch: int, expected: float) -> None:
-    assert learning_rate(TrainingConfig(schedule=schedule), step, epoch) == pytest.approx(expected, rel=1e-12)
+def test_schedules_are_the_published_ones(schedule: Any, step: int, batches: int, expected: float) -> None:
+    course = Course(TrainingConfig(schedule=schedule), batches)
+    assert course.learning_rate(step) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -606,6 +610,6 @@ def test_a_run_that_stops_on_the_way_is_kept_as_if_it_had_been_trained_alone(
     assert [row.epoch for row in kept.history] == [1, 2]
     for file in ("config.toml", WEIGHTS):
         assert (kept.path / file).read_bytes() == (alone.path / file).read_bytes()
-    assert is_trained(never)
+    assert never.is_trained
     assert Run(never.folder).environment["stop_at_reached_epoch"] is None
     assert same(weights(Run(never.folder)), weights(best))

@@ -20,7 +20,8 @@ from affbench.data.sets import find_part
 from affbench.run import train as training
 from affbench.run.evaluate import evaluate_run
 from affbench.run.folder import WEIGHTS, list_runs
-from affbench.run.train import plan_run, train
+from affbench.run.plan import plan_run
+from affbench.run.train import train
 
 MODULE = """
 import numpy as np

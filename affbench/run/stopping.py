@@ -1,0 +1,132 @@
+"""Learning-rate schedules, when a run is validated, when it stops, and which of its weights are kept.
+
+A new schedule is one entry of `SCHEDULES`: the configuration names it, reports describe it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from affbench.base.config import TrainingConfig
+from affbench.base.errors import UsageError, nearest
+from affbench.run.history import Epoch
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of a run: its settings, and the batches of an epoch."""
+
+    settings: TrainingConfig
+    batches: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.settings.epochs * self.batches
+
+    @property
+    def validations(self) -> int:
+        """Validations of the whole run."""
+        return self.settings.epochs * self.settings.validations
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of an optimiser step, from 0."""
+        return SCHEDULES[self.settings.schedule].rate(self, step)
+
+    def leg(self, number: int) -> Leg:
+        """The part of an epoch that ends with validation `number`, from 0."""
+        epoch, part = divmod(number, self.settings.validations)
+        first, last = (round(self.batches * share / self.settings.validations) for share in (part, part + 1))
+        return Leg(epoch, first, last, (number + 1) / self.settings.validations, last == self.batches)
+
+    def ended(self, history: Sequence[Epoch]) -> bool:
+        """Whether a run is over: after its last epoch, or at the accuracy that it stops at."""
+        return len(history) == self.validations or _reached(history, self.settings.stop_at)
+
+    def ends_here(self, history: Sequence[Epoch], validation_accuracy: float) -> bool:
+        """Whether the run that stops at an accuracy, and is else this one, ends at the last row, and not before."""
+        before = any(row.validation_accuracy >= validation_accuracy for row in history[:-1])
+        return not before and (self.ended(history) or _reached(history, validation_accuracy))
+
+
+@dataclass(frozen=True)
+class Leg:
+    """The batches `first` … `last` − 1 of an epoch (from 0), after which `done` epochs are done."""
+
+    epoch: int
+    first: int
+    last: int
+    done: float
+    ends_epoch: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of a step (from 0) of a course, and how a report describes it."""
+
+    rate: Callable[[Course, int], float]
+    text: str
+
+
+def _paper(course: Course, step: int) -> float:
+    rate = course.settings.learning_rate
+    return float(max(rate * 0.96 ** (step / 2000), min(1e-6, rate)))
+
+
+def _keras(course: Course, step: int) -> float:
+    return course.settings.learning_rate * float(0.9 ** (step // course.batches))
+
+
+def _constant(course: Course, step: int) -> float:
+    return course.settings.learning_rate
+
+
+SCHEDULES = {
+    "paper": Schedule(
+        _paper,
+        "multiplied continuously by 0.96 every 2,000 steps, down to 1e-6 (the schedule of the authors' code)",
+    ),
+    "keras": Schedule(_keras, "multiplied by 0.9 after each epoch (the schedule of CapsNet-Keras)"),
+    "constant": Schedule(_constant, "kept constant"),
+}
+
+
+def check_course(settings: TrainingConfig, images: int) -> None:
+    """Refuse what no training on so many images can keep to."""
+    if settings.schedule not in SCHEDULES:
+        raise UsageError(
+            f"training.schedule = '{settings.schedule}' is unknown: {nearest(settings.schedule, SCHEDULES)}"
+        )
+    batches = math.ceil(images / settings.batch_size)
+    if settings.validations > batches:
+        raise UsageError(
+            f"training.validations = {settings.validations}, but an epoch of {images:,} images has only "
+            f"{batches:,} batches of {settings.batch_size}: no more than {batches:,} validations go into it."
+        )
+
+
+def best(history: Sequence[Epoch]) -> Epoch:
+    """The validation whose weights are kept: the first with the highest accuracy."""
+    return max(history, key=lambda row: row.validation_accuracy)
+
+
+def crossing(history: Sequence[Epoch], validation_accuracy: float) -> float | None:
+    """The epoch, interpolated between validations, at which an accuracy was first reached; None if it never was."""
+    before: Epoch | None = None
+    for row in history:
+        if row.validation_accuracy >= validation_accuracy:
+            if before is None:
+                return row.epoch
+            share = (validation_accuracy - before.validation_accuracy) / (
+                row.validation_accuracy - before.validation_accuracy
+            )
+            return before.epoch + share * (row.epoch - before.epoch)
+        before = row
+    return None
+
+
+def _reached(history: Sequence[Epoch], validation_accuracy: float | None) -> bool:
+    """Whether the last validation reached an accuracy."""
+    return validation_accuracy is not None and bool(history) and history[-1].validation_accuracy >= validation_accuracy
