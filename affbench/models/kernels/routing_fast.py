@@ -47,7 +47,7 @@ def _squash(vectors: Tensor, dim: int = -1) -> Tensor:
 
 
 def squash_backward(vectors: Tensor, grad: Tensor, dim: int) -> Tensor:
-    """Gradient of squash: (…, D, …) and the gradient of its result, same shape; zero for an all-zero vector."""
+    """Gradient of squash along `dim` from that of its result, the same shape; zero for an all-zero vector."""
     norm = _norm(vectors, dim)
     scale = squash_scale(norm)
     # d scale / d norm = (1 − norm²) / (1 + norm²)², divided once more by the norm for the direction.
@@ -75,30 +75,21 @@ class Squash(torch.autograd.Function):
         return squash_backward(vectors, grad, ctx.dim), None
 
 
-class Blocks(NamedTuple):
-    """Capsules and weight, cut along N.
+class Block(NamedTuple):
+    """Some input capsules and what belongs to them."""
 
-    Attributes
-    ----------
-    capsules
-        List of (B, I, n).
-    weight
-        List of contiguous (J, O, I·n).
-    """
-
-    capsules: list[Tensor]
-    weight: list[Tensor]
+    part: slice  # of N
+    u: Tensor  # (B, I, n)
+    w: Tensor  # contiguous (J, O, I·n)
 
 
-def _block_length(outputs: int, batch: int, in_dim: int, device: torch.device) -> int:
-    block = _BLOCK_CPU if device.type == "cpu" else _BLOCK_GPU
-    return max(_SHORTEST, block // (outputs * batch * in_dim))
-
-
-def _cut(u: Tensor, w: Tensor) -> Blocks:
-    length = _block_length(w.shape[0], len(u), u.shape[1], u.device)
-    weight = [part.reshape(*w.shape[:2], -1) for part in w.split(length, dim=3)]
-    return Blocks(list(u.split(length, dim=2)), weight)
+def _cut(u: Tensor, w: Tensor) -> tuple[list[Block], Tensor]:
+    """Blocks along N, and scratch memory for (J, B, I·n) of one of them."""
+    limit = _BLOCK_CPU if u.device.type == "cpu" else _BLOCK_GPU
+    length = min(max(_SHORTEST, limit // (w.shape[0] * u.shape[0] * u.shape[1])), max(u.shape[2], 1))
+    parts = [slice(start, start + length) for start in range(0, max(u.shape[2], 1), length)]
+    blocks = [Block(part, u[..., part], w[..., part].reshape(*w.shape[:2], -1)) for part in parts]
+    return blocks, u.new_empty(w.shape[0] * blocks[0].u.numel())
 
 
 def _uniform_sum(u: Tensor, w: Tensor) -> Tensor:
@@ -126,46 +117,25 @@ def _scale(c: Tensor, u: Tensor, scratch: Tensor) -> Tensor:
     return torch.mul(c.unsqueeze(2), u, out=out).flatten(2)
 
 
-def _scratch(blocks: Blocks, outputs: int) -> Tensor:
-    return blocks.capsules[0].new_empty(outputs * blocks.capsules[0].numel())
-
-
 def _route(u: Tensor, w: Tensor, iterations: int, couplings: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-    """Procedure 1 for one part of a batch.
+    """Procedure 1 for one part of a batch: (B, I, N), (J, O, I, N) -> v (J, B, O), and s of each iteration.
 
-    Parameters
-    ----------
-    u
-        (B, I, N).
-    w
-        (J, O, I, N).
-    iterations
-        At least 1.
-    couplings
-        (J, B, N), receives the coupling of the last iteration, or None.
-
-    Returns
-    -------
-    tuple
-        Output capsules v (J, B, O), and the weighted sums s of every iteration.
+    The coupling of the last iteration is written to `couplings`, (J, B, N).
     """
     sums = [_uniform_sum(u, w)]
     v = total = _squash(sums[0])
-    if couplings is not None and iterations == 1:
-        couplings.fill_(1 / len(w))
     if iterations == 1:
+        if couplings is not None:
+            couplings.fill_(1 / len(w))
         return v, sums
-    blocks = _cut(u, w)
-    scratch = _scratch(blocks, len(w))
+    blocks, scratch = _cut(u, w)
     for iteration in range(1, iterations):
         s = torch.zeros_like(v)
-        start = 0
-        for u_block, w_block in zip(*blocks, strict=True):
+        for part, u_block, w_block in blocks:
             c = _coupling(total, u_block, w_block, scratch)
             s.baddbmm_(_scale(c, u_block, scratch), w_block.transpose(1, 2))
             if couplings is not None and iteration == iterations - 1:
-                couplings[..., start : start + c.shape[2]] = c
-            start += c.shape[2]
+                couplings[..., part] = c
         sums.append(s)
         v = _squash(s)
         total = total + v
@@ -196,12 +166,8 @@ def _backward_last(
     u: Tensor, w: Tensor, c: Tensor, grad_s: Tensor, grad_u: Tensor | None, grad_w: Tensor | None, fresh: bool
 ) -> None:
     """Gradient of the last weighted sum with the coupling c (J, B, N) held constant; written to grad_u, grad_w."""
-    blocks = _cut(u, w)
-    scratch = _scratch(blocks, len(w))
-    start = 0
-    for u_block, w_block in zip(*blocks, strict=True):
-        part = slice(start, start + u_block.shape[2])
-        start = part.stop
+    blocks, scratch = _cut(u, w)
+    for part, u_block, w_block in blocks:
         if grad_w is not None:
             product = torch.bmm(grad_s.transpose(1, 2), _scale(c[..., part], u_block, scratch))
             _add(grad_w[..., part], product, fresh)
@@ -218,8 +184,8 @@ def _backward_all(
     Only the weighted sums of the iterations are kept from the forward pass: coupling is computed anew, block by block.
     """
     outputs = [_squash(s) for s in sums]
-    blocks = _cut(u, w)
-    scratch, second = _scratch(blocks, len(w)), _scratch(blocks, len(w))
+    blocks, scratch = _cut(u, w)
+    second = torch.empty_like(scratch)
     grad_outputs = grad_v  # of the output capsules of the iteration at hand
     grad_total = torch.zeros_like(grad_v)  # of v as part of the logits of all later iterations
     if grad_u is not None:
@@ -229,10 +195,7 @@ def _backward_all(
     for iteration in range(len(sums) - 1, 0, -1):
         grad_s = squash_backward(sums[iteration], grad_outputs, -1)
         total = torch.stack(outputs[:iteration]).sum(0)
-        start = 0
-        for u_block, w_block in zip(*blocks, strict=True):
-            part = slice(start, start + u_block.shape[2])
-            start = part.stop
+        for part, u_block, w_block in blocks:
             shape = (len(w), *u_block.shape)
             toward_total = _project(total, w_block, scratch).view(shape)  # Wᵀ (v₁ + … )
             toward_s = _project(grad_s, w_block, second).view(shape)  # Wᵀ ds
@@ -337,12 +300,8 @@ class FastRouting(torch.autograd.Function):
                 _backward_uniform(u[part], w, grad_s, into, grad_w, (0, 0 if fresh else 1))
             else:
                 _backward_last(u[part], w, kept[:, part], grad_s, into, grad_w, fresh)
-        return (
-            None if grad_u is None else grad_u.transpose(1, 2),
-            None if grad_w is None else grad_w.permute(3, 0, 1, 2),
-            None,
-            None,
-        )
+        grad_capsules = None if grad_u is None else grad_u.transpose(1, 2)
+        return grad_capsules, None if grad_w is None else grad_w.permute(3, 0, 1, 2), None, None
 
 
 def coupling_coefficients(capsules: Tensor, weight: Tensor, iterations: int) -> Tensor:
