@@ -153,17 +153,7 @@ class RunConfig(_Frozen):
 
 
 class EvaluationConfig(_Frozen):
-    """What trained models are tested on.
-
-    Attributes
-    ----------
-    sets
-        Names of test sets.
-    copies
-        Versions of each digit in synthetic affine sets.
-    limit
-        Use the first `limit` images of each set only.
-    """
+    """What trained models are tested on: names of sets, versions of each digit in synthetic ones, first images only."""
 
     sets: tuple[str, ...] = ("mnist-translated", "affnist-synthetic")
     copies: int = Field(default=32, ge=1, le=1000)
@@ -171,50 +161,28 @@ class EvaluationConfig(_Frozen):
 
 
 class PipelineRuns(_Frozen):
-    """One ``[[runs]]`` entry: a model, for each of its routing iterations and seeds.
-
-    Attributes
-    ----------
-    label
-        What tables and figures call it; the model's name when absent.
-    routings
-        One number of routing iterations, or several.
-    data, training
-        Keys that differ from the pipeline's tables of that name.
-    """
+    """One ``[[runs]]`` entry: a model, for each of its routing iterations and seeds."""
 
     model: str
-    label: str | None = None
+    label: str | None = None  # what tables and figures call it; the model's name when absent
     routings: Routings | None = None
     seeds: Seeds | None = None
     options: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)  # keys that differ from the pipeline's table of this name
     training: dict[str, Any] = Field(default_factory=dict)
 
 
 class Pipeline(_Frozen):
-    """A whole experiment: runs, and the sets each is tested on.
+    """A whole experiment: runs, and the sets each is tested on."""
 
-    Attributes
-    ----------
-    name
-        The file's name without ending; names the report.
-    title, note
-        Heading of the report, and a sentence that stands under each of its tables.
-    matched
-        A validation accuracy, 0 to 1: every run is also kept as it was when it first reached this, as a run of its own
-        (`TrainingConfig.stop_at`), so that models are compared at equal accuracy and not only at their best.
-    explain
-        Let the report also measure where and why models fail: accuracy over one factor of the transformation at a
-        time, and how class capsules move with each.
-    """
-
-    name: FolderName
+    name: FolderName  # the file's, without ending; names the report
     title: str
-    note: str = ""
+    note: str = ""  # a sentence under each table of the report
     seeds: Seeds = (0,)
+    # Every run is kept, too, as it was when it first reached this validation accuracy, as a run of its own (`stop_at`):
+    # models are then compared at equal accuracy, not only at their best.
     matched: float | None = Field(default=None, gt=0, le=1)
-    explain: bool = False
+    explain: bool = False  # the report also measures where and why models fail
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -223,13 +191,7 @@ class Pipeline(_Frozen):
     def expand(self) -> list[tuple[str, RunConfig]]:
         """Every run of the pipeline with its label, in the order of the file, seeds innermost.
 
-        With `matched`, the runs of an entry are followed by those that stop there; an entry that sets ``stop_at``
-        itself has none.
-
-        Raises
-        ------
-        UsageError
-            An entry's ``data`` or ``training`` holds an unknown key or a bad value.
+        The runs of an entry are followed by those that stop at `matched`; an entry with its own ``stop_at`` has none.
         """
         cells = []
         for number, entry in enumerate(self.runs, start=1):
@@ -296,13 +258,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_run_config(path: Path) -> RunConfig:
-    """Read a run from TOML.
-
-    Raises
-    ------
-    UsageError
-        The file is missing, is not TOML, has an unknown key (the nearest valid one is suggested) or a bad value.
-    """
+    """Read a run from TOML; UsageError says what is wrong, and the nearest valid key for an unknown one."""
     return _validate(RunConfig, _read_toml(path), str(path))
 
 
@@ -312,12 +268,6 @@ def read_pipeline(path: Path) -> Pipeline:
 
 
 def override(config: _Model, where: str = "the command line", **changes: Any) -> _Model:
-    """A copy of any configuration with some keys changed; those given as None stay as they are.
-
-    Raises
-    ------
-    UsageError
-        A value is not valid.
-    """
+    """A copy of any configuration with some keys changed; those given as None stay as they are."""
     given = {key: value for key, value in changes.items() if value is not None}
     return _validate(type(config), config.model_dump() | given, where)

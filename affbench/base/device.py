@@ -20,20 +20,7 @@ KINDS = ("auto", "cpu", "cuda", "mps")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`; a CUDA device with a number becomes this process's current one.
-
-    Parameters
-    ----------
-    name
-        ``"auto"`` (CUDA, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
-
-    Raises
-    ------
-    UsageError
-        The name is no device.
-    DeviceError
-        This machine does not have the device.
-    """
+    """The device called `name`; "auto" is CUDA, else MPS, else CPU. A numbered CUDA device becomes the current one."""
     kind, _, index = name.partition(":")
     if kind not in KINDS or (index and not index.isdigit()):
         raise UsageError(f"--device {name} is unknown: {nearest(kind, KINDS)}")

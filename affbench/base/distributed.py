@@ -28,19 +28,11 @@ class RankError(AffbenchError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train one run together, and which of them this one is.
+    """The processes that train one run together, and which of them this one is, also among those of its machine."""
 
-    Attributes
-    ----------
-    rank, size
-        Number of this process, from 0, and how many there are.
-    local
-        Number of this process on its machine.
-    """
-
-    rank: int = 0
+    rank: int = 0  # of `size`, from 0
     size: int = 1
-    local: int = 0
+    local: int = 0  # on this machine
 
     @property
     def first(self) -> bool:
@@ -57,13 +49,7 @@ class Ranks:
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def device(self, asked: str) -> str:
-        """The device of this process: as asked, and with several processes one CUDA device each.
-
-        Raises
-        ------
-        UsageError
-            One device was asked for by number, for several processes.
-        """
+        """The device of this process: as asked, and with several processes one CUDA device each."""
         if self.alone or asked.partition(":")[0] not in ("auto", "cuda"):
             return asked
         if asked.startswith("cuda:"):
@@ -73,21 +59,9 @@ class Ranks:
         return f"cuda:{self.local}" if torch.cuda.is_available() else asked
 
     def combine(self, parameters: Iterable[nn.Parameter], weight: float, sums: Tensor) -> Tensor:
-        """Add up gradients, each process's times its weight, and `sums` over all processes.
+        """Add up `sums`, float32 (K,), and gradients, each times its process's share `weight` of the batch.
 
-        Parameters
-        ----------
-        parameters
-            Their gradients are replaced; one without a gradient counts as zero, which leaves Adam's step at zero too.
-        weight
-            This process's share of the images of the batch.
-        sums
-            Float32 (K,), added up as they are.
-
-        Returns
-        -------
-        Tensor
-            The sums over all processes.
+        Gradients are replaced in place; a parameter without one counts as zero, which leaves Adam's step at zero too.
         """
         import torch
         from torch import distributed
@@ -188,22 +162,7 @@ def launched() -> Ranks:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Connect the processes that torchrun started; costs nothing where there is only one.
-
-    Parameters
-    ----------
-    device
-        As given to ``--device``.
-
-    Yields
-    ------
-    Ranks
-
-    Raises
-    ------
-    RankError
-        The processes cannot reach each other.
-    """
+    """Connect the processes that torchrun started; costs nothing where there is only one."""
     ranks = launched()
     if ranks.alone:
         yield ranks

@@ -10,11 +10,7 @@ from pathlib import Path
 
 
 class AffbenchError(Exception):
-    """Base of every deliberate error.
-
-    The message says what happened, in which file or option, and what to do next.
-    ``exit_code`` is the exit status the command line ends with.
-    """
+    """Base of every deliberate error: the message says what happened, in which file or option, and what to do next."""
 
     exit_code = 1
 
@@ -54,20 +50,7 @@ class DeviceError(AffbenchError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence fragment that suggests the nearest known name, or lists them all.
-
-    Parameters
-    ----------
-    name
-        What was given.
-    known
-        The names that would have been accepted.
-
-    Returns
-    -------
-    str
-        ``"did you mean 'capsnet'?"`` when one is close, else ``"known: a, b, c"``.
-    """
+    """``"did you mean 'capsnet'?"`` where a known name is close to the given one, else ``"known: a, b, c"``."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 
@@ -18,16 +18,8 @@ class Interrupted(KeyboardInterrupt):
 class Stop:
     """Turns SIGINT, SIGTERM and SIGHUP into a question that a loop asks; a second signal stops at once.
 
-    Parameters
-    ----------
-    patience
-        Seconds after the first signal in which others count as the same request (torchrun passes Ctrl-C on to
-        processes that the terminal has told already).
-
-    Attributes
-    ----------
-    pauses
-        How often the process was halted (SIGSTOP, Ctrl-Z) and went on.
+    For `patience` seconds after the first signal, others count as the same request: torchrun passes Ctrl-C on to
+    processes that the terminal has told already. `pauses` counts how often the process was halted (Ctrl-Z) and went on.
     """
 
     def __init__(self, patience: float = 0.0) -> None:
@@ -49,9 +41,7 @@ class Stop:
                 signal.siginterrupt(signal.SIGCONT, False)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.asked and error is None:  # too late to stop the loop, which is finished, but not what follows
