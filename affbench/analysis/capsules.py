@@ -25,7 +25,8 @@ from affbench.base.workspace import Workspace
 from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.sets import SetPart
-from affbench.data.synthesis import AffineRange, render, synthesize
+from affbench.data.synthesis import synthesize
+from affbench.data.transform import AffineRange, render
 from affbench.models.routing import coupling_coefficients
 from affbench.run.evaluate import answer_inputs, evaluating, load_model
 from affbench.run.folder import Run

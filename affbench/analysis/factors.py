@@ -48,10 +48,9 @@ def one_factor_set(train_set: str, factor: str) -> str:
     if factor not in FACTORS:
         raise UsageError(f"there is no factor '{factor}'; the factors are {', '.join(TRANSFORM_COLUMNS)}.")
     spec = sets.find_set(train_set)
-    family = "mnist" if spec.family in ("affnist", "homnist") else spec.family
     for name in sets.set_names():
         other = sets.find_set(name)
-        if other.form == "affine" and other.family == family and other.canvas == spec.canvas:
+        if other.form == "affine" and other.family == spec.digits and other.canvas == spec.canvas:
             return sets.find_set(sets.varied_name(name, only=factor, **FACTORS[factor])).name
     raise UsageError(
         f"there is no synthetic affine set of {spec.canvas}×{spec.canvas} images for models trained on '{train_set}'."

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+CLASSES = 10
+
 TRANSFORM_COLUMNS = (
     "rotation",
     "shear",

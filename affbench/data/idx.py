@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from affbench.base.errors import DataError
+from affbench.data.dataset import CLASSES
 
 MAX_BYTES = 1 << 30  # an IDX file may unpack to this much: twenty times the MNIST training images
-CLASSES = 10
 
 _UINT8 = 0x08
 _BLOCK = 1 << 20

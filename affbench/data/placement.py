@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+CANVAS = 40  # pixels; the size of affNIST
+FRAME = 28  # pixels; the size of an original digit
+
 Array = Any  # numpy.ndarray or torch.Tensor: both index and clip alike
 
 

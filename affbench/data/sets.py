@@ -1,117 +1,100 @@
 """Every set by name: what it is made of, under which key it is stored, and loading it.
 
-Digits come in four families: ``mnist``, ``fashion-mnist``, and the embedded sample of MNIST (sets ending in
+Digits come in families (`FAMILIES`): ``mnist``, ``fashion-mnist``, and the embedded sample of MNIST (sets ending in
 ``-sample``), each as original 28×28 images, centred on the 40×40 canvas (``-padded``), placed at random on it
 (``-translated``) or under random affine transformations (``affnist-synthetic``, ``fashion-mnist-affine``); and the
-official affNIST, which is only ever read from its own files.
+official affNIST and homNIST, which are only ever read from their own files.
 
 A synthetic affine set can be varied in its name: ``affnist-synthetic@rotation=45,translation=0`` (half-widths of the
-intervals, see `affbench.data.synthesis.AffineRange.around`), ``affnist-synthetic@only=rotation,rotation=60``.
+intervals, see `affbench.data.transform.AffineRange.around`), ``affnist-synthetic@only=rotation,rotation=60``.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from affbench.base import store
 from affbench.base.errors import ArtefactError, DataError, UsageError, nearest
-from affbench.data import hdf5, idx, placement
+from affbench.data import convert, hdf5
+from affbench.data.convert import Making
 from affbench.data.dataset import UNPAIRED, Dataset
-from affbench.data.fetch.sources import SOURCES, Source
-from affbench.data.synthesis import CANVAS, AffineRange, synthesize, write_synthetic
-from affbench.data.synthesis import COPIES as COPIES
-from affbench.data.synthesis import FRAME as FRAME
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-Form = Literal["original", "padded", "translated", "affine", "official"]
+from affbench.data.family import SPLITS as SPLITS
+from affbench.data.family import Family, digit_sets
+from affbench.data.family import SetSpec as SetSpec
+from affbench.data.family import Split as Split
+from affbench.data.family import raw_dir as raw_dir
+from affbench.data.family import sets_dir as sets_dir
+from affbench.data.fetch import sources
+from affbench.data.fetch.sources import Source
+from affbench.data.placement import CANVAS
+from affbench.data.synthesis import COPIES, synthesize
+from affbench.data.transform import AffineRange
 
 VERSION = 2  # of the conversion of affine sets: raised whenever the same digits would give other images
 PLACED_VERSION = 1  # of all other sets, likewise
-SAMPLE = "mnist-sample"
-_FAMILIES = ("mnist", SAMPLE, "fashion-mnist")
-_IDX = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+SEEDS = {"test": 0, "validation": 1, "train": 2}  # placements and transformations are fixed for ever, and different
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        Family(
+            "mnist",
+            digit_sets("mnist", "mnist", "affnist-synthetic"),
+            {"mnist": (sources.MNIST,)},
+            sizes=(50_000, 10_000, 10_000),
+        ),
+        Family(
+            "mnist-sample",
+            digit_sets("mnist-sample", "mnist", "affnist-synthetic", "-sample"),
+            {},
+            sizes=(5_000, 1_000, 1_000),
+            embedded=replace(sources.MNIST, homepage="the sample of MNIST inside affbench"),
+        ),
+        Family(
+            "fashion-mnist",
+            digit_sets("fashion-mnist", "fashion-mnist", "fashion-mnist-affine"),
+            {"fashion-mnist": (sources.FASHION_MNIST,)},
+            sizes=(50_000, 10_000, 10_000),
+        ),
+        Family(
+            "affnist",
+            (
+                SetSpec("affnist", "affnist", "official"),
+                SetSpec("affnist-validation", "affnist", "official", split="validation"),
+                SetSpec("affnist-train", "affnist", "official", split="train"),
+            ),
+            sources.AFFNIST,
+            write=convert.write_affnist,
+        ),
+        Family(
+            "homnist",
+            (SetSpec("homnist", "homnist", "official", split="test"),),
+            {"homnist": (sources.HOMNIST,)},
+            write=convert.write_homnist,
+        ),
+    )
 }
-_VALIDATION = {"mnist": 10_000, "fashion-mnist": 10_000, SAMPLE: 1_000}  # the first training digits
-_SIZES = {
-    "mnist": {"train": 50_000, "validation": 10_000, "test": 10_000},
-    "fashion-mnist": {"train": 50_000, "validation": 10_000, "test": 10_000},
-    SAMPLE: {"train": 5_000, "validation": 1_000, "test": 1_000},
+"""All digits there are; a new family is a row here, and a reader where its files are of a new kind."""
+
+_SETS = {spec.name: spec for family in FAMILIES.values() for spec in family.sets}
+SOURCES: Mapping[str, tuple[Source, ...]] = {
+    name: ways for family in FAMILIES.values() for name, ways in family.sources.items()
 }
+"""All that can be fetched, by name, with the ways to get it, best first."""
 
 
-@dataclass(frozen=True)
-class SetSpec:
-    """What a set is.
-
-    Attributes
-    ----------
-    name
-        The whole name, variation included.
-    family
-        Where its digits come from: ``"mnist"``, ``"fashion-mnist"``, ``"mnist-sample"``, or official files
-        (``"affnist"``, ``"homnist"``).
-    form
-        What is done to them.
-    split
-        The only split the name stands for (``affnist-train``); None for any.
-    ranges
-        What the transformations of an affine set are drawn from.
-    """
-
-    name: str
-    family: str
-    form: Form
-    split: Split | None = None
-    ranges: AffineRange | None = None
-
-    @property
-    def canvas(self) -> int:
-        """Height and width of the images in pixels."""
-        return FRAME if self.form == "original" else CANVAS
-
-    @property
-    def affine(self) -> bool:
-        """Whether the images were made by affine transformations."""
-        return self.form in ("affine", "official")
-
-
-def _built_in() -> dict[str, SetSpec]:
-    specs = []
-    for family, suffix in (("mnist", ""), (SAMPLE, "-sample")):
-        specs += [
-            SetSpec(f"mnist{suffix}", family, "original"),
-            SetSpec(f"mnist-padded{suffix}", family, "padded"),
-            SetSpec(f"mnist-translated{suffix}", family, "translated"),
-            SetSpec(f"affnist-synthetic{suffix}", family, "affine", ranges=AffineRange()),
-        ]
-    specs += [
-        SetSpec("fashion-mnist", "fashion-mnist", "original"),
-        SetSpec("fashion-mnist-padded", "fashion-mnist", "padded"),
-        SetSpec("fashion-mnist-translated", "fashion-mnist", "translated"),
-        SetSpec("fashion-mnist-affine", "fashion-mnist", "affine", ranges=AffineRange()),
-        SetSpec("affnist", "affnist", "official"),
-        SetSpec("affnist-validation", "affnist", "official", split="validation"),
-        SetSpec("affnist-train", "affnist", "official", split="train"),
-        SetSpec("homnist", "homnist", "official", split="test"),
-    ]
-    return {spec.name: spec for spec in specs}
-
-
-_SETS = _built_in()
+def sources_of(name: str) -> tuple[Source, ...]:
+    """The ways to get what is fetched by this name, in the order in which they are tried; `UsageError` if none."""
+    if name not in SOURCES:
+        raise UsageError(f"no set called '{name}' can be fetched; {nearest(name, SOURCES)}.")
+    return SOURCES[name]
 
 
 def set_names() -> tuple[str, ...]:
@@ -120,13 +103,7 @@ def set_names() -> tuple[str, ...]:
 
 
 def find_set(name: str) -> SetSpec:
-    """The set called `name`.
-
-    Raises
-    ------
-    UsageError
-        There is no such set, or it cannot be varied in this way.
-    """
+    """The set called `name`; `UsageError` where there is none, or it cannot be varied in this way."""
     base, _, variation = name.partition("@")
     if base not in _SETS:
         raise UsageError(f"unknown set '{name}': {nearest(base, _SETS)}")
@@ -203,36 +180,59 @@ class SetPart:
         return self.spec.name
 
     @property
+    def fetched_as(self) -> str:
+        """What to fetch for it: its own split of official files, or all digits of its family."""
+        named = f"{self.spec.family}-{self.split}"
+        return named if named in SOURCES else self.spec.family
+
+    @property
     def inputs(self) -> dict[str, Any]:
         """All that determines the images of a set that affbench makes, but for the number of copies.
 
         The copies of a synthetic set run one after the other, so a set of fewer copies is the beginning of one of more.
         """
         form = self.spec.form
-        inputs: dict[str, Any] = {"digits": _checksums(self.spec.family), "form": form, "split": self.split}
+        inputs: dict[str, Any] = {"digits": FAMILIES[self.spec.family].checksums, "form": form, "split": self.split}
         if form in ("translated", "affine"):
-            inputs["seed"] = _seed(self.split)
+            inputs["seed"] = SEEDS[self.split]
         if form != "original":
-            inputs["canvas"] = self.spec.canvas
+            inputs["canvas"] = CANVAS
         if form == "affine":
-            inputs["ranges"] = asdict(_ranges(self.spec))
+            inputs["ranges"] = asdict(self.spec.ranges)
         return inputs
+
+    @property
+    def version(self) -> int:
+        """Version of the conversion."""
+        return VERSION if self.spec.affine else PLACED_VERSION
 
     def key(self, data_dir: Path) -> str:
         """The content key of the set; for official ones, of the files that were fetched (`DataError` before that)."""
         if self.spec.form != "official":
-            return store.content_key("convert", _version(self.spec), self.inputs)
+            return store.content_key("convert", self.version, self.inputs)
+        return self._manifest(data_dir).key
+
+    def _manifest(self, data_dir: Path) -> store.Manifest:
+        """The manifest of an official set."""
         manifest = store.read_manifest(self.path(data_dir))
         if manifest is None:
-            raise _missing(self.spec)
-        return manifest.key
+            ways = f"'affbench fetch {self.spec.family}' downloads it (or converts your own files with --mirror FOLDER)"
+            if self.spec.family == "affnist":
+                ways += "; '--set affnist-synthetic' tests on a synthetic set drawn in the same way"
+            raise DataError(f"the official set '{self.name}' is not there: {ways}.")
+        return manifest
+
+    @property
+    def digits(self) -> int:
+        """Number of original digits of the split."""
+        return FAMILIES[self.spec.family].sizes[SPLITS.index(self.split)]
 
     @property
     def made_size(self) -> int | None:
         """Number of images of the whole split; None for official files, which know best themselves."""
         if self.spec.form == "official":
             return None
-        return _SIZES[self.spec.family][self.split] * (self.copies if self.spec.form == "affine" else 1)
+        return self.digits * (self.copies if self.spec.form == "affine" else 1)
 
     def size(self, data_dir: Path) -> int:
         """Number of images that `load` gives; raises as `load` where an official set has to be asked."""
@@ -247,7 +247,7 @@ class SetPart:
         """The copies that the first `limit` images take."""
         if self.limit is None or self.spec.form != "affine":
             return self.copies
-        return min(self.copies, math.ceil(self.limit / _SIZES[self.spec.family][self.split]))
+        return min(self.copies, math.ceil(self.limit / self.digits))
 
     def path(self, data_dir: Path) -> Path:
         """Where the converted set lies, or would lie."""
@@ -277,19 +277,21 @@ class SetPart:
         """
         path = self.path(data_dir)
         if self.spec.form == "official":
-            manifest = store.read_manifest(path)
-            if manifest is None:
-                raise _missing(self.spec)
             try:
-                store.verify(path, manifest)
+                store.verify(path, self._manifest(data_dir))
             except ArtefactError as error:
-                name = self.spec.family if self.split == "test" else f"{self.spec.family}-{self.split}"
-                raise ArtefactError(f"{error} 'affbench fetch {name}' converts it again.") from error
+                raise ArtefactError(f"{error} 'affbench fetch {self.fetched_as}' converts it again.") from error
             return path
-        inputs = self.inputs | ({"copies": self.made_copies} if self.spec.form == "affine" else {})
-        return store.derive_file(
-            path, "convert", _version(self.spec), inputs, lambda target: _make(target, self, data_dir)
-        )
+        spec, family = self.spec, FAMILIES[self.spec.family]
+        making = Making(spec.form, SEEDS[self.split], spec.ranges, self.made_copies)
+        source = family.source.homepage
+        about = convert.origin(self.name, self.split, source, family.checksums, family.source.license)
+        inputs = self.inputs | ({"copies": making.copies} if spec.form == "affine" else {})
+
+        def make(target: Path) -> None:
+            convert.write_digits(target, family.digits(self.split, data_dir), making, about)
+
+        return store.derive_file(path, "convert", self.version, inputs, make)
 
     def load(self, data_dir: Path) -> Dataset:
         """The images; errors as for `ensure`."""
@@ -309,16 +311,6 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("AFFBENCH_DATA_DIR") or "data")
 
 
-def raw_dir(data_dir: Path, family: str) -> Path:
-    """Where the downloaded files of a family lie."""
-    return data_dir.expanduser() / "raw" / family
-
-
-def sets_dir(data_dir: Path) -> Path:
-    """Where converted sets lie."""
-    return data_dir.expanduser() / "sets"
-
-
 def is_earlier_edition(name: str, split: str, key: str) -> bool:
     """Whether a set that affbench makes had other images when it had this key: results on both cannot be compared."""
     try:
@@ -326,10 +318,6 @@ def is_earlier_edition(name: str, split: str, key: str) -> bool:
         return part.spec.form != "official" and key != part.key(Path())
     except UsageError:
         return False
-
-
-def _version(spec: SetSpec) -> int:
-    return VERSION if spec.affine else PLACED_VERSION
 
 
 def load_dataset(
@@ -379,17 +367,9 @@ def load_dataset(
 
 def sample_of(part: SetPart, digits: int, data_dir: Path) -> Dataset:
     """The versions of the first `digits` digits of a synthetic affine set, without the rest of it."""
-    images, labels = _digits(part.spec.family, part.split, data_dir)
-    return synthesize(
-        images[:digits],
-        labels[:digits],
-        part.copies,
-        _seed(part.split),
-        ranges=_ranges(part.spec),
-        canvas=part.spec.canvas,
-        name=part.name,
-        split=part.split,
-    )
+    images, labels = (values[:digits] for values in FAMILIES[part.spec.family].digits(part.split, data_dir))
+    seed, ranges = SEEDS[part.split], part.spec.ranges
+    return synthesize(images, labels, part.copies, seed, ranges=ranges, name=part.name, split=part.split)
 
 
 def originals_of(part: SetPart, data_dir: Path) -> Dataset | None:
@@ -405,115 +385,21 @@ def originals_of(part: SetPart, data_dir: Path) -> Dataset | None:
 
 
 def mnist_digits(split: Split, data_dir: Path) -> Dataset:
-    """MNIST's test file, or its training file of 60,000 digits: what official affine sets are made from.
-
-    Raises
-    ------
-    DataError
-        MNIST has not been fetched, or is damaged.
-    """
+    """MNIST's test file, or its training file of 60,000 digits: what official affine sets are made from."""
     whole: tuple[Split, ...] = ("test",) if split == "test" else ("validation", "train")
-    parts = [_digits("mnist", part, data_dir) for part in whole]
+    parts = [FAMILIES["mnist"].digits(part, data_dir) for part in whole]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Dataset("mnist", split, images, labels)
 
 
 def has_digits(family: str, data_dir: Path) -> bool:
-    """Whether the files that the sets of a family are made from are there."""
-    if family == SAMPLE:
-        return True
-    folder = raw_dir(data_dir, family)
-    names = [(file.name, file.plain.name if file.plain else file.name) for file in _source(family).files]
-    return all(any((folder / name).is_file() for name in pair) for pair in names)
+    """Whether the files that the sets of a family are made from are there; for official ones, whether any set is."""
+    return FAMILIES[family].is_there(data_dir)
 
 
 def convertible(family: str) -> Iterable[SetPart]:
     """What fetching a family converts at once: original, padded and translated digits, every split."""
-    for spec in _SETS.values():
-        if spec.family == family and spec.form in ("original", "padded", "translated"):
+    for spec in FAMILIES[family].sets:
+        if not spec.affine:
             for split in SPLITS:
                 yield SetPart(spec, split)
-
-
-def _make(target: Path, part: SetPart, data_dir: Path) -> None:
-    spec, seed = part.spec, _seed(part.split)
-    images, labels = _digits(spec.family, part.split, data_dir)
-    attributes = {
-        "name": spec.name,
-        "split": part.split,
-        "source": _origin(spec.family),
-        "sha256": json.dumps(_checksums(spec.family)),
-        "license": _source(spec.family).license,
-    }
-    if spec.form == "affine":
-        ranges = _ranges(spec)
-        write_synthetic(target, images, labels, part.made_copies, seed, attributes, ranges=ranges, canvas=spec.canvas)
-        return
-    if spec.form == "padded":
-        images = placement.pad(images, spec.canvas)
-    elif spec.form == "translated":
-        images = placement.translate(images, spec.canvas, np.random.default_rng(seed))
-    hdf5.write_set(target, Dataset(spec.name, part.split, images, labels), attributes)
-
-
-def _digits(family: str, split: Split, data_dir: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Original digits of one split, from IDX files whose checksums are verified here."""
-    image_name, label_name = _IDX["test" if split == "test" else "train"]
-    if family == SAMPLE:
-        with as_file(files("affbench.data") / "sample") as folder:
-            images, labels = idx.read_pair(folder / image_name, folder / label_name)
-    else:
-        images, labels = idx.read_pair(*(_raw_file(family, name, data_dir) for name in (image_name, label_name)))
-    if split == "test":
-        return images, labels
-    held_out = _VALIDATION[family]
-    part = slice(held_out) if split == "validation" else slice(held_out, None)
-    return images[part], labels[part]
-
-
-def _raw_file(family: str, name: str, data_dir: Path) -> Path:
-    """A downloaded file, its published checksum verified."""
-    from affbench.data.fetch.files import find_file  # imports what downloads need, and few commands need that
-
-    (file,) = (file for file in _source(family).files if file.name == name)
-    found = find_file(file, raw_dir(data_dir, family))
-    if found is None:
-        path = raw_dir(data_dir, family) / name
-        state = "damaged: its checksum is not the published one" if path.is_file() else "missing"
-        raise DataError(f"{path} is {state}; 'affbench fetch {family}' downloads it (or --mirror FOLDER).")
-    return found.path
-
-
-@cache
-def _checksums(family: str) -> dict[str, str]:
-    """File name to checksum of the digits a family is made from: published ones, or those of the embedded files."""
-    if family == SAMPLE:
-        with as_file(files("affbench.data") / "sample") as folder:
-            return {path.name: store.file_hash(path) for path in sorted(folder.glob("*.gz"))}
-    return {file.name: str(file.md5) for file in _source(family).files}
-
-
-def _origin(family: str) -> str:
-    if family == SAMPLE:
-        return "the sample of MNIST inside affbench"
-    return _source(family).homepage
-
-
-def _source(family: str) -> Source:
-    return SOURCES["mnist" if family == SAMPLE else family]
-
-
-def _seed(split: Split) -> int:
-    """Placements and transformations of the splits are fixed for ever, and different."""
-    return {"test": 0, "validation": 1, "train": 2}[split]
-
-
-def _ranges(spec: SetSpec) -> AffineRange:
-    return spec.ranges or AffineRange()
-
-
-def _missing(spec: SetSpec) -> DataError:
-    ways = f"'affbench fetch {spec.family}' downloads it (or converts your own files with --mirror FOLDER)"
-    if spec.family == "affnist":
-        ways += "; '--set affnist-synthetic' tests on a synthetic set drawn in the same way"
-    return DataError(f"the official set '{spec.name}' is not there: {ways}.")

@@ -10,7 +10,8 @@ from torch import nn
 
 from affbench.analysis.published import Published, published_for
 from affbench.base.progress import Progress
-from affbench.data.sets import COPIES, default_data_dir, find_part
+from affbench.data.sets import default_data_dir, find_part
+from affbench.data.synthesis import COPIES
 from affbench.models import build_model, parameter_count
 from affbench.report.table import Cell, Table, percent
 from affbench.run.evaluate import evaluate

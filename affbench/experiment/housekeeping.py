@@ -19,14 +19,14 @@ from affbench.base import store
 from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.version import __version__
 from affbench.data import sets
-from affbench.data.fetch.sources import ALTERNATIVES, SOURCES, sources_of
+from affbench.data.sets import FAMILIES, SOURCES, sources_of
 from affbench.run.folder import Run, list_runs
 
 _SET = r"[^/]+-(train|validation|test)(-\d+x)?-[0-9a-f]{8}\.h5"
 _TEMPORARY = r"(\.[a-z0-9_]{8}\.part|\.lock)"  # what `store.atomic_path` and `store.lock` add to the name of a file
 _RAW = "|".join(
     re.escape(Path(file.name).name)
-    for name in (*SOURCES, *ALTERNATIVES)
+    for name in SOURCES
     for source in sources_of(name)
     for file in (*source.files, *source.optional)
 )
@@ -116,7 +116,7 @@ def _unused_sets(data_dir: Path, results_dir: Path) -> Iterator[Leftover]:
             current |= {_stem(sets.SetPart(spec, split).path(data_dir)) for split in sets.SPLITS}
     for path in sorted(sets.sets_dir(data_dir).glob("*.h5")):
         name = path.name.partition("-train")[0].partition("-validation")[0].partition("-test")[0]
-        if name in ("affnist", "homnist") or not _is_converted(path):
+        if (name in FAMILIES and FAMILIES[name].write) or not _is_converted(path):
             continue
         if _stem(path) not in current:
             yield Leftover(path, path.stat().st_size, "made by another version, or varied and used by no run")
@@ -182,7 +182,7 @@ def diagnose(data_dir: Path, results_dir: Path, *, offline: bool = False) -> Ite
     yield from _environment()
     for label, folder in (("data folder", data_dir), ("results folder", results_dir)):
         yield _folder(label, folder)
-    for family in ("mnist", "fashion-mnist", "affnist", "homnist"):
+    for family in (family.name for family in FAMILIES.values() if family.sources):
         yield _downloads(family, data_dir)
     for path in sorted(sets.sets_dir(data_dir).glob("*.h5")):
         yield _artefact(f"set {path.stem}", path, "it will be made again when it is needed")
@@ -197,9 +197,8 @@ def diagnose(data_dir: Path, results_dir: Path, *, offline: bool = False) -> Ite
     if offline:
         yield Finding("mirrors", "note", "not asked (--offline)")
     else:
-        for family in SOURCES:
+        for family in (family.name for family in FAMILIES.values() if family.sources):
             yield _reachable(family)
-        yield _reachable("affnist")
 
 
 def _environment() -> Iterator[Finding]:

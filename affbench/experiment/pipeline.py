@@ -15,7 +15,8 @@ from affbench.base import store
 from affbench.base.config import EvaluationConfig, Pipeline, RunConfig
 from affbench.base.errors import AffbenchError, DataError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.data.sets import COPIES, SetPart, find_part, find_set, has_digits
+from affbench.data.sets import SetPart, find_part, find_set, has_digits
+from affbench.data.synthesis import COPIES
 from affbench.experiment import ray as cluster
 from affbench.experiment.cells import Cell, Engine, SweepResult, run_cells, sweep_cells, tested_parts
 from affbench.report.page import Report, write_report

@@ -29,7 +29,7 @@ from affbench.base.errors import AffbenchError, UsageError
 from affbench.base.interrupt import Interrupted, Stop
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
-from affbench.data import sets as known_sets
+from affbench.data.sets import sets_dir
 from affbench.experiment.cells import (
     Cell,
     CellResult,
@@ -300,7 +300,7 @@ def _data_folder(job: _Job, courier: _Courier) -> Path:
         return job.workspace.data
     folder = Path(os.environ.get(NODE_DIR) or pooch.os_cache("affbench"))
     for home, manifest in job.sets.items():
-        path = known_sets.sets_dir(folder) / home.name
+        path = sets_dir(folder) / home.name
         with store.lock(path):  # the other workers of this node wait, and find it
             if not _is_there(path, manifest):
                 courier.tell(f"receives {home.name}")

@@ -11,7 +11,7 @@ from affbench.analysis.published import published_for
 from affbench.analysis.ranking import Leaderboard, Origin, rank
 from affbench.base import store
 from affbench.base.errors import AffbenchError, ArtefactError, UsageError, nearest
-from affbench.data import sets as known_sets
+from affbench.data.sets import find_set, is_earlier_edition
 from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, WEIGHTS, EvaluationRecord, Run, list_runs
 
 REPORTS = "reports"  # the folder among the committed runs that holds reports over them
@@ -68,7 +68,7 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
         if key not in counted:
             counted[key] = run.name
             for name, record in records.items():
-                earlier = known_sets.is_earlier_edition(name, record.split, record.set_key)
+                earlier = is_earlier_edition(name, record.split, record.set_key)
                 entries.setdefault(f"{name}{EARLIER if earlier else ''}", []).append((origin, run, record))
     if not entries:
         raise ArtefactError(
@@ -80,7 +80,7 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
             )
         )
     if set_name is not None:
-        name = known_sets.find_set(set_name).name
+        name = find_set(set_name).name
         chosen = {key: found for key, found in entries.items() if key.removesuffix(EARLIER) == name}
         if not chosen:
             raise UsageError(f"no run in {results_dir} was tested on '{name}': {nearest(name, entries)}")

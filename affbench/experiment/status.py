@@ -10,13 +10,11 @@ import h5py
 
 from affbench.base import store
 from affbench.base.errors import AffbenchError
-from affbench.data import sets as known_sets
+from affbench.data.sets import FAMILIES, has_digits, raw_dir, sets_dir
 from affbench.run.folder import Run, list_runs
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
-
-FAMILIES = ("mnist", "fashion-mnist", "affnist", "homnist")
 
 
 @dataclass(frozen=True)
@@ -70,22 +68,16 @@ class Status:
 
 def read_status(data_dir: Path, results_dir: Path) -> Status:
     """Look at both folders; what is damaged is said, not raised."""
-    families = [_raw(family, data_dir) for family in FAMILIES]
-    sets = [_converted(path) for path in sorted(known_sets.sets_dir(data_dir).glob("*.h5"))]
+    families = [_raw(family.name, data_dir) for family in FAMILIES.values() if family.sources]
+    sets = [_converted(path) for path in sorted(sets_dir(data_dir).glob("*.h5"))]
     runs = [_run(run) for run in list_runs(results_dir)]
     return Status(str(data_dir), str(results_dir), tuple(families), tuple(sets), tuple(runs))
 
 
 def _raw(family: str, data_dir: Path) -> RawFiles:
-    folder = known_sets.raw_dir(data_dir, family)
+    folder = raw_dir(data_dir, family)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    if family in ("affnist", "homnist"):
-        return RawFiles(
-            family,
-            any((known_sets.sets_dir(data_dir) / f"{family}-{split}.h5").is_file() for split in known_sets.SPLITS),
-            size,
-        )
-    return RawFiles(family, known_sets.has_digits(family, data_dir), size)
+    return RawFiles(family, has_digits(family, data_dir), size)
 
 
 def _converted(path: Path) -> ConvertedSet:

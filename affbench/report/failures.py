@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from affbench.analysis.answers import Mistake, PositionBin
 from affbench.analysis.factors import FactorCurve
 from affbench.data.dataset import TRANSFORM_UNITS, Dataset
-from affbench.data.synthesis import AffineRange
+from affbench.data.transform import AffineRange
 from affbench.report.drawing import COLOURS, INK, MARKERS, Drawing, dress, literal, new_figure, save_drawing, show_sheet
 
 _COLUMNS = 10

@@ -323,8 +323,7 @@ def _some_of_each(dataset: Dataset, rows: int) -> Dataset:
 
 def _family(run: Run) -> str:
     """The set of original digits that a run's training set was made from."""
-    family = find_set(run.config.data.train_set).family
-    return "mnist" if family in ("affnist", "homnist") else family
+    return find_set(run.config.data.train_set).digits
 
 
 def _centred_set(run: Run) -> str:

@@ -13,7 +13,8 @@ from affbench.analysis.factors import one_factor_set
 from affbench.analysis.results import Result, Results
 from affbench.base.errors import AffbenchError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.data.sets import COPIES, find_part, find_set, originals_of, sample_of
+from affbench.data.sets import find_part, find_set, originals_of, sample_of
+from affbench.data.synthesis import COPIES
 from affbench.report.claims import entropy_table
 from affbench.report.drawing import Drawing
 from affbench.report.gallery import (

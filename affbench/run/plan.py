@@ -17,8 +17,8 @@ from affbench.base.config import DataConfig, ModelConfig, RunConfig, TrainingCon
 from affbench.base.device import Computed, resolve_device, resolve_precision
 from affbench.base.errors import ArtefactError, DeviceError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.data.placement import centred
-from affbench.data.sets import FRAME, SetPart, SetSpec, find_set
+from affbench.data.placement import FRAME, centred
+from affbench.data.sets import SetPart, SetSpec, find_set
 from affbench.models import model_options
 from affbench.models.registry import check_model, model_code
 from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, WEIGHTS, Run, run_name, runs_dir

@@ -13,15 +13,8 @@ from affbench.base.errors import DataError, UsageError
 from affbench.data import sets
 from affbench.data.dataset import TRANSFORM_COLUMNS
 from affbench.data.hdf5 import read_set
-from affbench.data.synthesis import (
-    FAINT,
-    AffineRange,
-    old_to_new,
-    render,
-    synthesize,
-    synthesize_chunks,
-    write_synthetic,
-)
+from affbench.data.synthesis import FAINT, render, synthesize, synthesize_chunks, write_synthetic
+from affbench.data.transform import AffineRange, old_to_new
 
 NEUTRAL = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0)
 ATTRIBUTES = {"name": "made", "split": "test", "source": "here", "sha256": "", "license": "free"}

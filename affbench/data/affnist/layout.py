@@ -25,12 +25,12 @@ import numpy.typing as npt
 
 from affbench.base.errors import DataError
 from affbench.data.containers import Array, Variables
-from affbench.data.dataset import TRANSFORM_COLUMNS
-from affbench.data.synthesis import CANVAS, old_to_new
+from affbench.data.dataset import CLASSES, TRANSFORM_COLUMNS
+from affbench.data.placement import CANVAS
+from affbench.data.transform import old_to_new
 
 STRUCT = "affNISTdata"
 PIXELS = CANVAS * CANVAS
-CLASSES = 10
 ROWS = 10_240  # images converted at once: 16 MB, a whole number of the converted file's chunks
 ORIGINALS = 60_000  # digits in MNIST's training file, the most that originals can count to
 AGREEMENT = 1e-4  # how far a stored matrix may lie from the one that the table gives

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from affbench.base.errors import DataError
 from affbench.data.dataset import Dataset
-from affbench.data.synthesis import CHUNK, FRAME, affine_matrices, render, render_matrices, warp
+from affbench.data.placement import FRAME
+from affbench.data.transform import CHUNK, affine_matrices, render, render_matrices, warp
 
 VERSIONS = 8  # of each original that are brought back
 CANDIDATES = 3  # nearest digits that are rendered

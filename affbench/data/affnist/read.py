@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from affbench.base.errors import DataError
 from affbench.data.affnist.layout import (
-    CLASSES,
     PIXELS,
     ROWS,
     listed,
@@ -27,9 +26,9 @@ from affbench.data.affnist.layout import (
 )
 from affbench.data.affnist.originals import pair
 from affbench.data.containers import Array, NpzArray, check_archive, extracted, read_mat_variables, reading
-from affbench.data.dataset import UNPAIRED, Dataset
+from affbench.data.dataset import CLASSES, UNPAIRED, Dataset
 from affbench.data.hdf5 import SetWriter
-from affbench.data.synthesis import CANVAS, FRAME
+from affbench.data.placement import CANVAS, FRAME
 
 _LOG = logging.getLogger(__name__)
 

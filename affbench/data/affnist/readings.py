@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from affbench.data.affnist.originals import Images, brought_back, equal_ink, nearest
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
-from affbench.data.synthesis import CHUNK, affine_matrices, linear_maps, truncate, warp
+from affbench.data.transform import CHUNK, affine_matrices, linear_maps, truncate, warp
 
 FIT = 0.98  # correlation from which a reading explains the images; bilinear variants stay well above
 SEARCH_CASES = 48  # for single changes of the reading

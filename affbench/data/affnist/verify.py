@@ -27,7 +27,7 @@ from affbench.data.affnist.readings import (
     search,
 )
 from affbench.data.dataset import TRANSFORM_COLUMNS, UNPAIRED, Dataset
-from affbench.data.synthesis import truncate
+from affbench.data.transform import truncate
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

@@ -12,8 +12,9 @@ import numpy as np
 
 from affbench.base.errors import DataError, StorageError
 from affbench.base.store import atomic_path, temporary_folder, writing
-from affbench.data.dataset import Dataset
-from affbench.data.synthesis import CANVAS, FRAME, old_to_new
+from affbench.data.dataset import CLASSES, Dataset
+from affbench.data.placement import CANVAS, FRAME
+from affbench.data.transform import old_to_new
 
 LIMIT = 2**31 - 1  # bytes of a variable; MATLAB reads no larger one from a v5 file
 BATCH = 10_000  # images of a batch, where the set is not a number of versions of the same digits
@@ -83,7 +84,7 @@ def fields(dataset: Dataset) -> dict[str, np.ndarray[Any, Any]]:
     n = len(dataset)
     matrices = old_to_new(dataset.transforms, FRAME, CANVAS)
     square = np.concatenate([matrices, np.tile([[[0.0, 0.0, 1.0]]], (n, 1, 1))], axis=1)
-    one_of_n = np.zeros((10, n), np.uint8)
+    one_of_n = np.zeros((CLASSES, n), np.uint8)
     one_of_n[dataset.labels, np.arange(n)] = 1
     ids = dataset.source_index + 1 if dataset.original_id is None else dataset.original_id
     return {

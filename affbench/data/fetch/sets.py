@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 from affbench.base import store
 from affbench.base.errors import DownloadError
 from affbench.base.progress import Progress
-from affbench.data import sets
-from affbench.data.affnist import AffnistSource, convert, read_homnist
+from affbench.data import convert, sets
+from affbench.data.convert import Official, Writer
 from affbench.data.fetch.files import Fetched, Fetcher, Ways
-from affbench.data.fetch.sources import Source, sources_of
-from affbench.data.hdf5 import write_set
+from affbench.data.fetch.sources import Source
+from affbench.data.sets import SetPart
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def fetch_sets(names: Sequence[str], data_dir: Path, ways: Ways | None = None) -
         The data folder cannot be written.
     """
     for name in names:
-        sources_of(name)
+        sets.sources_of(name)
     return [_fetch_set(name, data_dir, ways or Ways()) for name in names]
 
 
@@ -85,58 +84,43 @@ def fetch_for(name: str, split: str, data_dir: Path, progress: Progress | None =
     Parameters and errors as for `affbench.load_dataset` and `fetch_sets`.
     """
     part = sets.find_part(name, split)
-    family = part.spec.family
-    if family != sets.SAMPLE:
-        held = f"affnist-{part.split}" if family == "affnist" and part.split != "test" else family
-        fetch_sets([held], data_dir, Ways(progress=progress or Progress()))
+    if sets.FAMILIES[part.spec.family].sources:
+        fetch_sets([part.fetched_as], data_dir, Ways(progress=progress or Progress()))
 
 
 def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
-    family = "affnist" if name.startswith("affnist") else name
-    if family == "affnist" and not sets.has_digits("mnist", data_dir):
+    part = sets.find_part(name)
+    family = sets.FAMILIES[part.spec.family]
+    if family.name == "affnist" and not sets.has_digits("mnist", data_dir):
         with contextlib.suppress(DownloadError):  # to find the originals among; without them the file's order stays
-            Fetcher(sets.raw_dir(data_dir, "mnist"), ways).first_of(sources_of("mnist"))
+            Fetcher(sets.raw_dir(data_dir, "mnist"), ways).first_of(sets.sources_of("mnist"))
     try:
-        source, files = Fetcher(sets.raw_dir(data_dir, family), ways).first_of(sources_of(name))
+        source, files = Fetcher(sets.raw_dir(data_dir, family.name), ways).first_of(sets.sources_of(name))
     except DownloadError as error:
-        if family != "affnist":
+        if family.name != "affnist":
             raise
         raise DownloadError(
             f"{error} Without the official files, '--set affnist-synthetic' tests on a set drawn in the same way."
         ) from None
     with ways.progress.task(f"convert {name}", None):
-        if family in ("affnist", "homnist"):
-            converted = [_convert_official(sets.find_part(name), source, files, data_dir)]
+        if family.write is None:
+            converted = [part.ensure(data_dir) for part in sets.convertible(family.name)]
         else:
-            converted = [part.ensure(data_dir) for part in sets.convertible(family)]
+            converted = [_convert_official(part, family.write, source, files, data_dir)]
     return FetchedSet(name, source.name, tuple(files), tuple(converted))
 
 
-def _convert_official(part: sets.SetPart, source: Source, fetched: Sequence[Fetched], data_dir: Path) -> Path:
+def _convert_official(part: SetPart, write: Writer, source: Source, fetched: Sequence[Fetched], data_dir: Path) -> Path:
     """Convert official files; the key of the set is that of their content."""
-    split = part.split
     files, more = fetched[: len(source.files)], fetched[len(source.files) :]
     checksums = {file.path.name: file.sha256 for file in files}
-    digits = sets.mnist_digits(split, data_dir) if sets.has_digits("mnist", data_dir) else None
+    digits = sets.mnist_digits(part.split, data_dir) if sets.has_digits("mnist", data_dir) else None
     originals = next((file.path for file in more), None)
+    official = Official(source, tuple(file.path for file in files), digits, originals)
     rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    attributes = {
-        "name": part.spec.family,
-        "split": split,
-        "source": f"{source.name}: {files[0].origin}{rest}",
-        "sha256": json.dumps(checksums),
-        "license": source.license,
-    }
-
-    def make(target: Path) -> None:
-        if source.layout == "homnist-mat":
-            write_set(target, read_homnist(files[0].path), attributes)
-        elif source.layout == "affnist-npz":
-            convert(AffnistSource("npz", *(file.path for file in files)), target, split, attributes)
-        else:  # batches lie in a folder of their own, as 1.mat, 2.mat, …
-            place = files[0].path if len(files) == 1 else files[0].path.parent
-            convert(AffnistSource("mat", place), target, split, attributes, digits, originals)
-
-    path = part.path(data_dir)
-    inputs = {"files": checksums, "split": split, "digits": digits is not None, "originals": originals is not None}
-    return store.derive_file(path, "convert", sets.VERSION, inputs, make)
+    origin = f"{source.name}: {files[0].origin}{rest}"
+    about = convert.origin(part.spec.family, part.split, origin, checksums, source.license)
+    inputs = {"files": checksums, "split": part.split} | official.inputs
+    return store.derive_file(
+        part.path(data_dir), "convert", part.version, inputs, lambda target: write(target, official, about)
+    )

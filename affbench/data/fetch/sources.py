@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from affbench.base.errors import UsageError, nearest
-
 MIB = 1 << 20
 
 Layout = Literal["idx", "affnist-mat", "affnist-npz", "homnist-mat"]
@@ -68,7 +66,7 @@ def _idx_files(
 
 
 # MD5 as in torchvision, which names the second address with http; sha256 computed from files with those MD5.
-_MNIST = Source(
+MNIST = Source(
     "MNIST",
     "idx",
     _idx_files(
@@ -101,7 +99,7 @@ _MNIST = Source(
     homepage="https://yann.lecun.com/exdb/mnist/",
 )
 
-_FASHION_MNIST = Source(
+FASHION_MNIST = Source(
     "Fashion-MNIST",
     "idx",
     _idx_files(
@@ -174,7 +172,7 @@ def _affnist_sources(split: str, archives: tuple[str, ...], npz: Mapping[str, tu
     )
 
 
-_HOMNIST = Source(
+HOMNIST = Source(
     "homNIST",
     "homnist-mat",
     (RemoteFile("homNIST_test.mat", max_bytes=4096 * MIB),),
@@ -182,12 +180,7 @@ _HOMNIST = Source(
     homepage="https://www.kaggle.com/datasets/lachlanemacdonald/homnist",
 )
 
-SOURCES: Mapping[str, Source] = MappingProxyType(
-    {"mnist": _MNIST, "fashion-mnist": _FASHION_MNIST, "homnist": _HOMNIST}
-)
-"""Sets that come from one group of files."""
-
-ALTERNATIVES: Mapping[str, tuple[Source, ...]] = MappingProxyType(
+AFFNIST: Mapping[str, tuple[Source, ...]] = MappingProxyType(
     {
         "affnist": _affnist_sources(
             "test",
@@ -215,13 +208,4 @@ ALTERNATIVES: Mapping[str, tuple[Source, ...]] = MappingProxyType(
         ),
     }
 )
-"""Sets with several groups of files, any one of which will do, best first."""
-
-
-def sources_of(name: str) -> tuple[Source, ...]:
-    """The sources of a set, any one of which will do, in the order in which they are tried; `UsageError` if none."""
-    if name in ALTERNATIVES:
-        return ALTERNATIVES[name]
-    if name in SOURCES:
-        return (SOURCES[name],)
-    raise UsageError(f"no set called '{name}' can be fetched; {nearest(name, (*SOURCES, *ALTERNATIVES))}.")
+"""affNIST's splits by the name under which they are fetched: several groups of files, any of which will do."""

@@ -15,7 +15,8 @@ from affbench.base.errors import DataError
 from affbench.data.affnist import AffnistSource, convert, export_mat, read_homnist, read_mat
 from affbench.data.dataset import Dataset
 from affbench.data.hdf5 import read_set
-from affbench.data.synthesis import old_to_new, synthesize
+from affbench.data.synthesis import synthesize
+from affbench.data.transform import old_to_new
 
 N = 24
 ATTRIBUTES = {"name": "affnist", "split": "test", "source": "here", "sha256": "", "license": "free"}

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from affbench.base.errors import UsageError
-from affbench.data.fetch.sources import ALTERNATIVES, SOURCES, RemoteFile, Source, originals, sources_of
-
-NAMES = (*SOURCES, *ALTERNATIVES)
+from affbench.data.fetch.sources import AFFNIST, FASHION_MNIST, MNIST, RemoteFile, Source, originals
+from affbench.data.sets import SOURCES, sources_of
 
 
 def all_files(source: Source) -> Iterator[RemoteFile]:
@@ -16,7 +15,7 @@ def all_files(source: Source) -> Iterator[RemoteFile]:
         yield from file.forms
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOURCES)
 def test_every_source_is_sound(name: str) -> None:
     for source in sources_of(name):
         assert source.license
@@ -32,15 +31,15 @@ def test_every_source_is_sound(name: str) -> None:
 
 
 def test_alternatives_keep_their_files_apart() -> None:
-    for sources in ALTERNATIVES.values():
+    for sources in AFFNIST.values():
         names = [file.name for source in sources for file in source.files]
         assert len(set(names)) == len(names)
 
 
 def test_official_checksums() -> None:
-    for name in ("mnist", "fashion-mnist"):
-        assert len(SOURCES[name].files) == 4
-        assert all(file.md5 and len(file.urls) == 2 for file in SOURCES[name].files)
+    for source in (MNIST, FASHION_MNIST):
+        assert len(source.files) == 4
+        assert all(file.md5 and len(file.urls) == 2 for file in source.files)
 
 
 def test_affnist_is_tried_at_its_home_first_and_numpy_last() -> None:

@@ -1,0 +1,90 @@
+"""From fetched files to a converted set: digits placed or transformed, official files as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from affbench.data import hdf5, idx, placement
+from affbench.data.affnist import AffnistSource, convert, read_homnist
+from affbench.data.dataset import Dataset
+from affbench.data.fetch.sources import Source
+from affbench.data.placement import CANVAS
+from affbench.data.synthesis import write_synthetic
+from affbench.data.transform import AffineRange
+
+Form = Literal["original", "padded", "translated", "affine", "official"]
+Digits: TypeAlias = "tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]"  # images (N, 28, 28) and labels (N,)
+
+
+def read_idx(file: Callable[[str], Path], kind: Literal["train", "test"]) -> Digits:
+    """All digits of MNIST's training or test files, or of files called like them; `file` finds one by its name."""
+    stem = "t10k" if kind == "test" else "train"
+    return idx.read_pair(file(f"{stem}-images-idx3-ubyte.gz"), file(f"{stem}-labels-idx1-ubyte.gz"))
+
+
+@dataclass(frozen=True)
+class Making:
+    """How digits become a set: in which form, and with which random numbers."""
+
+    form: Form
+    seed: int
+    ranges: AffineRange
+    copies: int
+
+
+def write_digits(target: Path, digits: Digits, making: Making, attributes: Mapping[str, Any]) -> None:
+    """Write original digits as a converted set of a form."""
+    images, labels = digits
+    if making.form == "affine":
+        write_synthetic(target, images, labels, making.copies, making.seed, attributes, ranges=making.ranges)
+        return
+    if making.form == "padded":
+        images = placement.pad(images, CANVAS)
+    elif making.form == "translated":
+        images = placement.translate(images, CANVAS, np.random.default_rng(making.seed))
+    hdf5.write_set(target, Dataset(str(attributes["name"]), str(attributes["split"]), images, labels), attributes)
+
+
+@dataclass(frozen=True)
+class Official:
+    """The files of an official set, and what its images were made from where that is at hand."""
+
+    source: Source
+    files: tuple[Path, ...]
+    digits: Dataset | None = None
+    originals: Path | None = None
+
+    @property
+    def inputs(self) -> dict[str, bool]:
+        """What determines the converted set beside the content of the files."""
+        return {"digits": self.digits is not None, "originals": self.originals is not None}
+
+
+Writer: TypeAlias = Callable[[Path, Official, Mapping[str, Any]], None]  # target, files, and attributes of the set
+
+
+def write_affnist(target: Path, official: Official, attributes: Mapping[str, Any]) -> None:
+    """Convert a split of affNIST."""
+    files, split = official.files, str(attributes["split"])
+    if official.source.layout == "affnist-npz":
+        convert(AffnistSource("npz", *files), target, split, attributes)
+        return
+    place = files[0] if len(files) == 1 else files[0].parent  # batches lie in a folder of their own, as 1.mat, 2.mat, …
+    convert(AffnistSource("mat", place), target, split, attributes, official.digits, official.originals)
+
+
+def write_homnist(target: Path, official: Official, attributes: Mapping[str, Any]) -> None:
+    """Convert homNIST."""
+    hdf5.write_set(target, read_homnist(official.files[0]), attributes)
+
+
+def origin(name: str, split: str, source: str, checksums: Mapping[str, str], license: str) -> dict[str, str]:
+    """The attributes that say where a set comes from."""
+    return {"name": name, "split": split, "source": source, "sha256": json.dumps(checksums), "license": license}

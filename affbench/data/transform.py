@@ -1,0 +1,285 @@
+"""What an affine transformation is, and what it does to an image, by the convention of `affbench.data.synthesis`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from affbench.base.errors import UsageError
+from affbench.data.dataset import TRANSFORM_COLUMNS
+from affbench.data.placement import CANVAS, FRAME
+
+CHUNK = 1024  # images rendered at once: 26 MB of sampling positions at 40×40
+_LAST_BITS = 1e-6  # of a level: what is whole in exact arithmetic is not truncated to the level below
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class AffineRange:
+    """The interval each factor is drawn from, uniformly; the defaults are affNIST's.
+
+    Attributes
+    ----------
+    rotation
+        Degrees, counter-clockwise, within ±360.
+    shear
+        Vertical shear, pixels down per pixel to the right.
+    vertical_expansion, horizontal_expansion
+        Factors, 0.1 to 10.
+    vertical_translation, horizontal_translation
+        Whole pixels; what keeps the digit on the canvas is always a bound, and with None it is the only one.
+
+    Raises
+    ------
+    UsageError
+        A bound is not a finite number, the bounds are in the wrong order, or a factor is beyond what can be rendered.
+    """
+
+    rotation: Range = (-20.0, 20.0)
+    shear: Range = (-0.2, 0.2)
+    vertical_expansion: Range = (0.8, 1.2)
+    horizontal_expansion: Range = (0.8, 1.2)
+    vertical_translation: Range | None = None
+    horizontal_translation: Range | None = None
+
+    def __post_init__(self) -> None:
+        limits = {"rotation": (-360.0, 360.0), "vertical_expansion": (0.1, 10.0), "horizontal_expansion": (0.1, 10.0)}
+        for field in fields(self):
+            interval = getattr(self, field.name)
+            if interval is None and field.name.endswith("translation"):
+                continue
+            try:
+                low, high = (float(bound) for bound in interval)
+            except (TypeError, ValueError):
+                raise UsageError(f"{field.name} must be two numbers, low and high; it is {interval!r}.") from None
+            smallest, largest = limits.get(field.name, (-math.inf, math.inf))
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise UsageError(f"{field.name} must be a finite interval, low to high; it is {low:g} to {high:g}.")
+            if low < smallest or high > largest:
+                raise UsageError(
+                    f"{field.name} must lie within {smallest:g} to {largest:g}; it is {low:g} to {high:g}."
+                )
+            if field.name.endswith("translation") and math.floor(high) < math.ceil(low):
+                raise UsageError(f"{field.name} counts whole pixels, and there is none from {low:g} to {high:g}.")
+            object.__setattr__(self, field.name, (low, high))
+
+    @classmethod
+    def around(
+        cls,
+        *,
+        rotation: float = 20.0,
+        shear: float = 0.2,
+        expansion: float = 0.2,
+        translation: float | None = None,
+    ) -> Self:
+        """Intervals given by their half-widths around the neutral transformation; 0 switches a factor off.
+
+        Parameters
+        ----------
+        rotation
+            Degrees either way.
+        shear
+            Either way.
+        expansion
+            Both expansions are drawn from 1 − `expansion` to 1 + `expansion`.
+        translation
+            Pixels either way, on both axes; None for wherever the digit fits.
+
+        Raises
+        ------
+        UsageError
+            A half-width is negative, not finite or too large.
+        """
+        for name, value in (("rotation", rotation), ("shear", shear), ("expansion", expansion)):
+            if not value >= 0:
+                raise UsageError(f"{name} must not be negative; it is {value:g}.")
+        if translation is not None and not translation >= 0:
+            raise UsageError(f"translation must not be negative; it is {translation:g}.")
+        shift = None if translation is None else (-translation, translation)
+        size = (1 - expansion, 1 + expansion)
+        return cls((-rotation, rotation), (-shear, shear), size, size, shift, shift)
+
+    def only(self, *factors: str) -> Self:
+        """These ranges for the named factors, every other factor neutral: a one-factor set.
+
+        Parameters
+        ----------
+        factors
+            Names of `TRANSFORM_COLUMNS`.
+
+        Raises
+        ------
+        UsageError
+            There is no such factor.
+        """
+        for name in factors:
+            if name not in TRANSFORM_COLUMNS:
+                raise UsageError(f"there is no factor {name!r}; the factors are {', '.join(TRANSFORM_COLUMNS)}.")
+        neutral = {
+            name: (1.0, 1.0) if name.endswith("expansion") else (0.0, 0.0)
+            for name in TRANSFORM_COLUMNS
+            if name not in factors
+        }
+        return replace(self, **neutral)
+
+
+def linear_maps(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """The linear part E·S·R of each transformation, acting on (x, y).
+
+    Parameters
+    ----------
+    transforms
+        Floating point (N, 6), columns as `TRANSFORM_COLUMNS`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (N, 2, 2).
+    """
+    rotation, shear, vertical, horizontal = np.asarray(transforms, np.float64).T[:4]
+    cos, sin = np.cos(np.deg2rad(rotation)), np.sin(np.deg2rad(rotation))
+    maps = np.empty((len(transforms), 2, 2))
+    maps[:, 0, 0] = horizontal * cos
+    maps[:, 0, 1] = horizontal * sin
+    maps[:, 1, 0] = vertical * (shear * cos - sin)
+    maps[:, 1, 1] = vertical * (shear * sin + cos)
+    return maps
+
+
+def affine_matrices(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """The whole transformations as homogeneous matrices on (x, y, 1), digit to canvas.
+
+    Parameters
+    ----------
+    transforms
+        Floating point (N, 6), columns as `TRANSFORM_COLUMNS`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (N, 3, 3).
+    """
+    matrices = np.tile(np.eye(3), (len(transforms), 1, 1))
+    matrices[:, :2, :2] = linear_maps(transforms)
+    matrices[:, 0, 2] = transforms[:, 5]
+    matrices[:, 1, 2] = transforms[:, 4]
+    return matrices
+
+
+def old_to_new(
+    transforms: npt.NDArray[np.floating[Any]], frame: int = FRAME, canvas: int = CANVAS
+) -> npt.NDArray[np.float64]:
+    """The transformations as the official files store them: from the digit's pixels to the canvas's.
+
+    Parameters
+    ----------
+    transforms
+        Floating point (N, 6), columns as `TRANSFORM_COLUMNS`.
+    frame, canvas
+        Height and width of the digit and of the canvas in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (N, 2, 3), on (row, column, 1), counted from 0 at the upper left pixel.
+    """
+    matrices = affine_matrices(transforms)[:, [1, 0]][:, :, [1, 0, 2]]  # on (y, x, 1) about the centres
+    matrices[:, :, 2] += (canvas - 1) / 2 - matrices[:, :, :2].sum(axis=2) * (frame - 1) / 2
+    return matrices
+
+
+def warp(
+    images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.float64], canvas: int = CANVAS
+) -> npt.NDArray[np.float64]:
+    """Sample images under homogeneous transformations, bilinearly.
+
+    Parameters
+    ----------
+    images
+        uint8 (N, H, W).
+    matrices
+        float64 (N, 3, 3), invertible and affine, from image to canvas on (x, y, 1) in the frame of the convention
+        above.
+    canvas
+        Height and width of the result in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (N, canvas, canvas), the levels before truncation, 0 to 255.
+    """
+    import torch  # seconds to import, and only rendering needs it
+    from torch.nn.functional import grid_sample
+
+    height, width = images.shape[1:]
+    a, b, c, d = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 0], matrices[:, 1, 1]
+    determinant = a * d - b * c
+    axis = np.arange(canvas) - (canvas - 1) / 2
+    x = axis - matrices[:, 0, 2, None]  # (N, canvas), by column
+    y = axis - matrices[:, 1, 2, None]  # (N, canvas), by row
+    # grid_sample wants positions scaled to −1 … 1 between the centres of the first and the last pixel.
+    across, down = 2 / max(width - 1, 1), 2 / max(height - 1, 1)
+    grid = np.empty((len(images), canvas, canvas, 2))
+    np.add(
+        ((d / determinant * across)[:, None] * x)[:, None, :],
+        ((-b / determinant * across)[:, None] * y)[:, :, None],
+        out=grid[..., 0],
+    )
+    np.add(
+        ((-c / determinant * down)[:, None] * x)[:, None, :],
+        ((a / determinant * down)[:, None] * y)[:, :, None],
+        out=grid[..., 1],
+    )
+    # In float64 a last-bit difference between machines moves a pixel to another level about once in 10¹².
+    sampled = grid_sample(
+        torch.from_numpy(images.astype(np.float64))[:, None],
+        torch.from_numpy(grid),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=True,
+    )
+    levels: npt.NDArray[np.float64] = sampled[:, 0].numpy()
+    return levels
+
+
+def truncate(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """Levels as whole ones, 0 to 255, cut off and not rounded."""
+    return (levels + _LAST_BITS).astype(np.uint8)
+
+
+def render(
+    images: npt.NDArray[np.uint8], transforms: npt.NDArray[np.floating[Any]], canvas: int = CANVAS
+) -> npt.NDArray[np.uint8]:
+    """Render each image under its own transformation, by the convention above.
+
+    Parameters
+    ----------
+    images
+        uint8 (N, H, W).
+    transforms
+        Floating point (N, 6), columns as `TRANSFORM_COLUMNS`.
+    canvas
+        Height and width of the result in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 (N, canvas, canvas).
+    """
+    return render_matrices(images, affine_matrices(transforms), canvas)
+
+
+def render_matrices(
+    images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.float64], canvas: int = CANVAS
+) -> npt.NDArray[np.uint8]:
+    """The same from the matrices (N, 3, 3) of `affine_matrices`, or others like them."""
+    rendered = np.empty((len(images), canvas, canvas), np.uint8)
+    for start in range(0, len(images), CHUNK):
+        part = slice(start, start + CHUNK)
+        rendered[part] = truncate(warp(images[part], matrices[part], canvas))
+    return rendered
