@@ -52,14 +52,7 @@ class CNN(nn.Module):
         first, second = wholes("filters", filters, length=2)
         side = ((canvas - 4) // 2 - 4) // 2
         hidden = whole("hidden", hidden)
-        self.features = nn.Sequential(
-            Conv2d(1, first, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            Conv2d(first, second, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
+        self.features = nn.Sequential(*_convolutions(first, second))
         self.classifier = nn.Sequential(
             nn.Flatten(),
             nn.Linear(second * side * side, hidden),
@@ -118,21 +111,15 @@ class GlobalPoolingCNN(nn.Module):
         widths = wholes("filters", filters)
         if len(widths) < 2:
             raise UsageError(f"filters must list at least 2 whole numbers, not {filters!r}.")
-        layers: list[nn.Module] = []
-        for place, (width, following) in enumerate(pairwise((1, *widths))):
-            if place < 2:
-                layers += [Conv2d(width, following, 5), nn.ReLU(), nn.MaxPool2d(2)]
-            else:
-                layers += [Conv2d(width, following, 3, padding=1), nn.ReLU()]
+        layers = _convolutions(*widths[:2])
+        for width, following in pairwise(widths[1:]):
+            layers += [Conv2d(width, following, 3, padding=1), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         self.pooling = choice("pooling", pooling, POOLINGS)
         classes, hidden = whole("classes", classes), whole("hidden", hidden, minimum=0)
         drop = nn.Dropout(number("dropout", dropout, 0, below=1))
-        self.classifier = (
-            nn.Sequential(nn.Linear(widths[-1], hidden), nn.ReLU(), drop, nn.Linear(hidden, classes))
-            if hidden
-            else nn.Sequential(nn.Linear(widths[-1], classes))
-        )
+        inner = [nn.Linear(widths[-1], hidden), nn.ReLU(), drop] if hidden else []
+        self.classifier = nn.Sequential(*inner, nn.Linear(hidden or widths[-1], classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw class scores: float32 (B, 1, H, W) in [0, 1] -> (B, K), float32 also under autocast."""
@@ -176,19 +163,14 @@ class SabourCNN(nn.Module):
     ) -> None:
         super().__init__()
         canvas = canvas_size("the CNN", canvas, minimum=1)
-        first, second, third = wholes("filters", filters, length=3)
         fourth, fifth = wholes("hidden", hidden, length=2)
-        self.features = nn.Sequential(
-            Conv2d(1, first, 5, padding="same"),
-            nn.ReLU(),
-            Conv2d(first, second, 5, padding="same"),
-            nn.ReLU(),
-            Conv2d(second, third, 5, padding="same"),
-            nn.ReLU(),
-        )
+        layers: list[nn.Module] = []
+        for width, following in pairwise((1, *wholes("filters", filters, length=3))):
+            layers += [Conv2d(width, following, 5, padding="same"), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(third * canvas * canvas, fourth),
+            nn.Linear(filters[-1] * canvas * canvas, fourth),
             nn.ReLU(),
             nn.Linear(fourth, fifth),
             nn.ReLU(),
@@ -200,3 +182,11 @@ class SabourCNN(nn.Module):
         """Raw class scores: float32 (B, 1, H, W) in [0, 1] -> (B, K)."""
         scores: Tensor = self.classifier(self.features(images))
         return scores
+
+
+def _convolutions(first: int, second: int) -> list[nn.Module]:
+    """The two of the affNIST baseline: 5×5 without padding, ReLU, 2×2 max-pooling."""
+    return [
+        *(Conv2d(1, first, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(Conv2d(first, second, 5), nn.ReLU(), nn.MaxPool2d(2)),
+    ]

@@ -170,10 +170,6 @@ class DynamicRouting(nn.Module):
         """(B, N, D_in), (N, J, D_out, D_in) -> (B, J, D_out)."""
         return dynamic_routing(capsules, matrices, self.iterations, self.gradient)
 
-    def extra_repr(self) -> str:
-        """What ``print`` shows of the layer."""
-        return f"iterations={self.iterations}, gradient={self.gradient!r}"
-
 
 class SharedCapsuleLayer(nn.Module):
     """A layer of capsules with one transformation matrix per output capsule, shared by all input capsules, no routing.
@@ -199,10 +195,6 @@ class SharedCapsuleLayer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_capsules, out_dim, in_dim))
         nn.init.normal_(self.weight, std=0.1)
-
-    def matrices(self, in_capsules: int) -> Tensor:
-        """The transformation matrices as :func:`dynamic_routing` takes them, (N, J, D_out, D_in): a view."""
-        return self.weight.expand(in_capsules, -1, -1, -1)
 
     def forward(self, capsules: Tensor) -> Tensor:
         """(B, N, D_in) -> (B, J, D_out), for any N."""

@@ -81,7 +81,7 @@ def test_the_layer_is_routing_once_with_equal_matrices_in_values_and_gradients()
     capsules = torch.randn(2, 7, 4, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(2, 3, 5, dtype=torch.float64)
     results = []
-    for route in (layer, lambda u: dynamic_routing_reference(u, layer.matrices(7), 1)):
+    for route in (layer, lambda u: dynamic_routing_reference(u, layer.weight.expand(7, -1, -1, -1), 1)):
         v = route(capsules)
         results.append((v, *torch.autograd.grad(v, (capsules, layer.weight), grad)))
     for ours, expected in zip(*results, strict=True):
