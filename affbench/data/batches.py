@@ -20,21 +20,11 @@ def to_float(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a training digit reaches the canvas.
+    """How a training digit reaches the canvas."""
 
-    Attributes
-    ----------
-    canvas
-        Height and width of the canvas in pixels.
-    shift
-        Offsets are uniform over −shift … shift pixels around the centre, in each direction.
-    flip
-        Mirror left to right with probability 1/2.
-    """
-
-    canvas: int
-    shift: int
-    flip: bool = False
+    canvas: int  # height and width of the canvas in pixels
+    shift: int  # offsets are uniform over −shift … shift pixels around the centre, in each direction
+    flip: bool = False  # mirror left to right with probability 1/2
 
 
 class TrainingBatches:
@@ -42,19 +32,6 @@ class TrainingBatches:
 
     Order, offsets and mirroring of an epoch are drawn on the CPU from a generator seeded by (seed, epoch) alone, so
     any epoch can be made again without the ones before it.
-
-    Parameters
-    ----------
-    digits
-        Digits in their frames, uint8 (N, F, F).
-    augmentation
-        How they reach the canvas.
-    batch_size
-        Images a batch; the last batch of an epoch may be smaller.
-    seed
-        Seed of the run.
-    device
-        Where the digits live and batches are made.
     """
 
     def __init__(
@@ -80,17 +57,7 @@ class TrainingBatches:
     def epoch(self, number: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch, or of a part of it.
 
-        Parameters
-        ----------
-        number
-            The epoch, from 0.
-        start, stop
-            The first batch, and the one before which to stop.
-
-        Yields
-        ------
-        tuple of Tensor
-            Images float32 (B, 1, H, H) in [0, 1], and labels int64 (B,).
+        Gives images float32 (B, 1, H, H) in [0, 1], and labels int64 (B,).
         """
         order, offsets, mirrored = (part.to(self._device) for part in self._draw(number))
         for batch in range(start, len(self) if stop is None else stop):

@@ -51,20 +51,7 @@ class _DamagedError(Exception):
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever reading a bad file may raise into one clear sentence.
-
-    Parameters
-    ----------
-    path
-        The file.
-    kind
-        What it should have been, such as ``"a MATLAB file"``.
-
-    Raises
-    ------
-    DataError
-        The file is missing, may not be read, or is damaged.
-    """
+    """Turn whatever reading a bad file may raise into one clear sentence."""
     try:
         yield
     except AffbenchError:
@@ -82,26 +69,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 
 
 def read_mat_variables(path: Path, limit: int = MAT_LIMIT) -> Variables:
-    """The variables of a MATLAB file of version 5, 7 or 7.3.
-
-    Parameters
-    ----------
-    path
-        The file.
-    limit
-        Bytes it may unpack to.
-
-    Returns
-    -------
-    dict
-        Variable name to its array in MATLAB's axis order, to a dict of fields for a 1×1 struct (in arrays of one
-        element or not), or to None for what holds no plain numbers (text, cells, objects).
-
-    Raises
-    ------
-    DataError
-        The file is missing, of another format, damaged or too large.
-    """
+    """The variables of a MATLAB file of version 5, 7 or 7.3."""
     with reading(path, "a MATLAB file"):
         with path.open("rb") as file:
             head = file.read(520)
@@ -205,13 +173,7 @@ class _Inflated(_Stream):
 
 
 def _inspect_mat5(file: IO[bytes], size: int, order: str, limit: int) -> None:
-    """Walk all elements of a version 5 or 7 file, so that scipy only ever sees a well-formed one.
-
-    Raises
-    ------
-    _DamagedError
-        A size disagrees with another, an element is of a kind affNIST has no use for, or there is too much of it.
-    """
+    """Walk all elements of a version 5 or 7 file, so that scipy only ever sees a well-formed one."""
     budget = [ELEMENT_COUNT]
     start, unpacked = 128, 0
     while start < size:
@@ -347,25 +309,7 @@ def _read_hdf5(path: Path, limit: int) -> Variables:
 
 
 def check_archive(path: Path, limit: int = ARCHIVE_LIMIT) -> list[str]:
-    """The names of the regular files in a .zip archive, if it is safe to open.
-
-    Parameters
-    ----------
-    path
-        The archive.
-    limit
-        Bytes its members may unpack to, all together.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    DataError
-        The archive is missing or damaged, is too large when unpacked, is encrypted, or holds a symbolic link or a
-        name that climbs out of the folder.
-    """
+    """The names of the regular files in a .zip archive, if it is safe to open."""
 
     def refuse(what: str) -> NoReturn:
         raise DataError(f"{path} is not opened because {what}.")
@@ -391,29 +335,7 @@ def check_archive(path: Path, limit: int = ARCHIVE_LIMIT) -> list[str]:
 
 @contextlib.contextmanager
 def extracted(path: Path, name: str, limit: int = MAT_LIMIT) -> Iterator[Path]:
-    """One member of an archive that `check_archive` passed, as a temporary file.
-
-    Parameters
-    ----------
-    path
-        The archive.
-    name
-        The member.
-    limit
-        Bytes it may unpack to, whatever the archive says.
-
-    Yields
-    ------
-    Path
-        The file; it goes when the block ends.
-
-    Raises
-    ------
-    DataError
-        The member is damaged or too large.
-    StorageError
-        There is no room for the temporary file.
-    """
+    """One member of an archive that `check_archive` passed, as a temporary file."""
     suffix = PurePosixPath(name).suffix
     with temporary_folder() as folder:
         target = folder / f"member{suffix}"
@@ -433,28 +355,7 @@ def extracted(path: Path, name: str, limit: int = MAT_LIMIT) -> Iterator[Path]:
 
 
 class NpzArray:
-    """One array of an .npz archive, read from first to last without ever being whole in memory.
-
-    Parameters
-    ----------
-    path
-        The archive.
-    name
-        The array, such as ``"arr_0"``.
-    limit
-        Bytes it may unpack to.
-
-    Attributes
-    ----------
-    shape, dtype
-        Of the array; numbers or booleans.
-
-    Raises
-    ------
-    DataError
-        The archive is missing or damaged, has no such array, or the array is too large, holds objects or text, or is in
-        column order.
-    """
+    """One array of an .npz archive, read from first to last without ever being whole in memory."""
 
     def __init__(self, path: Path, name: str = "arr_0", limit: int = ARCHIVE_LIMIT) -> None:
         self.path, self.name = path, name
@@ -481,13 +382,7 @@ class NpzArray:
             yield *read_header(file), file
 
     def rows(self, count: int) -> Iterator[Array]:
-        """The array in parts of at most `count` rows (along its first axis).
-
-        Raises
-        ------
-        DataError
-            The archive is truncated or damaged.
-        """
+        """The array in parts of at most `count` rows (along its first axis)."""
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         with reading(self.path, "a NumPy archive"), self._open() as (_, _, _, file):
             for start in range(0, self.shape[0], count):

@@ -33,16 +33,6 @@ def new_file(path: Path) -> Iterator[h5py.File]:
 
     It is made in memory and written at once: HDF5 crashes at exit where it cannot write its last bytes, such as those
     of a full disk.
-
-    Parameters
-    ----------
-    path
-        The file to write (a temporary path; `affbench.base.store` puts it in place).
-
-    Raises
-    ------
-    OSError
-        On leaving the block: the operating system did not take all that was written.
     """
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
@@ -51,21 +41,7 @@ def new_file(path: Path) -> Iterator[h5py.File]:
 
 
 class SetWriter:
-    """Writes a converted set part by part, so that no more than the compressed set is ever in memory.
-
-    Parameters
-    ----------
-    path
-        The file to write (a temporary path; `affbench.base.store` puts it in place).
-    count
-        N, the number of images to come.
-    canvas
-        Height and width of the images in pixels.
-    attributes
-        File attributes; must hold ``name``, ``split``, ``source``, ``sha256`` and ``license``.
-    affine
-        Whether ``transforms`` and ``source_index`` come too.
-    """
+    """Writes a converted set part by part, so that no more than the compressed set is ever in memory."""
 
     def __init__(self, path: Path, count: int, canvas: int, attributes: Mapping[str, Any], *, affine: bool) -> None:
         self._open = contextlib.ExitStack()
@@ -149,26 +125,7 @@ def count_images(path: Path) -> int:
 
 
 def read_set(path: Path, key: str = "", start: int = 0, stop: int | None = None) -> Dataset:
-    """Read a converted set, or a slice of it without reading the rest.
-
-    Parameters
-    ----------
-    path
-        The HDF5 file.
-    key
-        Content key the set is to carry.
-    start, stop
-        The slice of images.
-
-    Returns
-    -------
-    Dataset
-
-    Raises
-    ------
-    ArtefactError
-        The file is not a converted set, or is damaged.
-    """
+    """Read a converted set, or a slice of it without reading the rest."""
     part = slice(start, stop)
     try:
         with h5py.File(path, "r", locking=False) as file:

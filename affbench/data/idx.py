@@ -28,20 +28,7 @@ _AGAIN = "fetch it again"
 def read_images(path: Path) -> npt.NDArray[np.uint8]:
     """Read an IDX file of images.
 
-    Parameters
-    ----------
-    path
-        The file, plain or compressed with gzip (told by its content, not its name).
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 (N, H, W), 0 background to 255 ink, writable.
-
-    Raises
-    ------
-    DataError
-        The file is missing, truncated, corrupt, or not an IDX file of uint8 images.
+    Gives uint8 (N, H, W), 0 background to 255 ink, writable.
     """
     return _read(path, dimensions=3, what="images")
 
@@ -49,20 +36,7 @@ def read_images(path: Path) -> npt.NDArray[np.uint8]:
 def read_labels(path: Path) -> npt.NDArray[np.uint8]:
     """Read an IDX file of labels.
 
-    Parameters
-    ----------
-    path
-        The file, plain or compressed with gzip (told by its content, not its name).
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 (N,), classes 0 to 9, writable.
-
-    Raises
-    ------
-    DataError
-        The file is missing, truncated, corrupt, not an IDX file of uint8 labels, or holds another class.
+    Gives uint8 (N,), classes 0 to 9, writable.
     """
     labels = _read(path, dimensions=1, what="labels")
     if labels.max() >= CLASSES:
@@ -77,20 +51,7 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
 def read_pair(images_path: Path, labels_path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Read images and their labels.
 
-    Parameters
-    ----------
-    images_path, labels_path
-        As for `read_images` and `read_labels`.
-
-    Returns
-    -------
-    tuple of numpy.ndarray
-        Images uint8 (N, H, W) and labels uint8 (N,).
-
-    Raises
-    ------
-    DataError
-        A file is unusable, or there are more images than labels or the reverse.
+    Gives images uint8 (N, H, W) and labels uint8 (N,).
     """
     labels = read_labels(labels_path)  # the small file first: what is wrong shows sooner
     images = read_images(images_path)

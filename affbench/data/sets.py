@@ -155,24 +155,12 @@ def check_split(spec: SetSpec, split: str) -> Split:
 
 @dataclass(frozen=True)
 class SetPart:
-    """Which images: a split of a set, or the beginning of it. `find_part` makes one from names.
+    """Which images: a split of a set, or the beginning of it. `find_part` makes one from names."""
 
-    Attributes
-    ----------
-    spec
-        The set.
-    split
-        The split.
-    copies
-        Versions of each digit in a synthetic affine set; elsewhere of no meaning.
-    limit
-        Only the first `limit` images.
-    """
-
-    spec: SetSpec
-    split: Split
-    copies: int = COPIES
-    limit: int | None = None
+    spec: SetSpec  # the set
+    split: Split  # the split
+    copies: int = COPIES  # versions of each digit in a synthetic affine set; elsewhere of no meaning
+    limit: int | None = None  # only the first `limit` images
 
     @property
     def name(self) -> str:
@@ -266,15 +254,7 @@ class SetPart:
             return False
 
     def ensure(self, data_dir: Path) -> Path:
-        """The finished, verified HDF5 file, made from its digits if it is not there yet.
-
-        Raises
-        ------
-        DataError
-            The files it is made from are missing or damaged.
-        StorageError
-            It cannot be written.
-        """
+        """The finished, verified HDF5 file, made from its digits if it is not there yet."""
         path = self.path(data_dir)
         if self.spec.form == "official":
             try:

@@ -89,37 +89,7 @@ def synthesize_chunks(
 ) -> Iterator[Dataset]:
     """Make an affNIST-like set part by part, so that it never has to fit in memory.
 
-    Parameters
-    ----------
-    images
-        uint8 (N, H, W) digits, 28×28 for affNIST.
-    labels
-        uint8 (N,).
-    copies
-        Versions of every digit. The set runs copy by copy: all digits in their first version, then all in their
-        second, …, as the official batches do.
-    seed
-        0 or more; the same seed gives the same bits.
-    ranges
-        What to draw from; affNIST's ranges by default.
-    canvas
-        Height and width of the images in pixels.
-    name, split
-        What the set is called.
-    chunk
-        Images rendered at once; of no consequence for the result.
-
-    Yields
-    ------
-    Dataset
-        The next images, at most `chunk`, with ``transforms`` and ``source_index``.
-
-    Raises
-    ------
-    UsageError
-        An argument is out of its range.
-    DataError
-        A digit fits nowhere on the canvas.
+    `images`: uint8 (N, H, W) digits, 28×28 for affNIST; `labels`: uint8 (N,).
     """
     images = np.asarray(images)
     labels = np.asarray(labels)
@@ -190,24 +160,7 @@ def write_synthetic(
     ranges: AffineRange | None = None,
     canvas: int = CANVAS,
 ) -> None:
-    """Make an affNIST-like set straight into a converted file.
-
-    Parameters
-    ----------
-    path
-        The file to write (a temporary path; `affbench.base.store` puts it in place).
-    images, labels, copies, seed, ranges, canvas
-        As for `synthesize_chunks`.
-    attributes
-        File attributes, as for `affbench.data.hdf5.SetWriter`; ``copies``, ``seed`` and ``ranges`` (as JSON) are added.
-
-    Raises
-    ------
-    UsageError
-        An argument is out of its range.
-    DataError
-        A digit fits nowhere on the canvas.
-    """
+    """Make an affNIST-like set straight into a converted file."""
     ranges = ranges or AffineRange()
     parts = synthesize_chunks(images, labels, copies, seed, ranges=ranges, canvas=canvas)
     described = {**attributes, "copies": copies, "seed": seed, "ranges": json.dumps(asdict(ranges))}

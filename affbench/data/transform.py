@@ -21,29 +21,13 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class AffineRange:
-    """The interval each factor is drawn from, uniformly; the defaults are affNIST's.
+    """The interval each factor is drawn from, uniformly; the defaults are affNIST's."""
 
-    Attributes
-    ----------
-    rotation
-        Degrees, counter-clockwise, within ±360.
-    shear
-        Vertical shear, pixels down per pixel to the right.
-    vertical_expansion, horizontal_expansion
-        Factors, 0.1 to 10.
-    vertical_translation, horizontal_translation
-        Whole pixels; what keeps the digit on the canvas is always a bound, and with None it is the only one.
-
-    Raises
-    ------
-    UsageError
-        A bound is not a finite number, the bounds are in the wrong order, or a factor is beyond what can be rendered.
-    """
-
-    rotation: Range = (-20.0, 20.0)
-    shear: Range = (-0.2, 0.2)
-    vertical_expansion: Range = (0.8, 1.2)
+    rotation: Range = (-20.0, 20.0)  # degrees, counter-clockwise, within ±360
+    shear: Range = (-0.2, 0.2)  # vertical shear, pixels down per pixel to the right
+    vertical_expansion: Range = (0.8, 1.2)  # factors, 0.1 to 10
     horizontal_expansion: Range = (0.8, 1.2)
+    # Whole pixels; what keeps the digit on the canvas is always a bound, and with None it is the only one
     vertical_translation: Range | None = None
     horizontal_translation: Range | None = None
 
@@ -77,24 +61,7 @@ class AffineRange:
         expansion: float = 0.2,
         translation: float | None = None,
     ) -> Self:
-        """Intervals given by their half-widths around the neutral transformation; 0 switches a factor off.
-
-        Parameters
-        ----------
-        rotation
-            Degrees either way.
-        shear
-            Either way.
-        expansion
-            Both expansions are drawn from 1 − `expansion` to 1 + `expansion`.
-        translation
-            Pixels either way, on both axes; None for wherever the digit fits.
-
-        Raises
-        ------
-        UsageError
-            A half-width is negative, not finite or too large.
-        """
+        """Intervals given by their half-widths around the neutral transformation; 0 switches a factor off."""
         for name, value in (("rotation", rotation), ("shear", shear), ("expansion", expansion)):
             if not value >= 0:
                 raise UsageError(f"{name} must not be negative; it is {value:g}.")
@@ -105,18 +72,7 @@ class AffineRange:
         return cls((-rotation, rotation), (-shear, shear), size, size, shift, shift)
 
     def only(self, *factors: str) -> Self:
-        """These ranges for the named factors, every other factor neutral: a one-factor set.
-
-        Parameters
-        ----------
-        factors
-            Names of `TRANSFORM_COLUMNS`.
-
-        Raises
-        ------
-        UsageError
-            There is no such factor.
-        """
+        """These ranges for the named factors, every other factor neutral: a one-factor set."""
         for name in factors:
             if name not in TRANSFORM_COLUMNS:
                 raise UsageError(f"there is no factor {name!r}; the factors are {', '.join(TRANSFORM_COLUMNS)}.")
@@ -131,15 +87,7 @@ class AffineRange:
 def linear_maps(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """The linear part E·S·R of each transformation, acting on (x, y).
 
-    Parameters
-    ----------
-    transforms
-        Floating point (N, 6), columns as `TRANSFORM_COLUMNS`.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 (N, 2, 2).
+    `transforms`: floating point (N, 6), columns as `TRANSFORM_COLUMNS`; gives float64 (N, 2, 2).
     """
     rotation, shear, vertical, horizontal = np.asarray(transforms, np.float64).T[:4]
     cos, sin = np.cos(np.deg2rad(rotation)), np.sin(np.deg2rad(rotation))
@@ -154,15 +102,7 @@ def linear_maps(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.flo
 def affine_matrices(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """The whole transformations as homogeneous matrices on (x, y, 1), digit to canvas.
 
-    Parameters
-    ----------
-    transforms
-        Floating point (N, 6), columns as `TRANSFORM_COLUMNS`.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 (N, 3, 3).
+    `transforms`: floating point (N, 6), columns as `TRANSFORM_COLUMNS`; gives float64 (N, 3, 3).
     """
     matrices = np.tile(np.eye(3), (len(transforms), 1, 1))
     matrices[:, :2, :2] = linear_maps(transforms)
@@ -176,17 +116,8 @@ def old_to_new(
 ) -> npt.NDArray[np.float64]:
     """The transformations as the official files store them: from the digit's pixels to the canvas's.
 
-    Parameters
-    ----------
-    transforms
-        Floating point (N, 6), columns as `TRANSFORM_COLUMNS`.
-    frame, canvas
-        Height and width of the digit and of the canvas in pixels.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 (N, 2, 3), on (row, column, 1), counted from 0 at the upper left pixel.
+    `transforms`: floating point (N, 6), columns as `TRANSFORM_COLUMNS`; gives float64 (N, 2, 3), on (row, column, 1),
+    counted from 0 at the upper left pixel.
     """
     matrices = affine_matrices(transforms)[:, [1, 0]][:, :, [1, 0, 2]]  # on (y, x, 1) about the centres
     matrices[:, :, 2] += (canvas - 1) / 2 - matrices[:, :, :2].sum(axis=2) * (frame - 1) / 2
@@ -198,20 +129,8 @@ def warp(
 ) -> npt.NDArray[np.float64]:
     """Sample images under homogeneous transformations, bilinearly.
 
-    Parameters
-    ----------
-    images
-        uint8 (N, H, W).
-    matrices
-        float64 (N, 3, 3), invertible and affine, from image to canvas on (x, y, 1) in the frame of the convention
-        above.
-    canvas
-        Height and width of the result in pixels.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 (N, canvas, canvas), the levels before truncation, 0 to 255.
+    `images`: uint8 (N, H, W); `matrices`: float64 (N, 3, 3), invertible and affine, from image to canvas on (x, y, 1)
+    in the frame of the convention above; gives float64 (N, canvas, canvas), the levels before truncation, 0 to 255.
     """
     import torch  # seconds to import, and only rendering needs it
     from torch.nn.functional import grid_sample

@@ -32,18 +32,10 @@ Images = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pairing:
-    """The original of every image.
+    """The original of every image."""
 
-    Attributes
-    ----------
-    source_index
-        int32 (N,), from 0, in the digits' order.
-    order
-        How it was found, for the set's attributes.
-    """
-
-    source_index: npt.NDArray[np.int32]
-    order: str
+    source_index: npt.NDArray[np.int32]  # int32 (N,), from 0, in the digits' order
+    order: str  # how it was found, for the set's attributes
 
 
 def pair(
@@ -56,25 +48,9 @@ def pair(
 ) -> Pairing:
     """Find the digit that each image was made from.
 
-    Parameters
-    ----------
-    read
-        Images from a first to before a last one: uint8 (n, 40, 40).
-    labels, transforms, ids
-        (N,), (N, 6) and (N,) of all images; the ids name the originals within the file, from 0.
-    digits
-        All digits that may be the originals, 28×28.
-    originals
-        The originals in the file's order, uint8 (M, 28, 28), where there are any.
-
-    Returns
-    -------
-    Pairing
-
-    Raises
-    ------
-    DataError
-        Too few images are made from any of the digits by their transformation.
+    `read`: images from a first to before a last one: uint8 (n, 40, 40); `labels, transforms, ids`: (N,), (N, 6) and
+    (N,) of all images; the ids name the originals within the file, from 0; `originals`: the originals in the file's
+    order, uint8 (M, 28, 28), where there are any.
     """
     few = np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids))).astype(int)
     if ids.max() < len(digits) and (labels == digits.labels[ids]).mean() > FOUND:
@@ -99,12 +75,8 @@ def nearest(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
     """The digit of the same label that each look (n, 28, 28) shows, and how far it explains the stored image.
 
-    Returns
-    -------
-    found
-        int32 (n,), from 0.
-    equal
-        float64 (n,), share of equal ink pixels when the digit is rendered under its matrix (n, 3, 3).
+    Gives int32 (n,), from 0; gives float64 (n,), share of equal ink pixels when the digit is rendered under its matrix
+    (n, 3, 3).
     """
     found, best = np.zeros(len(looks), np.int32), np.full(len(looks), -1.0)
     pixels = digits.images.reshape(len(digits), -1).astype(np.float32)

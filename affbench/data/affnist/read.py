@@ -35,21 +35,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AffnistSource:
-    """Where a split of affNIST lies on disk.
+    """Where a split of affNIST lies on disk."""
 
-    Attributes
-    ----------
-    kind
-        ``"mat"``: with transformations; ``"npz"``: images and labels only.
-    path
-        A .mat file, a folder of ``1.mat``, ``2.mat``, …, a zip archive of either, or the .npz file of the images.
-    labels
-        The .npz file of the labels.
-    """
-
-    kind: Literal["mat", "npz"]
+    kind: Literal["mat", "npz"]  # ``"mat"``: with transformations; ``"npz"``: images and labels only
+    # A .mat file, a folder of ``1.mat``, ``2.mat``, …, a zip archive of either, or the .npz file of the images
     path: Path
-    labels: Path | None = None
+    labels: Path | None = None  # the .npz file of the labels
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -107,18 +98,7 @@ def read_mat(path: Path | str, name: str = "affnist", split: str = "test") -> Da
 
 
 def read_originals(path: Path | str) -> npt.NDArray[np.uint8]:
-    """The originals of affNIST, in the order in which its files count them: uint8 (M, 28, 28).
-
-    Parameters
-    ----------
-    path
-        A .mat file in affNIST's layout with images of 28×28, or 40×40 and just centred; or a zip archive of one.
-
-    Raises
-    ------
-    DataError
-        The file is missing, damaged, or holds other images.
-    """
+    """The originals of affNIST, in the order in which its files count them: uint8 (M, 28, 28)."""
     path = Path(path)
     file, label = next(iter(_open_members(path, _members(path))))
     fields = read_fields(label, read_mat_variables(file))
@@ -136,30 +116,7 @@ def convert(
     digits: Dataset | None = None,
     originals: Path | None = None,
 ) -> None:
-    """Write a converted set from a source, part by part.
-
-    Parameters
-    ----------
-    source
-        Where the split lies.
-    target
-        The HDF5 file to write (a temporary path; `affbench.base.store` puts it in place).
-    split
-        ``"train"``, ``"validation"`` or ``"test"``.
-    attributes
-        File attributes, as for `affbench.data.hdf5.SetWriter`; ``split``, ``layout``, ``matrices`` and ``order``
-        (of the originals) are added.
-    digits
-        MNIST's digits, test or training file, to find the originals among; without them ``source_index`` counts as the
-        file does.
-    originals
-        File of the originals in affNIST's own order, where there is one.
-
-    Raises
-    ------
-    DataError
-        The source is damaged, not affNIST, or implausible.
-    """
+    """Write a converted set from a source, part by part."""
     if source.kind == "npz":
         count, parts = _npz_parts(source, split)
     else:
@@ -225,20 +182,7 @@ def read_homnist(path: Path | str) -> Dataset:
     length of ``labels`` counts the images, and the others must make squares, taken in row-major order. The
     homographies (3×3 each) must be there, one for each image, but are not kept: they fit no transformation table.
 
-    Parameters
-    ----------
-    path
-        ``homNIST_test.mat``, or a zip archive that holds it.
-
-    Returns
-    -------
-    Dataset
-        Images uint8 (N, H, H), labels uint8 (N,); no transforms.
-
-    Raises
-    ------
-    DataError
-        The file is missing, damaged, or not homNIST.
+    Gives images uint8 (N, H, H), labels uint8 (N,); no transforms.
     """
     path = Path(path)
     members = _members(path)

@@ -36,21 +36,13 @@ Table = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read a stored table.
+    """One way to read a stored table."""
 
-    Attributes
-    ----------
-    columns
-        Which stored column each factor of `TRANSFORM_COLUMNS` is taken from.
-    inverted
-        Whether the factor has the opposite sign; for an expansion, is the reciprocal.
-    horizontal_shear
-        Whether y·shear is added to x, not x·shear to y.
-    """
-
+    # Which stored column each factor of `TRANSFORM_COLUMNS` is taken from
     columns: tuple[int, ...] = tuple(range(FACTORS))
+    # Whether the factor has the opposite sign; for an expansion, is the reciprocal
     inverted: tuple[bool, ...] = (False,) * FACTORS
-    horizontal_shear: bool = False
+    horizontal_shear: bool = False  # whether y·shear is added to x, not x·shear to y
 
     def apply(self, table: Table) -> npt.NDArray[np.float64]:
         """The table (N, 6) in the order and with the signs of the documented one, float64."""
@@ -105,21 +97,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well rendered images agree with the stored ones.
+    """How well rendered images agree with the stored ones."""
 
-    Attributes
-    ----------
-    difference
-        Mean absolute pixel difference, 0 to 255.
-    correlation
-        Of the pixels, −1 to 1.
-    equal
-        Share of equal pixels among those with ink in either, 0 to 1.
-    """
-
-    difference: float
-    correlation: float
-    equal: float
+    difference: float  # mean absolute pixel difference, 0 to 255
+    correlation: float  # of the pixels, −1 to 1
+    equal: float  # share of equal pixels among those with ink in either, 0 to 1
 
 
 @dataclass(frozen=True)

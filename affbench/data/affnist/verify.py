@@ -43,93 +43,52 @@ FOLLOWS = 0.3  # correlation of the ink's position with the translations below w
 
 @dataclass(frozen=True)
 class FactorCheck:
-    """What the images say about one factor.
+    """What the images say about one factor."""
 
-    Attributes
-    ----------
-    factor
-        One of `TRANSFORM_COLUMNS`.
-    reading
-        How the best reading takes it: ``"as documented"``, ``"clockwise"``, ``"stored in the column shear"``, ….
-    agrees
-        Whether that is the documented one.
-    determined
-        Whether the images depend on the factor enough to tell; a factor that is neutral throughout is not.
-    difference, flipped_difference, neutral_difference
-        Mean absolute pixel difference (0 to 255) under the best reading, with this factor inverted in it, and with
-        this factor neutral in it.
-    correlation, flipped_correlation, neutral_correlation
-        Correlation of pixels, likewise.
-    """
-
-    factor: str
+    factor: str  # one of `TRANSFORM_COLUMNS`
+    # How the best reading takes it: ``"as documented"``, ``"clockwise"``, ``"stored in the column shear"``, …
     reading: str
-    agrees: bool
+    agrees: bool  # whether that is the documented one
+    # Whether the images depend on the factor enough to tell; a factor that is neutral throughout is not
     determined: bool
+    # Mean absolute pixel difference (0 to 255) under the best reading, with this factor inverted in it, and with this
+    # factor neutral in it
     difference: float
     flipped_difference: float
     neutral_difference: float
-    correlation: float
+    correlation: float  # correlation of pixels, likewise
     flipped_correlation: float
     neutral_correlation: float
 
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """How well a table explains the images it belongs to.
+    """How well a table explains the images it belongs to."""
 
-    Attributes
-    ----------
-    name, split
-        The set.
-    n
-        Cases rendered again.
-    difference
-        Mean absolute pixel difference (0 to 255) under the documented convention.
-    correlation
-        Correlation of the pixels of stored and rendered images under it, −1 to 1.
-    equal, equal_rounded
-        Share of equal pixels among those with ink in either, under the best reading, with levels truncated as
-        documented and with levels rounded.
-    whole_translations
-        Share of cases whose two translations are whole pixels.
-    follows
-        Correlation of the ink's position with the translations, the larger of both axes, −1 to 1.
-    originals
-        ``"by number"``; ``"by pixels"`` where a file counts in an order of its own; `MISNAMED` where a set that says
-        that its ``source_index`` counts in the order of the digits names others.
-    matrices
-        What reading the set said of its stored matrices.
-    best_difference, best_correlation
-        The same under the best reading found.
-    label_agreement
-        Share of all images whose label is that of their original, 0 to 1.
-    centroid_shift
-        Mean displacement of the ink, stored minus rendered under the best reading, in pixels, (down, right).
-    shifted_correlation
-        The correlation when the translations of the best reading are corrected by it: high where the table only
-        counts from another origin.
-    factors
-        One check for each of `TRANSFORM_COLUMNS`.
-    """
-
-    name: str
+    name: str  # the set
     split: str
-    n: int
-    difference: float
-    correlation: float
+    n: int  # cases rendered again
+    difference: float  # mean absolute pixel difference (0 to 255) under the documented convention
+    correlation: float  # correlation of the pixels of stored and rendered images under it, −1 to 1
+    # Share of equal pixels among those with ink in either, under the best reading, with levels truncated as
+    # documented and with levels rounded
     equal: float
     equal_rounded: float
-    whole_translations: float
-    follows: float
+    whole_translations: float  # share of cases whose two translations are whole pixels
+    follows: float  # correlation of the ink's position with the translations, the larger of both axes, −1 to 1
+    # "by number"; "by pixels" where a file counts in an order of its own; `MISNAMED` where a set that says
+    # that its ``source_index`` counts in the order of the digits names others
     originals: str
-    matrices: str
-    best_difference: float
+    matrices: str  # what reading the set said of its stored matrices
+    best_difference: float  # the same under the best reading found
     best_correlation: float
-    label_agreement: float
+    label_agreement: float  # share of all images whose label is that of their original, 0 to 1
+    # Mean displacement of the ink, stored minus rendered under the best reading, in pixels, (down, right)
     centroid_shift: tuple[float, float]
+    # The correlation when the translations of the best reading are corrected by it: high where the table only counts
+    # from another origin
     shifted_correlation: float
-    factors: tuple[FactorCheck, ...]
+    factors: tuple[FactorCheck, ...]  # one check for each of `TRANSFORM_COLUMNS`
 
     @property
     def agrees(self) -> bool:
@@ -229,27 +188,7 @@ def verify_affnist(
 ) -> VerificationReport:
     """Render a sample of an affine set again from its originals and its table, and compare.
 
-    Parameters
-    ----------
-    dataset
-        A set with ``transforms`` and ``source_index``.
-    originals_images
-        uint8 (M, H, W), which ``source_index`` counts in.
-    originals_labels
-        uint8 (M,).
-    sample
-        Cases to render; all when there are fewer.
-    seed
-        Which cases.
-
-    Returns
-    -------
-    VerificationReport
-
-    Raises
-    ------
-    DataError
-        The set has no table, is empty, or points beyond the originals.
+    `originals_images`: uint8 (M, H, W), which ``source_index`` counts in; `originals_labels`: uint8 (M,).
     """
     if dataset.transforms is None or dataset.source_index is None:
         raise DataError(f"{dataset.name} has no transformation table to verify.")
@@ -293,28 +232,7 @@ def verify_affnist(
 
 
 def verify_set(name: str, split: str, data_dir: Path, sample: int = 1000, seed: int = 0) -> VerificationReport:
-    """`verify_affnist` for a set by name and the digits it was made from.
-
-    Parameters
-    ----------
-    name, split
-        Which set; it is converted if need be, but never downloaded.
-    data_dir
-        Folder of the data.
-    sample, seed
-        As for `verify_affnist`.
-
-    Returns
-    -------
-    VerificationReport
-
-    Raises
-    ------
-    UsageError
-        There is no such set or split.
-    DataError
-        The set or its original digits have not been fetched, or there is no table to verify.
-    """
+    """`verify_affnist` for a set by name and the digits it was made from."""
     from affbench.data.sets import find_part, has_digits, mnist_digits, originals_of
 
     part = find_part(name, split)

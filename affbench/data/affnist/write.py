@@ -21,27 +21,10 @@ BATCH = 10_000  # images of a batch, where the set is not a number of versions o
 
 
 def export_mat(dataset: Dataset, target: Path | str) -> list[Path]:
-    """Write an affine set as MATLAB files (version 5, compressed) in affNIST's layout.
+    """Write an affine set as MATLAB files (version 5, compressed) in affNIST's layout, and list them.
 
-    Parameters
-    ----------
-    dataset
-        The set.
-    target
-        ``NAME.mat``: one file. ``NAME.mat.zip``: a zip archive of one. ``NAME.zip``, or a folder that does not exist
-        or is empty: batches ``1.mat``, ``2.mat``, …, each with one version of every digit, as the official ones.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-
-    Raises
-    ------
-    DataError
-        The set has no transformations, its images are not 40×40, or it is too large for one file.
-    StorageError
-        The target cannot be written, or is a folder with files in it.
+    ``NAME.mat`` is one file, ``NAME.mat.zip`` an archive of one; ``NAME.zip``, or a folder that does not exist or is
+    empty, holds batches ``1.mat``, ``2.mat``, …, each with one version of every digit, as the official ones.
     """
     target, name = Path(target), Path(target).name.lower()
     if dataset.transforms is None or dataset.source_index is None:

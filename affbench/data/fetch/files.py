@@ -42,27 +42,14 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Ways:
-    """How files may be had.
+    """How files may be had."""
 
-    Attributes
-    ----------
-    mirror
-        Folder, or http, https or file address, tried before the known addresses. It may be flat or a torchvision root.
-    offline
-        Never touch the network.
-    force
-        Fetch again even what is there, and accept another content where no checksum is published.
-    progress
-        Receives progress in bytes, and notes.
-    patience
-        Number of attempts, pauses and time limits.
-    """
-
+    # Folder, or http, https or file address, tried before the known addresses. It may be flat or a torchvision root
     mirror: str | Path | None = None
-    offline: bool = False
-    force: bool = False
-    progress: Progress = field(default_factory=Progress)
-    patience: Patience = field(default_factory=Patience)
+    offline: bool = False  # never touch the network
+    force: bool = False  # fetch again even what is there, and accept another content where no checksum is published
+    progress: Progress = field(default_factory=Progress)  # receives progress in bytes, and notes
+    patience: Patience = field(default_factory=Patience)  # number of attempts, pauses and time limits
 
 
 class _Place(NamedTuple):
@@ -74,13 +61,7 @@ class _Place(NamedTuple):
 
 
 def find_file(file: RemoteFile, folder: Path) -> Fetched | None:
-    """The file in the folder, verified, or None where it is absent or damaged; never touches the network.
-
-    Raises
-    ------
-    DataError
-        The file is not the one whose checksum was remembered.
-    """
+    """The file in the folder, verified, or None where it is absent or damaged; never touches the network."""
     return Fetcher(folder).find(file)
 
 
@@ -124,15 +105,6 @@ class Fetcher:
 
         What is in the folder already comes first, then whatever the mirror has, then the known addresses; within each,
         in the order given. The files of a single source may come from different places.
-
-        Raises
-        ------
-        DownloadError
-            No source could deliver; each is named with its reason.
-        DataError
-            The mirror's folder holds a wrong file, or a file differs from the one first fetched.
-        StorageError
-            The folder cannot be written.
         """
         for source in () if self._ways.force else sources:
             found = [file for file in map(self.find, source.files) if file]

@@ -20,24 +20,12 @@ from affbench.data.sets import SetPart
 
 @dataclass(frozen=True)
 class FetchedSet:
-    """A set that is there.
+    """A set that is there."""
 
-    Attributes
-    ----------
-    name
-        As asked for.
-    source
-        Which of its sources was used.
-    files
-        The downloaded files, with checksum and origin.
-    converted
-        The converted sets made from them.
-    """
-
-    name: str
-    source: str
-    files: tuple[Fetched, ...]
-    converted: tuple[Path, ...]
+    name: str  # as asked for
+    source: str  # which of its sources was used
+    files: tuple[Fetched, ...]  # the downloaded files, with checksum and origin
+    converted: tuple[Path, ...]  # the converted sets made from them
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-serialisable form."""
@@ -46,33 +34,7 @@ class FetchedSet:
 
 
 def fetch_sets(names: Sequence[str], data_dir: Path, ways: Ways | None = None) -> list[FetchedSet]:
-    """Download, verify and convert sets; what is there and whole is not downloaded again.
-
-    Parameters
-    ----------
-    names
-        ``"mnist"``, ``"fashion-mnist"``, ``"affnist"``, ``"affnist-validation"``, ``"affnist-train"``, ``"homnist"``.
-    data_dir
-        Folder of the data.
-    ways
-        How files may be had.
-
-    Returns
-    -------
-    list of FetchedSet
-        In the order of `names`.
-
-    Raises
-    ------
-    UsageError
-        A name is unknown, or the mirror is neither a folder nor an address.
-    DownloadError
-        No source could deliver a set. The sets before it are there.
-    DataError
-        A file is damaged, or is not what it should be.
-    StorageError
-        The data folder cannot be written.
-    """
+    """Download, verify and convert sets; what is there and whole is not downloaded again."""
     for name in names:
         sets.sources_of(name)
     return [_fetch_set(name, data_dir, ways or Ways()) for name in names]
