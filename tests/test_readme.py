@@ -40,7 +40,8 @@ def commands(text: str) -> set[str]:
 
 
 def options(command: Any) -> set[str]:
-    own = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    parameters = command.get_params(command.make_context("affbench", [], resilient_parsing=True))
+    own = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     return own.union(*map(options, getattr(command, "commands", {}).values()))
 
 

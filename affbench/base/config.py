@@ -71,63 +71,43 @@ class ModelConfig(_Frozen):
 
 
 class DataConfig(_Frozen):
-    """What a model is trained on.
+    """What a model is trained on; the descriptions are the help of the options that the command line makes of these."""
 
-    Attributes
-    ----------
-    train_set
-        The set; its validation split selects the checkpoint.
-    shift
-        Training digits are moved by up to this many pixels in each direction, afresh in every epoch; None takes what
-        the set stands for (6 for translated sets: every placement that keeps the digit's frame on the canvas; else 0).
-    flip
-        Mirror half of the training digits left to right (Fashion-MNIST).
-    limit
-        Use the first `limit` training digits only.
-    validation_limit
-        Validate on the first `validation_limit` images only; None takes a fifth as many as there are training images,
-        but at least 500: all 10,000 of MNIST where a run trains on all digits.
-    copies
-        Versions of each training and validation digit, where the set is a synthetic affine one.
-    """
-
-    train_set: str = "mnist-translated"
-    shift: int | None = Field(default=None, ge=0, le=40)
-    flip: bool = False
-    limit: int | None = Field(default=None, ge=1)
-    validation_limit: int | None = Field(default=None, ge=1)
-    copies: int = Field(default=1, ge=1, le=1000)
+    train_set: str = Field(default="mnist-translated", description="Set to train on; its validation split selects.")
+    shift: int | None = Field(
+        default=None,
+        ge=0,
+        le=40,
+        description="Random shift in pixels, afresh in every epoch; by default what the set stands for.",
+    )
+    flip: bool = Field(default=False, description="Mirror half of the training images left to right.")
+    limit: int | None = Field(default=None, ge=1, description="Train on the first N examples only.")
+    validation_limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Validate on the first N images only; by default a fifth of the trained ones, at least 500.",
+    )
+    copies: int = Field(default=1, ge=1, le=1000, description="Versions of each digit of a synthetic affine set.")
 
 
 class TrainingConfig(_Frozen):
-    """How a model is trained.
+    """How a model is trained; Adam's other parameters are the paper's TensorFlow's (β 0.9, 0.999; ε 1e-8).
 
-    Attributes
-    ----------
-    seed
-        Seeds initial weights, order, placement and dropout.
-    epochs, batch_size, learning_rate
-        Adam's settings; its other parameters are the defaults of the paper's TensorFlow (β 0.9, 0.999; ε 1e-8).
-    schedule
-        Of the learning rate: a name in `affbench.run.stopping.SCHEDULES`.
-    stop_at
-        End training at the first validation accuracy (0 to 1) that reaches this; None trains all epochs.
-    validations
-        Validations per epoch, evenly spaced; each is a row of ``history.csv`` and a candidate for the checkpoint.
-    precision
-        ``"bfloat16"`` computes convolutions and fully connected layers under autocast, ``"float32"`` nothing;
-        ``"auto"`` takes bfloat16 where the device computes in it. What torch does with float32 is left to torch: by
-        default CUDA multiplies convolutions in TF32 where it can, and matrices in full float32.
+    Schedules stand in `affbench.run.stopping.SCHEDULES`. Precision ``"bfloat16"`` computes convolutions and fully
+    connected layers under autocast, ``"auto"`` takes it where the device computes in it. What torch does with float32
+    is left to torch: by default CUDA multiplies convolutions in TF32 where it can, and matrices in full float32.
     """
 
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    epochs: int = Field(default=30, ge=1)
-    batch_size: int = Field(default=128, ge=1)
-    learning_rate: float = Field(default=0.001, gt=0, le=1)
-    schedule: str = "paper"
-    stop_at: float | None = Field(default=None, gt=0, le=1)
-    validations: int = Field(default=1, ge=1, le=1000)
-    precision: Precision = "auto"
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of weights, order, placement and dropout.")
+    epochs: int = Field(default=30, ge=1, description="Epochs to train.")
+    batch_size: int = Field(default=128, ge=1, description="Images a step.")
+    learning_rate: float = Field(default=0.001, gt=0, le=1, description="Adam's learning rate.")
+    schedule: str = Field(default="paper", description="Learning-rate schedule: paper, keras or constant.")
+    stop_at: float | None = Field(
+        default=None, gt=0, le=1, description="End at the first validation accuracy (0 to 1) that reaches this."
+    )
+    validations: int = Field(default=1, ge=1, le=1000, description="Validations per epoch (1).")
+    precision: Precision = Field(default="auto", description="auto, float32 or bfloat16.")
 
 
 class RunConfig(_Frozen):

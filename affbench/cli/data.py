@@ -1,4 +1,4 @@
-"""The commands that look at, convert, check and tidy data; ``affbench.cli.app`` registers them."""
+"""The commands that look at, convert, check and tidy data."""
 
 from __future__ import annotations
 
@@ -7,43 +7,55 @@ from typing import Annotated
 
 import typer
 
-from affbench.base.errors import UsageError
+from affbench.cli.options import Copies, ImageLimit, SetName, Split, Variation
 from affbench.cli.session import Session, command
 
-Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each digit in a synthetic affine set.")]
-SetName = Annotated[str, typer.Option("--set", help="Set; see 'affbench status' for those that are there.")]
-ImageLimit = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
-Rotation = Annotated[float | None, typer.Option(help="Synthetic sets: rotation up to ± this many degrees.")]
-Shear = Annotated[float | None, typer.Option(help="Synthetic sets: shear up to ± this.")]
-Expansion = Annotated[float | None, typer.Option(help="Synthetic sets: expansions within 1 ± this.")]
-Translation = Annotated[float | None, typer.Option(help="Synthetic sets: translation up to ± this many pixels.")]
-Only = Annotated[str | None, typer.Option(help="Synthetic sets: vary only this factor, such as rotation.")]
+
+@command
+def fetch(
+    session: Session,
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(help="mnist, affnist, fashion-mnist, affnist-validation, affnist-train, homnist."),
+    ] = None,
+    mirror: Annotated[str | None, typer.Option(help="URL or folder that is tried first.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
+) -> None:
+    """Download, verify and convert sets (default: mnist affnist)."""
+    from affbench.data.fetch.files import Ways
+    from affbench.data.fetch.sets import fetch_sets
+
+    ways = Ways(mirror, offline, force, session.workspace.progress)
+    fetched = fetch_sets(sets or ["mnist", "affnist"], session.workspace.data, ways)
+    for item in fetched:
+        for file in item.files:
+            session.show(f"{item.name}: {file.path.name} from {file.origin}, sha256 {file.sha256}")
+        for path in item.converted:
+            session.show(f"{item.name}: {path}")
+    session.document({"sets": [item.to_dict() for item in fetched]})
 
 
-def varied(name: str, only: str | None, **half_widths: float | None) -> str:
-    """The set's name with the variations given as options."""
-    from affbench.data.sets import find_set, varied_name
+@command
+def status(session: Session) -> None:
+    """Data, cache and runs at a glance."""
+    from affbench.experiment.status import read_status, status_tables
 
-    named = varied_name(name, only=only, **half_widths)
-    if named != name and "@" in name:
-        raise UsageError(f"set '{name}' names its variation already; leave out the options that vary it.")
-    return find_set(named).name
+    state = read_status(session.workspace.data, session.workspace.results)
+    session.show(*status_tables(state))
+    session.document(state.to_dict())
 
 
 @command
 def show(
     session: Session,
+    variation: Variation,
     set_name: SetName,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    rotation: Rotation = None,
-    shear: Shear = None,
-    expansion: Expansion = None,
-    translation: Translation = None,
-    only: Only = None,
+    split: Split = "test",
     output: Annotated[Path | None, typer.Option(help="Folder; results/pictures by default.")] = None,
 ) -> None:
     """A sheet of a set: originals at the left, their versions beside them; and histograms of the six factors."""
-    name = varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
+    name = variation.of(set_name)
     from affbench.report.pictures import sample_pictures
 
     folder = output or session.workspace.results / "pictures"
@@ -55,19 +67,15 @@ def show(
 @command
 def export(
     session: Session,
+    variation: Variation,
     set_name: SetName,
     target: Annotated[Path, typer.Argument(help="A .mat file, or a folder or .zip for batches.")],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Split = "test",
     copies: Copies = 32,
     limit: ImageLimit = None,
-    rotation: Rotation = None,
-    shear: Shear = None,
-    expansion: Expansion = None,
-    translation: Translation = None,
-    only: Only = None,
 ) -> None:
     """Write an affine set in the layout of the official affNIST files, for other people's loaders."""
-    name = varied(set_name, only, rotation=rotation, shear=shear, expansion=expansion, translation=translation)
+    name = variation.of(set_name)
     from affbench.data.affnist import export_mat
     from affbench.data.sets import load_dataset
 
@@ -81,7 +89,7 @@ def export(
 def verify(
     session: Session,
     set_name: Annotated[str, typer.Argument(help="affnist, or a synthetic affine set.")] = "affnist",
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Split = "test",
     sample: Annotated[int, typer.Option(min=1, help="Images to render again.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of images.")] = 0,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import json
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, get_type_hints
 
 import typer
 
@@ -97,7 +98,7 @@ def say(text: str, output: TextIO) -> None:
             raise StorageError(f"standard output cannot be written ({error.strerror}); send it elsewhere.") from error
 
 
-def _home(folder: Any) -> Any:
+def home(folder: Any) -> Any:
     """A path with ``~`` for a home folder written out, which shells do not do everywhere; anything else as it is."""
     try:
         return folder.expanduser() if isinstance(folder, Path) else folder
@@ -144,9 +145,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         screen = console(quiet=quiet or not ranks.first)
         progress = ConsoleProgress(screen)
         try:
-            options = {name: _home(value) for name, value in options.items()}
+            options = {name: home(value) for name, value in options.items()}
             folders = options.pop("data_dir"), options.pop("results_dir")
-            workspace = Workspace(*folders, options.get("device", "auto"), progress)
+            for name, group in groups.items():
+                options[name] = group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
+            seconds = 60 * options.get("checkpoint_minutes", 1)
+            workspace = Workspace(*folders, options.get("device", "auto"), progress, seconds)
             session = Session(workspace, screen, document, sys.stdout)
             if not ranks.alone and function.__name__ != "train":
                 raise UsageError(f"torchrun starts 'affbench train' on several devices, not '{function.__name__}'.")
@@ -168,12 +172,19 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise _end(error, text, 1, debug=debug) from None
 
     signature = inspect.signature(function, eval_str=True)
-    own = list(signature.parameters.values())[1:]
-    shared = [
+    groups: dict[str, Any] = {}
+    options: dict[str, tuple[Any, Any]] = {}
+    for own in list(signature.parameters.values())[1:]:
+        if dataclasses.is_dataclass(own.annotation):  # its fields are options
+            groups[own.name] = own.annotation
+            kinds = get_type_hints(own.annotation, include_extras=True)
+            options |= {field.name: (kinds[field.name], field.default) for field in dataclasses.fields(own.annotation)}
+        else:
+            options[own.name] = (own.annotation, own.default)
+    parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        for name, (annotation, default) in _COMMON.items()
+        for name, (annotation, default) in (options | _COMMON).items()
     ]
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped

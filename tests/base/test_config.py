@@ -10,7 +10,7 @@ from tiny import tiny_config
 from affbench.base.config import RunConfig, TrainingConfig, override, read_pipeline, read_run_config
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
-from affbench.cli.app import _run_config
+from affbench.cli.options import run_config
 from affbench.run.plan import Plan, plan_run
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
@@ -119,7 +119,7 @@ def test_shipped_sweep_and_ablation_are_the_ones_announced() -> None:
     ],
 )
 def test_value_of_an_option_has_its_type_and_keeps_it_in_a_file(tmp_path: Path, text: str, value: object) -> None:
-    config = _run_config(model="a:b", option=[f"given={text}"])
+    config = run_config(model="a:b", option=[f"given={text}"])
     assert type(config.model.options["given"]) is type(value)
     assert config.model.options["given"] == value
     assert read_run_config(written(tmp_path, config.to_toml())) == config

@@ -19,7 +19,7 @@ from affbench.base import store
 from affbench.base.config import override, read_pipeline
 from affbench.base.interrupt import Stop
 from affbench.base.workspace import Workspace
-from affbench.cli.app import _changed
+from affbench.cli.train import changed as with_changes
 from affbench.data import sets
 from affbench.run.folder import RESUME, list_runs
 from affbench.run.plan import plan_run
@@ -328,8 +328,8 @@ def test_hangup_is_a_question_like_the_other_signals_unless_it_is_ignored() -> N
 def test_what_the_command_line_changes_stands_in_the_note() -> None:
     quickstart = read_pipeline(Path(__file__).parents[2] / "pipelines" / "quickstart.toml")
     assert "5,000" not in quickstart.note
-    assert _changed(quickstart, None, None, None, None).note == quickstart.note
-    changed = _changed(quickstart, 2, 1500, None, None)
+    assert with_changes(quickstart, None, None, None, None).note == quickstart.note
+    changed = with_changes(quickstart, 2, 1500, None, None)
     assert changed.note == f"{quickstart.note} Changed on the command line: --epochs 2, --limit 1500."
 
 

@@ -1,4 +1,4 @@
-"""The commands ``affbench figure …``: each draws one picture of trained runs."""
+"""The commands that test and show runs; those of ``affbench figure`` draw one picture each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from affbench.cli.options import Copies, Device, ImageLimit, RunName, SetName, Variation
 from affbench.cli.session import Session, command
 
 if TYPE_CHECKING:
@@ -18,13 +19,70 @@ figure = typer.Typer(
     no_args_is_help=True,
 )
 
-RunName = Annotated[str | None, typer.Option("--run", help="Run, or the beginning of its name; the latest by default.")]
 Runs = Annotated[list[str] | None, typer.Option("--run", help="Run, or the beginning of its name; repeatable.")]
-SetName = Annotated[str, typer.Option("--set", help="Set to test on.")]
 Output = Annotated[Path | None, typer.Option(help="Folder; results/figures by default.")]
-Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each digit in a synthetic affine set.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+@command
+def evaluate(
+    session: Session,
+    variation: Variation,
+    set_name: SetName = "affnist",
+    run: RunName = None,
+    limit: ImageLimit = None,
+    copies: Copies = 32,
+    device: Device = "auto",
+) -> None:
+    """Test a run on a set: accuracy with its 95% interval, per class, and by transformation."""
+    name = variation.of(set_name)
+    from affbench.run.folder import evaluation_document, find_run
+
+    found = find_run(session.workspace.results, run)
+    from affbench.data.sets import find_part
+    from affbench.report.record import evaluation_tables
+    from affbench.run.evaluate import evaluate_run
+
+    record = evaluate_run(found, find_part(name, "test", copies, limit), session.workspace)
+    session.show(*(table.to_rich() for table in evaluation_tables(record)))
+    session.document(evaluation_document(record))
+
+
+@command
+def report(
+    session: Session,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Measure more: one factor at a time, and equivariance.")
+    ] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Tables, figures and a page over all finished runs."""
+    from affbench.experiment.pipeline import report_all
+
+    written = report_all(session.workspace, explain=explain)
+    session.show(written.table.to_rich(), f"report: {written.html} and {written.markdown}")
+    session.document({"html": str(written.html), "markdown": str(written.markdown)})
+    if open_page:
+        typer.launch(str(written.html.resolve()))
+
+
+@command
+def leaderboard(
+    session: Session,
+    set_name: Annotated[str | None, typer.Option("--set", help="One set only; every set by default.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="Copy a run to results/reference, ready to be committed; repeatable.")
+    ] = None,
+) -> None:
+    """All runs by set, committed ones included; ranks respect ties within the noise."""
+    from affbench.experiment.reference import add_reference, leaderboards
+    from affbench.report.leaderboard import leaderboard_table
+    from affbench.run.folder import find_run
+
+    for run in [find_run(session.workspace.results, name) for name in add or []]:
+        session.show(f"added: {add_reference(run, session.workspace.results).path}")
+    boards = leaderboards(session.workspace.results, set_name)
+    session.show(*(leaderboard_table(board).to_rich() for board in boards))
+    session.document({"leaderboards": [board.to_dict() for board in boards]})
 
 
 @figure.command()
@@ -84,7 +142,7 @@ def wrong(
     run: RunName = None,
     count: Annotated[int, typer.Option(min=1, max=200, help="Digits to show.")] = 20,
     copies: Copies = 32,
-    limit: Limit = None,
+    limit: ImageLimit = None,
     output: Output = None,
     device: Device = "auto",
 ) -> None:
@@ -106,7 +164,7 @@ def positions(
     set_name: SetName = "affnist",
     run: RunName = None,
     copies: Copies = 32,
-    limit: Limit = None,
+    limit: ImageLimit = None,
     output: Output = None,
     device: Device = "auto",
 ) -> None:
@@ -129,7 +187,7 @@ def factors(
     factor: Annotated[
         list[str] | None, typer.Option(help="Factor, such as rotation; repeatable, all by default.")
     ] = None,
-    limit: Limit = None,
+    limit: ImageLimit = None,
     output: Output = None,
     device: Device = "auto",
 ) -> None:

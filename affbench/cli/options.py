@@ -1,0 +1,198 @@
+"""Options that several commands share, and those that are made from the fields of the configuration."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command
+
+from affbench.base.errors import UsageError, nearest
+from affbench.cli.session import home
+
+if TYPE_CHECKING:
+    from affbench.base.config import RunConfig
+    from affbench.experiment.cells import Engine
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="capsnet (the default), aff-capsnet, cnn, cnn-gap, cnn-sabour, stn-cnn, or package.module:factory."
+    ),
+]
+ModelOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the model, such as filters=32; repeatable."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+RunName = Annotated[str | None, typer.Option("--run", help="Run, or the beginning of its name; the latest by default.")]
+CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between two saves; an interruption saves as well.")]
+TestLimit = Annotated[int | None, typer.Option(min=1, help="Test on the first N images of each set.")]
+Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each digit in a synthetic affine set.")]
+SetName = Annotated[str, typer.Option("--set", help="Set; see 'affbench status' for those that are there.")]
+Split = Annotated[str, typer.Option(help="train, validation or test.")]
+ImageLimit = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
+_NOT_OPTIONS = {"copies"}  # of a set to train on: a configuration file says it
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How a synthetic set is varied on the command line."""
+
+    rotation: Annotated[float | None, typer.Option(help="Synthetic sets: rotation up to ± this many degrees.")] = None
+    shear: Annotated[float | None, typer.Option(help="Synthetic sets: shear up to ± this.")] = None
+    expansion: Annotated[float | None, typer.Option(help="Synthetic sets: expansions within 1 ± this.")] = None
+    translation: Annotated[float | None, typer.Option(help="Synthetic sets: translation up to ± this many pixels.")] = (
+        None
+    )
+    only: Annotated[str | None, typer.Option(help="Synthetic sets: vary only this factor, such as rotation.")] = None
+
+    def of(self, name: str) -> str:
+        """The name of the varied set."""
+        from affbench.data.sets import find_set, varied_name
+
+        named = varied_name(name, **vars(self))
+        if named != name and "@" in name:
+            raise UsageError(f"set '{name}' names its variation already; leave out the options that vary it.")
+        return find_set(named).name
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the runs of a sweep or a pipeline are made."""
+
+    engine: Annotated[str, typer.Option("--engine", help="Where runs are made: local or ray.")] = "local"
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster (HOST:6379 or auto); by default one is started here.")
+    ] = None
+    cpus_per_run: Annotated[int | None, typer.Option(min=1, help="Threads of a run, and CPUs it asks Ray for.")] = None
+    gpus_per_run: Annotated[float | None, typer.Option(min=0, help="GPUs a run asks Ray for; 0.5 shares one.")] = None
+
+    def to_engine(self) -> Engine:
+        """The engine of that name, with what its runs may use."""
+        from affbench.experiment.cells import Engine
+
+        if self.engine not in ("local", "ray"):
+            raise UsageError(f"--engine {self.engine} is unknown: {nearest(self.engine, ('local', 'ray'))}.")
+        if self.engine == "local" and (self.ray_address is not None or self.gpus_per_run is not None):
+            option = "--ray-address" if self.ray_address is not None else "--gpus-per-run"
+            raise UsageError(f"{option} goes with --engine ray.")
+        name: Literal["local", "ray"] = "ray" if self.engine == "ray" else "local"
+        return Engine(name, self.ray_address, self.cpus_per_run, self.gpus_per_run)
+
+
+class OfRun(TyperCommand):
+    """A command that has an option for every field of a run's configuration, and finds what is given in `context.obj`.
+
+    They are made when the command is used: pydantic would be half of the time that ``affbench --help`` takes.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The command's own options, and those made from the configuration that it has not itself."""
+        own = super().get_params(ctx)
+        return own + [option for option in _made() if option.name not in _taken(own)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and keep the function's arguments and what is said of the run apart."""
+        rest = super().parse_args(ctx, args)
+        own = {option.name for option in self.params}
+        given = {name: ctx.params.pop(name) for name in list(ctx.params) if name not in own}
+        ctx.obj = {name: value for name, value in given.items() if value not in (None, (), [])}
+        return rest
+
+
+def _taken(own: list[Any]) -> set[str | None]:
+    """Options that a command has itself; one of many seeds has no other for one."""
+    names = {option.name for option in own}
+    return names | ({"seed"} if "seeds" in names else set())
+
+
+@functools.cache
+def _made() -> list[Any]:
+    from affbench.base.config import DataConfig, TrainingConfig
+
+    kinds: dict[str, Any] = {"model": Model, "option": ModelOptions}
+    for name, field in (TrainingConfig.model_fields | DataConfig.model_fields).items():
+        # "paper" and other words of a Literal are text here: the configuration knows, and suggests, the right ones.
+        kind = next((k for k in (field.annotation, *get_args(field.annotation)) if k in (bool, int, float)), str)
+        least = next((rule.ge for rule in field.metadata if hasattr(rule, "ge")), None)
+        option = typer.Option(*([f"--{name}"] if kind is bool else []), min=least, help=field.description)
+        kinds[name] = Annotated[kind | None, option]
+    kinds["config"] = Annotated[
+        Path | None, typer.Option(help="A run's TOML file, such as a run folder's config.toml.")
+    ]
+
+    def options() -> None: ...
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(name, keyword, annotation=kind, default=None) for name, kind in kinds.items()]
+    options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter for parameter in parameters if parameter.name not in _NOT_OPTIONS]
+    )
+    options.__annotations__ = kinds
+    holder = typer.Typer(add_completion=False)
+    holder.command()(options)
+    return list(get_command(holder).params)
+
+
+def run_config(
+    *,
+    config: str | Path | None = None,
+    model: str | None = None,
+    routings: int | None = None,
+    option: list[str] | tuple[str, ...] | None = None,
+    **given: Any,
+) -> RunConfig:
+    """The run that a file and the options on the command line describe together; the options win."""
+    from affbench.base.config import DataConfig, RunConfig, override, read_run_config
+
+    base = read_run_config(home(Path(config))) if config else RunConfig()
+    name = model or base.model.name
+    options = dict(base.model.options) if name == base.model.name else {}
+    options |= _model_options(option or ())
+    if routings is not None:
+        from affbench.models import model_options
+
+        if "routings" not in model_options(name):
+            raise UsageError(f"--routings does not go with model '{name}', which has no routing.")
+        options["routings"] = routings
+    data = {key: given.pop(key) for key in list(given) if key in DataConfig.model_fields}
+    return override(
+        base,
+        model={"name": name, "options": options},
+        data=override(base.data, **data).model_dump(),
+        training=override(base.training, **given).model_dump(),
+    )
+
+
+def _model_options(given: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """``KEY=VALUE`` pairs, the values as TOML; ``64,32`` is a list, ``none`` is None, and what is no TOML a string."""
+    options = {}
+    for pair in given:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--option {pair} is not of the form KEY=VALUE.")
+        for text in (value, f"[{value}]" if "," in value else value):
+            try:
+                options[key.replace("-", "_")] = tomllib.loads(f"value = {text}")["value"]
+                break
+            except tomllib.TOMLDecodeError:
+                options[key.replace("-", "_")] = None if value == "none" else value
+    return options
+
+
+def whole_numbers(option: str, text: str, least: int) -> list[int]:
+    """A comma-separated list of different whole numbers."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"{option} {text} is not a list of whole numbers, such as 1,3,5.") from None
+    if not numbers or min(numbers) < least or len(set(numbers)) < len(numbers):
+        raise UsageError(f"{option} {text} must list different whole numbers of at least {least}, such as 1,3,5.")
+    return numbers

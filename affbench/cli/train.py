@@ -1,0 +1,221 @@
+"""The commands that make runs: one, the cells of a sweep, a pipeline; and the one that says how fast they are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from affbench.base.errors import ArtefactError, UsageError
+from affbench.cli.options import (
+    CheckpointMinutes,
+    Copies,
+    Device,
+    Model,
+    ModelOptions,
+    Place,
+    TestLimit,
+    run_config,
+    whole_numbers,
+)
+from affbench.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from affbench.base.config import Pipeline, RunConfig
+    from affbench.experiment.pipeline import Outcome, Step
+
+
+@command
+def train(
+    session: Session,
+    context: typer.Context,
+    routings: Annotated[int | None, typer.Option(min=1, help="Routing iterations (CapsNet: 3).")] = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the latest unfinished run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Train again, even if the run is finished.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
+    checkpoint_minutes: CheckpointMinutes = 1,
+) -> None:
+    """One training run; a finished run of the same configuration is not trained again, an unfinished one goes on."""
+    given = context.obj if routings is None else context.obj | {"routings": routings}
+    resolved = _unfinished(session) if resume and not given else run_config(**given)
+    from affbench.base.distributed import launched
+    from affbench.run.plan import plan_run
+    from affbench.run.train import train as run_training
+
+    cached = not force and plan_run(resolved, session.workspace).is_trained
+    run = run_training(resolved, session.workspace, tensorboard=tensorboard, force=force)
+    if not launched().first:
+        return  # the first process of torchrun speaks for all
+    best, parameters = run.selected, run.environment["parameters"]
+    session.show(
+        f"{run.name}: {'trained before' if cached else 'trained'}, {parameters:,} parameters, best "
+        f"validation accuracy {best.validation_accuracy:.2%} (epoch {best.epoch:g} of {run.history[-1].epoch:g}), "
+        f"{run.path}"
+    )
+    session.document(
+        {
+            "run": run.name,
+            "path": str(run.path),
+            "cached": cached,
+            "validation_accuracy": best.validation_accuracy,
+            "selected_epoch": best.epoch,
+            "epochs": run.history[-1].epoch,
+            "parameters": parameters,
+        }
+    )
+
+
+def _unfinished(session: Session) -> RunConfig:
+    """What `train --resume` goes on with where nothing else is said: the latest unfinished run."""
+    from affbench.run.folder import list_runs
+    from affbench.run.plan import plan_run
+
+    unfinished = [found for found in list_runs(session.workspace.results) if not found.finished]
+    if not unfinished:
+        raise UsageError(f"--resume: there is no unfinished run in {session.workspace.results / 'runs'}.")
+    latest = unfinished[-1]
+    session.show(f"going on with {latest.name}")
+    if plan_run(latest.config, session.workspace).folder.name != latest.name:
+        raise ArtefactError(
+            f"{latest.path} cannot be gone on with: its config.toml, the code of its model or its data are no "
+            f"longer those it began with; 'affbench train --config {latest.path / 'config.toml'}' begins anew."
+        )
+    return latest.config
+
+
+@command
+def sweep(
+    session: Session,
+    context: typer.Context,
+    place: Place,
+    routings: Annotated[str, typer.Option(help="Numbers of routing iterations.")] = "1,2,3,5,7,10",
+    seeds: Annotated[str, typer.Option(help="How many seeds (3: seeds 0, 1, 2), or a list (0,5,9).")] = "3",
+    sets: Annotated[str, typer.Option(help="Sets to test on.")] = "mnist-translated,affnist-synthetic",
+    copies: Copies = 32,
+    test_limit: TestLimit = None,
+    checkpoint_minutes: CheckpointMinutes = 1,
+    device: Device = "auto",
+) -> None:
+    """Routing iterations x seeds, each an ordinary cached run; an interrupted sweep goes on where it stopped."""
+    counts = whole_numbers("--routings", routings, 1)
+    chosen = whole_numbers("--seeds", seeds, 0)
+    if "," not in seeds:
+        if chosen == [0]:
+            raise UsageError("--seeds 0 asks for no seed at all; --seeds 1 runs one, --seeds 0, would be a list.")
+        chosen = list(range(chosen[0]))
+    engine, resolved = place.to_engine(), run_config(**context.obj)
+    from affbench.base.config import EvaluationConfig, override
+    from affbench.experiment.pipeline import run_sweep
+
+    evaluation = override(EvaluationConfig(), sets=sets.split(","), copies=copies, limit=test_limit)
+    _end(session, run_sweep(resolved, counts, chosen, evaluation, session.workspace, engine))
+
+
+@command
+def run(
+    session: Session,
+    place: Place,
+    file: Annotated[Path, typer.Argument(help="A pipeline, such as pipelines/quickstart.toml.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what is cached and what would run.")] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs to train.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Train on the first N examples only.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Run seeds 0 to N - 1 of every run.")] = None,
+    test_limit: TestLimit = None,
+    checkpoint_minutes: CheckpointMinutes = 1,
+    device: Device = "auto",
+) -> None:
+    """A whole pipeline: convert, train, test and report; what is cached is not done again."""
+    from affbench.base.config import read_pipeline
+    from affbench.experiment.pipeline import plan_pipeline, run_pipeline
+
+    pipeline = changed(read_pipeline(file), epochs, limit, seeds, test_limit)
+    if dry_run:
+        steps = plan_pipeline(pipeline, session.workspace)
+        session.show(_plan_table(pipeline.title, steps))
+        session.document({"pipeline": pipeline.name, "steps": [vars(step) for step in steps]})
+    else:
+        _end(session, run_pipeline(pipeline, session.workspace, place.to_engine()))
+
+
+def changed(
+    pipeline: Pipeline, epochs: int | None, limit: int | None, seeds: int | None, test_limit: int | None
+) -> Pipeline:
+    """A pipeline with what the command line changes, in every run."""
+    from affbench.base.config import override
+
+    given = {"--epochs": epochs, "--limit": limit, "--seeds": seeds, "--test-limit": test_limit}
+    told = ", ".join(f"{option} {value}" for option, value in given.items() if value is not None)
+    if not told:
+        return pipeline
+    chosen = None if seeds is None else tuple(range(seeds))
+    training = {} if epochs is None else {"epochs": epochs}
+    data = {} if limit is None else {"limit": limit}
+    runs = [
+        override(entry, data=entry.data | data, training=entry.training | training, seeds=chosen).model_dump()
+        for entry in pipeline.runs
+    ]
+    evaluation = override(pipeline.evaluation, limit=test_limit).model_dump()
+    note = f"{pipeline.note} Changed on the command line: {told}.".strip()
+    return override(pipeline, runs=runs, seeds=chosen, evaluation=evaluation, note=note)
+
+
+def _plan_table(title: str, steps: list[Step]) -> Any:
+    from rich.table import Table
+
+    table = Table("stage", "what", "state", title=title, title_justify="left")
+    colours = {"cached": "green", "to do": "yellow", "missing": "red"}
+    for step in steps:
+        table.add_row(step.stage, step.what, f"[{colours[step.state]}]{step.state}[/]")
+    return table
+
+
+def _end(session: Session, outcome: Outcome) -> None:
+    """Show what many runs ended in, with status 1 when some failed; the others are finished and reported."""
+    report = outcome.report
+    session.show(report.table.to_rich(), f"report: {report.html}", f"        {report.markdown}")
+    session.document(outcome.result.to_dict() | {"report": str(report.html), "markdown": str(report.markdown)})
+    for cell in outcome.result.failed:
+        session.show(f"failed: {cell.label}, seed {cell.seed}: {cell.error}")
+    if outcome.result.failed:
+        raise typer.Exit(1)
+
+
+@command
+def bench(
+    session: Session,
+    model: Model = "capsnet",
+    routings: Annotated[int | None, typer.Option(min=1, help="Routing iterations (CapsNet: 3).")] = None,
+    option: ModelOptions = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are shown.")] = 7,
+    textbook: Annotated[
+        Path | None, typer.Option(help="Textbook formulation to compare with; benchmarks/textbook.py where it is.")
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Also draw cost against routing iterations, batch size and canvas.")
+    ] = False,
+) -> None:
+    """Throughput of training and evaluation against the floor, measured in one run."""
+    from affbench.base.device import resolve_device, resolve_precision
+    from affbench.experiment.bench import benchmark_speed
+    from affbench.experiment.timing import Workload
+
+    target = resolve_device(device)
+    config = run_config(model=model, routings=routings, option=option, precision=precision)
+    computed = resolve_precision(config.training.precision, target)
+    workload = Workload(config.model.name, config.model.options, target, computed, batch_size)
+    result = benchmark_speed(workload, repeats=repeats, textbook=textbook, progress=session.workspace.progress)
+    session.show(result.to_rich())
+    document = result.to_dict()
+    if curves:
+        from affbench.experiment.cost import draw_curves
+
+        path, points = draw_curves(workload, session.workspace)
+        session.show(f"cost curves: {path}")
+        document["curves"] = [asdict(point) for point in points]
+    session.document(document)
