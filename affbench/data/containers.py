@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import stat
 import struct
 import warnings
@@ -106,164 +105,120 @@ def _plain(value: Any, depth: int = 0) -> Array | Variables | None:
     return value if value.dtype.kind in "buif" else None
 
 
-class _Stream:
-    """The bytes of a .mat file, or of a compressed element of it, with a count and a limit."""
-
-    def __init__(self, file: IO[bytes], size: int, limit: int) -> None:
-        self._file, self._left, self._limit = file, size, limit
-        self.position = 0
-
-    def read(self, n: int) -> bytes:
-        self._count(n)
-        data = self._file.read(n)
-        if len(data) != n:
-            raise _DamagedError("it ends too early")
-        return data
-
-    def skip(self, n: int) -> None:
-        self._count(n)
-        self._file.seek(n, os.SEEK_CUR)
-
-    def _count(self, n: int) -> None:
-        self.position += n
-        if self.position > self._limit:
-            raise _DamagedError(f"it unpacks to more than {self._limit:,} bytes")
-        if self.position > self._left:
-            raise _DamagedError("it ends too early")
-
-
-class _Inflated(_Stream):
-    """A compressed element, unpacked block by block."""
-
-    def __init__(self, file: IO[bytes], size: int, limit: int) -> None:
-        super().__init__(file, size, limit)
-        self._zlib = zlib.decompressobj()
-        self._block, self._offset = b"", 0
-
-    def read(self, n: int) -> bytes:
-        if n > BLOCK:
-            raise _DamagedError("a name or a header in it is too long")
-        return b"".join(self._blocks(n))
-
-    def skip(self, n: int) -> None:
-        for _ in self._blocks(n):
-            pass
-
-    def _blocks(self, n: int) -> Iterator[bytes]:
-        self.position += n
-        if self.position > self._limit:
-            raise _DamagedError(f"it unpacks to more than {self._limit:,} bytes")
-        while n:
-            if self._offset == len(self._block):
-                self._refill()
-            part = self._block[self._offset : self._offset + n]
-            self._offset += len(part)
-            n -= len(part)
-            yield part
-
-    def _refill(self) -> None:
-        self._offset, self._block = 0, b""
-        while not self._block:
-            packed = self._zlib.unconsumed_tail or self._file.read(min(BLOCK, self._left))
-            if not self._zlib.unconsumed_tail:
-                self._left -= len(packed)
-            self._block = self._zlib.decompress(packed, BLOCK)
-            if not self._block and not packed:
-                raise _DamagedError("a compressed variable ends too early")
-
-
 def _inspect_mat5(file: IO[bytes], size: int, order: str, limit: int) -> None:
     """Walk all elements of a version 5 or 7 file, so that scipy only ever sees a well-formed one."""
     budget = [ELEMENT_COUNT]
-    start, unpacked = 128, 0
+    start, left = 128, limit
     while start < size:
         file.seek(start)
         tag = file.read(8)
         if len(tag) != 8:
             raise _DamagedError("it ends too early")
         kind, length = struct.unpack(f"{order}II", tag)
-        if kind not in (_MATRIX, _COMPRESSED) or length > size - start - 8:
-            raise _DamagedError("it ends too early" if kind in (_MATRIX, _COMPRESSED) else "it has an unknown element")
+        if kind not in (_MATRIX, _COMPRESSED):
+            raise _DamagedError("it has an unknown element")
+        if length > size - start - 8:
+            raise _DamagedError("it ends too early")
         if kind == _COMPRESSED:
-            stream: _Stream = _Inflated(file, length, limit - unpacked)
-            _inspect_matrix(stream, order, budget, 0)
+            content: bytes | bytearray = _inflated(file, length, left)
         else:
             file.seek(start)
-            stream = _Stream(file, length + 8, limit - unpacked)
-            _inspect_matrix(stream, order, budget, 0)
-        unpacked += stream.position
+            content = file.read(min(8 + length, left + 1))
+        left -= len(content)
+        if left < 0:
+            raise _DamagedError(f"it unpacks to more than {limit:,} bytes")
+        _Variable(content, order, budget).inspect(0)
         start += 8 + length
 
 
-def _inspect_matrix(stream: _Stream, order: str, budget: list[int], depth: int) -> None:
-    budget[0] -= 1
-    if budget[0] < 0:
-        raise _DamagedError(f"it holds more than {ELEMENT_COUNT:,} arrays")
-    if depth > DEPTH:
-        raise _DamagedError(f"its structs are nested more than {DEPTH} deep")
-    kind, length = struct.unpack(f"{order}II", stream.read(8))
-    if kind != _MATRIX:
-        raise _DamagedError("it has an unknown element where an array should be")
-    if not length:
-        return
-    end = stream.position + length
-    flags = struct.unpack(f"{order}I", _element(stream, order, 8)[:4].ljust(4, b"\0"))[0]
-    raw = _element(stream, order, 4 * 32)
-    shape = struct.unpack(f"{order}{len(raw) // 4}i", raw[: len(raw) // 4 * 4])
-    if len(shape) < 2 or min(shape) < 0:
-        raise _DamagedError("an array in it has an impossible shape")
-    _element(stream, order, 4096)  # its name
-    count, matlab_class = math.prod(shape), flags & 0xFF
-    if matlab_class in _NUMERIC:
-        for _ in range(2 if flags & _COMPLEX else 1):
-            item, stored = _skip_element(stream, order)
-            if item not in _ITEM_BYTES or _ITEM_BYTES[item] * count != stored:
-                raise _DamagedError("an array in it has another size than its shape says")
-    elif matlab_class == _CHAR:
-        if count > _skip_element(stream, order)[1]:
-            raise _DamagedError("a text in it is shorter than its shape says")
-    elif matlab_class in (_CELL, _STRUCT):
-        if matlab_class == _STRUCT:
-            width = struct.unpack(f"{order}I", _element(stream, order, 4).ljust(4, b"\0"))[0]
-            names = _element(stream, order, 1 << 16)
-            if not 0 < width <= 1024 or len(names) % width:
-                raise _DamagedError("the field names of a struct in it are damaged")
-            count *= len(names) // width
-        if count > budget[0]:
+def _inflated(file: IO[bytes], size: int, most: int) -> bytearray:
+    """What a compressed element unpacks to, or a little more than `most` of it."""
+    packed, content, unpacking = file.read(size), bytearray(), zlib.decompressobj()
+    while len(content) <= most:
+        block = unpacking.decompress(packed, BLOCK)
+        packed = unpacking.unconsumed_tail
+        if not (block or packed):
+            break
+        content += block
+    return content
+
+
+class _Variable:
+    """An unpacked variable of a .mat file, walked from its first byte to its last."""
+
+    def __init__(self, content: bytes | bytearray, order: str, budget: list[int]) -> None:
+        self._content, self._order, self._budget = memoryview(content), order, budget
+        self._position = 0
+
+    def _take(self, n: int) -> memoryview:
+        self._position += n
+        if self._position > len(self._content):
+            raise _DamagedError("it ends too early")
+        return self._content[self._position - n : self._position]
+
+    def _numbers(self, data: memoryview, kind: str = "I") -> tuple[int, ...]:
+        return struct.unpack(f"{self._order}{len(data) // 4}{kind}", data[: len(data) // 4 * 4])
+
+    def _element(self, most: int = MAT_LIMIT) -> tuple[int, memoryview]:
+        """Type and content of a data element."""
+        kind, length = self._numbers(self._take(8))
+        small = kind >> 16
+        if small:
+            kind, length = kind & 0xFFFF, small
+        if length > (4 if small else most):
+            raise _DamagedError("a name or a header in it is too long")
+        if small:
+            return kind, self._content[self._position - 4 :][:small]
+        return kind, self._take(length + -length % 8)[:length]
+
+    def inspect(self, depth: int) -> None:
+        """Check one array and all arrays in it."""
+        self._spend(1)
+        if depth > DEPTH:
+            raise _DamagedError(f"its structs are nested more than {DEPTH} deep")
+        kind, length = self._numbers(self._take(8))
+        if kind != _MATRIX:
+            raise _DamagedError("it has an unknown element where an array should be")
+        if not length:
+            return
+        end = self._position + length
+        flags = next(iter(self._numbers(self._element(8)[1])), 0)
+        shape = self._numbers(self._element(4 * 32)[1], "i")
+        if len(shape) < 2 or min(shape) < 0:
+            raise _DamagedError("an array in it has an impossible shape")
+        self._element(4096)  # its name
+        self._inspect_values(flags, math.prod(shape), depth)
+        if self._position != end and (depth or self._position > end):
+            raise _DamagedError("the sizes in it contradict each other")
+
+    def _inspect_values(self, flags: int, count: int, depth: int) -> None:
+        matlab_class = flags & 0xFF
+        if matlab_class in _NUMERIC:
+            for _ in range(2 if flags & _COMPLEX else 1):
+                item, values = self._element()
+                if item not in _ITEM_BYTES or _ITEM_BYTES[item] * count != len(values):
+                    raise _DamagedError("an array in it has another size than its shape says")
+        elif matlab_class == _CHAR:
+            if count > len(self._element()[1]):
+                raise _DamagedError("a text in it is shorter than its shape says")
+        elif matlab_class in (_CELL, _STRUCT):
+            if matlab_class == _STRUCT:
+                width = next(iter(self._numbers(self._element(4)[1])), 0)
+                names = len(self._element(1 << 16)[1])
+                if not 0 < width <= 1024 or names % width:
+                    raise _DamagedError("the field names of a struct in it are damaged")
+                count *= names // width
+            self._spend(0, count)
+            for _ in range(count):
+                self.inspect(depth + 1)
+        else:
+            raise _DamagedError("it holds objects, functions or sparse arrays, which no affNIST file does")
+
+    def _spend(self, arrays: int, ahead: int = 0) -> None:
+        """Count arrays; `ahead` of them must be left over."""
+        self._budget[0] -= arrays
+        if self._budget[0] < ahead:
             raise _DamagedError(f"it holds more than {ELEMENT_COUNT:,} arrays")
-        for _ in range(count):
-            _inspect_matrix(stream, order, budget, depth + 1)
-    else:
-        raise _DamagedError("it holds objects, functions or sparse arrays, which no affNIST file does")
-    if stream.position != end and (depth or stream.position > end):
-        raise _DamagedError("the sizes in it contradict each other")
-
-
-def _tag(stream: _Stream, order: str) -> tuple[int, int, bytes | None]:
-    """Type and length of a data element, and its content where the tag holds it."""
-    (first,) = struct.unpack(f"{order}I", stream.read(4))
-    rest = stream.read(4)
-    if not first >> 16:
-        return first, struct.unpack(f"{order}I", rest)[0], None
-    if first >> 16 > 4:
-        raise _DamagedError("a small element in it is too long")
-    return first & 0xFFFF, first >> 16, rest[: first >> 16]
-
-
-def _element(stream: _Stream, order: str, most: int) -> bytes:
-    _, length, small = _tag(stream, order)
-    if length > most:
-        raise _DamagedError("a name or a header in it is too long")
-    if small is not None:
-        return small
-    return stream.read(length + -length % 8)[:length]
-
-
-def _skip_element(stream: _Stream, order: str) -> tuple[int, int]:
-    kind, length, small = _tag(stream, order)
-    if small is None:
-        stream.skip(length + -length % 8)
-    return kind, length
 
 
 def _read_hdf5(path: Path, limit: int) -> Variables:
