@@ -44,9 +44,9 @@ from affbench.data import hdf5, idx
 from affbench.data.affnist import AffnistSource, convert, export_mat, read_homnist, read_mat
 from affbench.data.dataset import Dataset
 from affbench.data.synthesis import synthesize
-from affbench.run.evaluate import load_model
 from affbench.run.folder import Run, read_evaluation
 from affbench.run.history import Epoch, history_from_csv, history_to_csv
+from affbench.run.record import load_model
 
 SECONDS, MEMORY = 20, 6 << 30  # limits for one input, in seconds of a processor, and one worker
 TELLING = (0, 1, 2, 0x7F, 0x80, 0xFF)

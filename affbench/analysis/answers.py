@@ -18,8 +18,8 @@ from affbench.base.statistics import clustered_interval, wilson_interval
 from affbench.base.workspace import Workspace
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.sets import SetPart
-from affbench.run.evaluate import evaluate_run, predictions_path
 from affbench.run.folder import EvaluationRecord, Run
+from affbench.run.record import evaluate_run, predictions_path
 
 BIN_WIDTH = 4.0  # pixels: ±2, ±6, …, so that the ±6 of translated training digits fall on edges
 _CANDIDATES = 500  # mistakes whose scores are computed again to rank them, where the saved ones are not lengths

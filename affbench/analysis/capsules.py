@@ -28,14 +28,14 @@ from affbench.data.sets import SetPart
 from affbench.data.synthesis import synthesize
 from affbench.data.transform import AffineRange, render
 from affbench.models.routing import coupling_coefficients
-from affbench.run.evaluate import answer_inputs, evaluating, load_model
+from affbench.run.evaluate import evaluating
 from affbench.run.folder import Run
+from affbench.run.plan import answers_recipe
+from affbench.run.record import load_model
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Shares = npt.NDArray[np.float64]
-
-VERSION = 1  # of the stage "entropy": raised whenever the same model and images would give another one
 
 OFFSETS = tuple(round(0.05 * step, 2) for step in range(-5, 6))  # those of CapsNet-Keras
 _STEPS = range(-4, 5)
@@ -244,14 +244,14 @@ def coupling_entropy(model: nn.Module, images: Images) -> CouplingEntropy:
 
 def run_entropy(run: Run, part: SetPart, workspace: Workspace) -> CouplingEntropy:
     """`coupling_entropy` of a finished run on some images; kept in its folder and answered from there."""
-    inputs = answer_inputs(run, part, workspace.data) | {"limit": part.limit}
+    recipe = answers_recipe("entropy", run, part, workspace.data)
 
     def make(target: Path) -> None:
         images = part.load(workspace.data).images
         found = coupling_entropy(load_model(run, resolve_device(workspace.device)), images)
         target.write_text(json.dumps(asdict(found)), encoding="utf-8")
 
-    path = store.derive_file(run.path / "entropy" / f"{part.name}.json", "entropy", VERSION, inputs, make)
+    path = store.derive_file(run.path / "entropy" / f"{part.name}.json", *recipe, make)
     return CouplingEntropy(**json.loads(path.read_text(encoding="utf-8")))
 
 

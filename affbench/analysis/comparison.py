@@ -12,8 +12,8 @@ import numpy.typing as npt
 from affbench.base import store
 from affbench.base.errors import ArtefactError
 from affbench.base.statistics import PairedDifference, SeedSummary, paired_difference, seed_summary
-from affbench.run.evaluate import predictions_path
 from affbench.run.folder import EvaluationRecord, Run
+from affbench.run.record import predictions_path
 
 
 @dataclass(frozen=True)

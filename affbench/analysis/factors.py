@@ -12,10 +12,11 @@ from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
 from affbench.data import sets
 from affbench.data.dataset import TRANSFORM_COLUMNS
-from affbench.run.evaluate import answer_inputs, bin_shares, load_model, predict
+from affbench.run.evaluate import bin_shares, predict
 from affbench.run.folder import BinShare, Run
+from affbench.run.plan import answers_recipe
+from affbench.run.record import load_model
 
-VERSION = 2  # of this stage: raised whenever the same model and sets would give other curves
 BINS = 12
 FACTORS: dict[str, dict[str, float]] = {
     "rotation": {"rotation": 60.0},
@@ -61,7 +62,7 @@ def factor_curve(run: Run, factor: str, workspace: Workspace, *, limit: int | No
     """Accuracy of a run over one of `FACTORS`, on the first digits; kept in its folder and answered from there."""
     name = one_factor_set(run.config.data.train_set, factor)
     part = sets.find_part(name, copies=1, limit=limit)
-    inputs = answer_inputs(run, part, workspace.data) | {"limit": limit}
+    recipe = answers_recipe("factors", run, part, workspace.data)
 
     def make(target: Path) -> None:
         dataset = part.load(workspace.data)
@@ -72,6 +73,6 @@ def factor_curve(run: Run, factor: str, workspace: Workspace, *, limit: int | No
         points = bin_shares(values, predictions == dataset.labels, BINS)
         target.write_text(json.dumps([point.model_dump() for point in points]), encoding="utf-8")
 
-    path = store.derive_file(run.path / "factors" / f"{factor}.json", "factors", VERSION, inputs, make)
+    path = store.derive_file(run.path / "factors" / f"{factor}.json", *recipe, make)
     points = tuple(BinShare(**point) for point in json.loads(path.read_text(encoding="utf-8")))
     return FactorCurve(run.name, run.config.training.seed, factor, name, points)

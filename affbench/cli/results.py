@@ -40,7 +40,7 @@ def evaluate(
     found = find_run(session.workspace.results, run)
     from affbench.data.sets import find_part
     from affbench.report.record import evaluation_tables
-    from affbench.run.evaluate import evaluate_run
+    from affbench.run.record import evaluate_run
 
     record = evaluate_run(found, find_part(name, "test", copies, limit), session.workspace)
     session.show(*(table.to_rich() for table in evaluation_tables(record)))

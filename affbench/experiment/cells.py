@@ -15,9 +15,9 @@ from affbench.base.errors import AffbenchError
 from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart, find_part
-from affbench.run.evaluate import evaluate_run
 from affbench.run.folder import Run
 from affbench.run.plan import plan_run
+from affbench.run.record import evaluate_run
 from affbench.run.train import train
 
 

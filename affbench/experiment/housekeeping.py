@@ -259,7 +259,7 @@ def _artefact(subject: str, path: Path, remedy: str) -> Finding:
 
 
 def _wrong_record(run: Run, path: Path) -> str | None:
-    from affbench.run.evaluate import is_answered, predictions_path
+    from affbench.run.record import is_answered, predictions_path
 
     try:
         record = run.evaluation(path)

@@ -22,9 +22,9 @@ from affbench.experiment.cells import Cell, Engine, SweepResult, run_cells, swee
 from affbench.report.page import Report, write_report
 from affbench.report.pictures import model_extras, samples_of
 from affbench.report.table import summarise
-from affbench.run.evaluate import evaluate_run, is_evaluated
 from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
 from affbench.run.plan import Plan, plan_run, training_part, validation_part
+from affbench.run.record import evaluate_run, is_evaluated
 
 State = Literal["cached", "to do", "missing"]
 LOCAL = Engine()

@@ -42,9 +42,9 @@ from affbench.experiment.cells import (
     tested_parts,
     using_threads,
 )
-from affbench.run.evaluate import is_evaluated
 from affbench.run.folder import Run, read_files, write_files
 from affbench.run.plan import Plan, plan_run
+from affbench.run.record import is_evaluated
 
 RETRIES = 3  # of a cell whose worker or node dies
 TELL_SECONDS = 0.5  # between two messages of a cell

@@ -21,8 +21,9 @@ from affbench.report.capsules import draw_equivariance, draw_perturbation, draw_
 from affbench.report.drawing import Drawing
 from affbench.report.failures import TELLING, draw_factors, draw_mistakes, draw_positions
 from affbench.report.table import Table
-from affbench.run.evaluate import load_model, model_canvas, predict
+from affbench.run.evaluate import predict
 from affbench.run.folder import Run
+from affbench.run.record import load_model, model_canvas
 
 ROWS = 5  # of real digits, and as many of reconstructions, as CapsNet-Keras shows
 _SEARCHED = 2_000  # images of a set, enough to find some of every class
@@ -199,7 +200,7 @@ def mistakes_figure(run: Run, part: SetPart, workspace: Workspace, folder: Path,
     NothingWrongError
         Every image is classified correctly.
     UsageError, DataError, ArtefactError
-        As `affbench.run.evaluate.evaluate_run`.
+        As `affbench.run.record.evaluate_run`.
     """
     given = answering.read_answers(run, part, workspace)
     model = load_model(run, resolve_device(workspace.device))
@@ -229,7 +230,7 @@ def position_figure(run: Run, part: SetPart, workspace: Workspace, folder: Path)
     Raises
     ------
     UsageError, DataError, ArtefactError
-        As `affbench.run.evaluate.evaluate_run`.
+        As `affbench.run.record.evaluate_run`.
     """
     given = answering.read_answers(run, part, workspace)
     placed = answering.positions(given.dataset)

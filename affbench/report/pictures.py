@@ -29,7 +29,7 @@ from affbench.report.gallery import (
 from affbench.report.page import Extra, Picture
 from affbench.report.sheets import factor_histograms, sample_sheet
 from affbench.report.table import Table
-from affbench.run.evaluate import is_evaluated, load_model
+from affbench.run.record import is_evaluated, load_model
 
 PICTURED_MODELS = 6  # more would make the page long and slow, and tell little
 MOST_ANSWERS = 10_000  # images of a set that pictures look at: a report over many runs has to stay quick

@@ -56,13 +56,13 @@ class BinShare(Share):
     high: float
 
 
-class EvaluationRecord(BaseModel):
-    """The content of ``eval-SET.json``.
+class Tally(BaseModel):
+    """What was counted when a model was tested on a set.
 
     Attributes
     ----------
-    set, split, set_key, copies, limit
-        What was tested on; `copies` is None but for synthetic affine sets, `limit` None for the whole set.
+    set, split
+        What it was tested on.
     n, n_originals
         Images, and different original digits among them.
     accuracy, accuracy_ci95
@@ -78,23 +78,12 @@ class EvaluationRecord(BaseModel):
     warning
         Why the accuracy may not be the model's alone, such as answers that depend on the batch; None where nothing was
         found.
-    code
-        Hash of the model's code that answered; that of the run, unless it was edited in between.
-    evaluations
-        How often this checkpoint was tested on the set; answers from disk do not count.
     """
 
     model_config = ConfigDict(frozen=True)
 
     set: str
     split: str
-    set_key: str
-    copies: int | None
-    limit: int | None
-    run: str
-    model: str
-    routings: int | None
-    seed: int
     n: int
     n_originals: int
     correct: int
@@ -104,10 +93,32 @@ class EvaluationRecord(BaseModel):
     per_class: tuple[ClassShare, ...]
     confusion: tuple[tuple[int, ...], ...]
     by_transformation: dict[str, tuple[BinShare, ...]] | None
-    checkpoint_sha256: str
-    device: str
     precision: str
     warning: str | None = None
+
+
+class EvaluationRecord(Tally):
+    """The content of ``eval-SET.json``: what was counted, and where it comes from.
+
+    Attributes
+    ----------
+    set_key, copies, limit
+        Which images; `copies` is None but for synthetic affine sets, `limit` None for the whole set.
+    code
+        Hash of the model's code that answered; that of the run, unless it was edited in between.
+    evaluations
+        How often this checkpoint was tested on the set; answers from disk do not count.
+    """
+
+    set_key: str
+    copies: int | None
+    limit: int | None
+    run: str
+    model: str
+    routings: int | None
+    seed: int
+    checkpoint_sha256: str
+    device: str
     seconds: float
     key: str
     code: str | None = None

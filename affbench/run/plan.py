@@ -1,16 +1,18 @@
 """Every cache key on one page: what determines each artefact, and which version of its stage made it.
 
-A *run* is determined by its resolved configuration, the keys of its training and validation sets and the code of its
-model.
+A run is determined by its resolved configuration, the keys of its training and validation sets, and the code of its
+model; what it answers on a set by the run, its checkpoint, the set, and the code of the model as it is then; a curve or
+an entropy by these answers and the number of images. Sets have their keys from `affbench.data.sets`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from affbench.base import store
 from affbench.base.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, override
@@ -24,10 +26,27 @@ from affbench.models.registry import check_model, model_code
 from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, WEIGHTS, Run, run_name, runs_dir
 from affbench.run.stopping import check_course
 
-TRAIN_VERSION = 2  # raised whenever the same configuration would give other weights
+VERSIONS = {"train": 2, "eval": 3, "factors": 2, "entropy": 1}  # raised where the same inputs give another content
 # A validated image costs about a third of a trained one, so validation takes a fifteenth of the time. All of MNIST's
 # 10,000 validation digits are looked at where all 50,000 others are trained on.
 VALIDATED_SHARE, LEAST_VALIDATED = 5, 500
+
+
+class Recipe(NamedTuple):
+    """What determines an artefact: the stage that makes it, the version of that stage, and its inputs."""
+
+    stage: str
+    version: int
+    inputs: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The content key."""
+        return store.content_key(*self)
+
+
+def _recipe(stage: str, **inputs: Any) -> Recipe:
+    return Recipe(stage, VERSIONS[stage], inputs)
 
 
 @dataclass(frozen=True)
@@ -49,14 +68,14 @@ class Plan:
     runs: Path
 
     @cached_property
-    def all_inputs(self) -> dict[str, Any]:
+    def recipe(self) -> Recipe:
         """All that determines the weights."""
-        return {"config": json.loads(self.config.model_dump_json())} | self.inputs
+        return _recipe("train", config=json.loads(self.config.model_dump_json()), **self.inputs)
 
     @cached_property
     def key(self) -> str:
-        """Content key of all that determines the weights."""
-        return store.content_key("train", TRAIN_VERSION, self.all_inputs)
+        """Content key of the run."""
+        return self.recipe.key
 
     @cached_property
     def folder(self) -> Path:
@@ -84,7 +103,7 @@ class Plan:
 
     def seal(self) -> None:
         """Say that the run is finished."""
-        store.seal(self.folder, "train", TRAIN_VERSION, self.all_inputs, [CONFIG, HISTORY, WEIGHTS, ENVIRONMENT])
+        store.seal(self.folder, *self.recipe, [CONFIG, HISTORY, WEIGHTS, ENVIRONMENT])
 
 
 def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
@@ -175,3 +194,25 @@ def _storable(value: object) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and all(map(_storable, value.values()))
     return type(value) in (bool, int, float, str)
+
+
+def answers_recipe(stage: str, run: Run, part: SetPart, data_dir: Path) -> Recipe:
+    """What determines what is made of a finished run's answers to so many images of a set: a curve, an entropy."""
+    return _recipe(stage, **evaluation_recipe(run, part, data_dir).inputs, limit=part.limit)
+
+
+def evaluation_recipe(run: Run, part: SetPart, data_dir: Path) -> Recipe:
+    """What determines what a finished run answers on a set; the first images of more answer for fewer."""
+    manifest = finished_manifest(run)
+    code = manifest.inputs.get("code")
+    with contextlib.suppress(UsageError):  # the model is gone: what it answered before is still so
+        code = model_code(run.config.model.name)
+    checkpoint = manifest.files.get(WEIGHTS, {}).get("sha256")
+    return _recipe("eval", run=manifest.key, code=code, checkpoint=checkpoint, set=part.key(data_dir))
+
+
+def finished_manifest(run: Run) -> store.Manifest:
+    """The manifest of a finished run; an `ArtefactError` where it is not finished."""
+    if (manifest := run.manifest) is None:
+        raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
+    return manifest

@@ -112,7 +112,7 @@ def test_models_without_capsules_or_decoder_are_refused_in_one_sentence(digits: 
 
 
 def test_mistakes_are_wrong_and_ranked(run: Run, workspace: Workspace) -> None:
-    from affbench.run.evaluate import load_model
+    from affbench.run.record import load_model
 
     given = answers.read_answers(run, sets.find_part(AFFINE, copies=1, limit=200), workspace)
     found = answers.most_confident_mistakes(load_model(run), given, 12)

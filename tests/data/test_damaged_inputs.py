@@ -27,9 +27,9 @@ from affbench.data import hdf5
 from affbench.data.affnist import read_homnist, read_mat
 from affbench.data.containers import NpzArray, extracted, read_mat_variables
 from affbench.models import build_model
-from affbench.run.evaluate import load_model
 from affbench.run.folder import Run, read_evaluation
 from affbench.run.history import history_from_csv
+from affbench.run.record import load_model
 
 N = 5
 OPTIONS = {"filters": 2, "primary_types": 1, "decoder": [4]}

@@ -20,7 +20,7 @@ from tiny import SAMPLE, tiny_config
 from affbench.base.workspace import Workspace
 from affbench.data.affnist import export_mat
 from affbench.data.sets import find_part, load_dataset
-from affbench.run.evaluate import evaluate_run
+from affbench.run.record import evaluate_run
 from affbench.run.train import train
 
 AFFINE = "affnist-synthetic-sample"

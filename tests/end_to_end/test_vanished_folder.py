@@ -18,8 +18,8 @@ from tiny import SAMPLE, Affbench, tiny_config
 from affbench.base import store
 from affbench.base.workspace import Workspace
 from affbench.data.sets import find_part
-from affbench.run.evaluate import evaluate_run
 from affbench.run.folder import WEIGHTS, list_runs
+from affbench.run.record import evaluate_run
 from affbench.run.train import train
 
 TRAIN = (
@@ -82,7 +82,7 @@ def test_folder_removed_in_training(workspace: Workspace, tmp_path: Path, which:
 def test_run_removed_while_it_is_evaluated(
     affbench: Affbench, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from affbench.run import evaluate as evaluation
+    from affbench.run import record as evaluation
 
     run = train(tiny_config(epochs=1), workspace)
     real = evaluation.evaluate

@@ -12,7 +12,7 @@ from affbench.base import store
 from affbench.base.workspace import Workspace
 from affbench.data import sets
 from affbench.experiment.housekeeping import diagnose, find_leftovers, remove
-from affbench.run.evaluate import evaluate_run
+from affbench.run.record import evaluate_run
 from affbench.run.train import train
 
 

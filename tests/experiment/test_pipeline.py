@@ -16,8 +16,8 @@ from affbench.experiment import pipeline as stages
 from affbench.experiment.pipeline import plan_pipeline, report_all, report_dir, run_pipeline, run_sweep
 from affbench.report import pictures
 from affbench.report.page import Extra
-from affbench.run.evaluate import evaluate_run
 from affbench.run.folder import list_runs
+from affbench.run.record import evaluate_run
 from affbench.run.train import train
 
 AFFINE = "affnist-synthetic-sample"

@@ -16,7 +16,7 @@ from affbench.base.errors import ArtefactError, UsageError
 from affbench.base.workspace import Workspace
 from affbench.data.sets import find_part
 from affbench.experiment.reference import REPORTS, validate_reference
-from affbench.run.evaluate import evaluate_run
+from affbench.run.record import evaluate_run
 from affbench.run.train import train
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"

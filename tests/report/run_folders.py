@@ -15,7 +15,6 @@ from affbench.base.config import DataConfig, ModelConfig, RunConfig, TrainingCon
 from affbench.base.errors import AffbenchError
 from affbench.base.statistics import clustered_interval, wilson_interval
 from affbench.data import sets
-from affbench.run.evaluate import predictions_path
 from affbench.run.folder import (
     CONFIG,
     ENVIRONMENT,
@@ -27,6 +26,7 @@ from affbench.run.folder import (
     Share,
 )
 from affbench.run.history import Epoch, history_to_csv
+from affbench.run.record import predictions_path
 
 FACTORS = {"rotation": (-20, 20), "shear": (-0.2, 0.2), "horizontal_translation": (-6, 6)}
 

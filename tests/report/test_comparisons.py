@@ -13,8 +13,8 @@ from affbench.analysis.results import LabelledRun, read_results
 from affbench.base.errors import ArtefactError
 from affbench.base.statistics import paired_difference
 from affbench.report.comparisons import comparison_tables, matched_table
-from affbench.run.evaluate import predictions_path
 from affbench.run.folder import Run
+from affbench.run.record import predictions_path
 
 AFFINE = "affnist-synthetic"
 

@@ -25,17 +25,9 @@ from affbench.data.dataset import Dataset
 from affbench.data.sets import find_part, load_dataset
 from affbench.experiment.status import read_status
 from affbench.models import build_model
-from affbench.run.evaluate import (
-    ScoreError,
-    assess,
-    evaluate,
-    evaluate_run,
-    is_evaluated,
-    load_model,
-    predict,
-    record_path,
-)
+from affbench.run.evaluate import ScoreError, assess, evaluate, predict
 from affbench.run.folder import WEIGHTS, Run, read_evaluation, write_evaluation
+from affbench.run.record import evaluate_run, is_evaluated, load_model, record_path
 from affbench.run.train import train
 
 AFFINE = "affnist-synthetic-sample"
@@ -61,8 +53,8 @@ def test_accuracy_and_confusion_are_counted_right() -> None:
     assert (result.n, result.correct, result.accuracy) == (6, 4, pytest.approx(4 / 6))
     assert result.ci95 == pytest.approx(wilson_interval(4, 6))
     assert {(row.label, row.n, row.correct) for row in result.per_class} == {(0, 2, 1), (1, 3, 2), (7, 1, 1)}
-    assert result.confusion[1].tolist() == [0, 2, 1, 0, 0, 0, 0, 0, 0, 0]
-    assert result.confusion.sum() == 6
+    assert list(result.confusion[1]) == [0, 2, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert sum(map(sum, result.confusion)) == 6
     assert result.by_transformation is None
     assert result.ci95_clustered is None
 
@@ -265,7 +257,7 @@ def test_second_evaluation_is_answered_from_disk(
 ) -> None:
     assert not is_evaluated(run, find_part(SAMPLE), workspace)
     record = evaluate_run(run, find_part(SAMPLE), workspace)
-    monkeypatch.setattr("affbench.run.evaluate.load_model", None)
+    monkeypatch.setattr("affbench.run.record.load_model", None)
     assert evaluate_run(run, find_part(SAMPLE), workspace) == record
     assert is_evaluated(run, find_part(SAMPLE), workspace)
 
@@ -283,7 +275,7 @@ def test_limited_evaluation_never_replaces_a_longer_one(run: Run, workspace: Wor
 def test_fewer_copies_are_answered_from_more(run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     one = evaluate_run(run, find_part(AFFINE, copies=1), workspace)
     evaluate_run(run, find_part(AFFINE, copies=2), workspace)
-    monkeypatch.setattr("affbench.run.evaluate.load_model", None)
+    monkeypatch.setattr("affbench.run.record.load_model", None)
     again = evaluate_run(run, find_part(AFFINE, copies=1), workspace)
     assert (again.n, again.copies, again.correct) == (1000, 1, one.correct)
 
@@ -351,7 +343,7 @@ def test_code_that_was_edited_since_is_said_and_makes_another_record(
     notes: list[str] = []
     listener = Progress()
     monkeypatch.setattr(listener, "note", notes.append)
-    monkeypatch.setattr("affbench.run.evaluate.model_code", lambda _: "another")
+    monkeypatch.setattr("affbench.run.plan.model_code", lambda _: "another")
     again = evaluate_run(run, find_part(SAMPLE, limit=50), dataclasses.replace(workspace, progress=listener))
     assert (again.code, again.key != record.key) == ("another", True)
     assert "the code of 'capsnet' was edited since it was trained; it is tested with the code as it is now" in notes[0]

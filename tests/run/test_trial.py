@@ -18,9 +18,9 @@ from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
 from affbench.data.sets import find_part
 from affbench.run import train as training
-from affbench.run.evaluate import evaluate_run
 from affbench.run.folder import WEIGHTS, list_runs
 from affbench.run.plan import plan_run
+from affbench.run.record import evaluate_run
 from affbench.run.train import train
 
 MODULE = """

@@ -1,0 +1,195 @@
+"""A trained run on a set: tested once, and answered from ``eval-SET.json`` and ``predictions-SET.h5`` afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from affbench.base import store
+from affbench.base.device import resolve_device
+from affbench.base.errors import AffbenchError, ArtefactError, UsageError
+from affbench.base.version import __version__
+from affbench.base.workspace import Workspace
+from affbench.data import hdf5
+from affbench.data.dataset import Dataset
+from affbench.data.sets import SetPart, find_set
+from affbench.models import build_model
+from affbench.models.kernels.layout import prepare
+from affbench.run.evaluate import Evaluation, assess, confusion_of, evaluate
+from affbench.run.folder import WEIGHTS, EvaluationRecord, Run, Tally, write_evaluation
+from affbench.run.plan import evaluation_recipe, finished_manifest
+
+
+def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
+    """The trained model of a finished run, its checkpoint verified, in evaluation mode."""
+    manifest = finished_manifest(run)
+    if WEIGHTS not in manifest.files:
+        raise ArtefactError(f"the manifest of run {run.name} does not list {WEIGHTS}; train the run again (--force).")
+    store.verify(run.path, manifest, only=WEIGHTS)
+    path = run.path / WEIGHTS
+    model = build_model(run.config.model.name, canvas=model_canvas(run), **run.config.model.options)
+    try:
+        weights = load_file(path)
+        if weights.keys() - model.state_dict().keys():  # of parts that a first forward pass makes
+            with contextlib.suppress(Exception), torch.no_grad():
+                model.eval()(torch.zeros(2, 1, model_canvas(run), model_canvas(run)))
+        model.load_state_dict(weights)
+    except (SafetensorError, OSError) as error:
+        raise ArtefactError(f"{path} is not a readable checkpoint ({error}); train the run again (--force).") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtefactError(
+            f"{path} holds another architecture than {run.config.model.name} with the options of its config.toml "
+            f"({reason}); train the run again (--force)."
+        ) from error
+    return prepare(model, torch.device(device)).eval()
+
+
+def model_canvas(run: Run) -> int:
+    """Height and width of the images a run's model takes, in pixels."""
+    return find_set(run.config.data.train_set).canvas
+
+
+def evaluate_run(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
+    """Test a run on a set; answered from disk where it was tested on these images before.
+
+    An evaluation of fewer images never replaces one of more: the first images of the longer one answer it.
+    """
+    canvas = model_canvas(run)
+    if part.spec.canvas != canvas:
+        raise UsageError(
+            f"run {run.name} takes {canvas}×{canvas} images, "
+            f"but set '{part.name}' has {part.spec.canvas}×{part.spec.canvas} ones."
+        )
+    key = evaluation_recipe(run, part, workspace.data).key
+    wanted = part.size(workspace.data)
+    saved = _saved(run, part.name, key)
+    if saved is None or saved.n != wanted:
+        with store.lock(record_path(run, part.name)):
+            saved = _saved(run, part.name, key)  # another process may have tested it meanwhile
+            if saved is None or saved.n < wanted:
+                return _tested(run, part, workspace)
+            if saved.n > wanted:
+                return _first_of(saved, run, part, workspace)
+    return saved
+
+
+def _first_of(saved: EvaluationRecord, run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
+    """The record of the first images of those that were tested."""
+    dataset = part.load(workspace.data)
+    with h5py.File(predictions_path(run, part.name), "r", locking=False) as file:
+        predictions, confidence = (file[name][: len(dataset)] for name in ("predictions", "confidence"))
+    evaluation = assess(dataset, predictions, confidence, saved.precision, saved.warning)
+    return saved.model_copy(update=_tally(evaluation) | {"copies": _copies(part), "limit": part.limit})
+
+
+def _tested(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
+    """Test the run, and write what came of it into its folder."""
+    recipe = evaluation_recipe(run, part, workspace.data)
+    dataset = part.load(workspace.data)
+    device = resolve_device(workspace.device)
+    model = load_model(run, device)
+    if finished_manifest(run).inputs.get("code") not in (None, recipe.inputs["code"]):
+        workspace.progress.note(
+            f"{run.name}: the code of '{run.config.model.name}' was edited since it was trained; it is tested with the "
+            "code as it is now."
+        )
+    start = time.perf_counter()
+    evaluation = evaluate(model, dataset, progress=workspace.progress)
+    seconds = round(time.perf_counter() - start, 3)
+    manifest = store.read_manifest(run.path)
+    if manifest is None:  # nothing is written into the folder of a run that is gone
+        raise ArtefactError(f"run {run.name} vanished from {run.path.parent} while it was tested; train it again.")
+    predictions = predictions_path(run, part.name)
+    _write_predictions(predictions, evaluation, dataset)
+    record = EvaluationRecord(
+        **_tally(evaluation),
+        copies=_copies(part),
+        limit=part.limit,
+        set_key=dataset.key,
+        run=run.name,
+        model=run.config.model.name,
+        routings=run.config.model.routings,
+        seed=run.config.training.seed,
+        checkpoint_sha256=manifest.files[WEIGHTS]["sha256"],
+        device=str(device),
+        seconds=seconds,
+        key=recipe.key,
+        code=recipe.inputs["code"],
+        evaluations=1 + _evaluations(run, part.name),
+        predictions_sha256=store.file_hash(predictions),
+        affbench_version=__version__,
+    )
+    write_evaluation(record_path(run, part.name), record)
+    return record
+
+
+def _tally(evaluation: Evaluation) -> dict[str, Any]:
+    return {name: getattr(evaluation, name) for name in Tally.model_fields}
+
+
+def _copies(part: SetPart) -> int | None:
+    return part.copies if part.spec.form == "affine" else None
+
+
+def _write_predictions(target: Path, evaluation: Evaluation, dataset: Dataset) -> None:
+    columns = {"predictions": evaluation.predictions, "confidence": evaluation.confidence, "labels": dataset.labels}
+    if dataset.source_index is not None:
+        columns["source_index"] = dataset.source_index
+    with store.atomic_path(target) as path, hdf5.new_file(path) as file:
+        for name, values in columns.items():
+            file.create_dataset(name, data=values, compression="gzip", compression_opts=1)
+
+
+def is_evaluated(run: Run, part: SetPart, workspace: Workspace) -> bool:
+    """Whether `evaluate_run` with these arguments would be answered from disk."""
+    try:
+        saved = _saved(run, part.name, evaluation_recipe(run, part, workspace.data).key)
+        return saved is not None and saved.n >= part.size(workspace.data)
+    except AffbenchError:
+        return False
+
+
+def record_path(run: Run, set_name: str) -> Path:
+    """Where the record of an evaluation lies."""
+    return run.path / f"eval-{set_name}.json"
+
+
+def predictions_path(run: Run, set_name: str) -> Path:
+    """Where the predictions of an evaluation lie."""
+    return run.path / f"predictions-{set_name}.h5"
+
+
+def _saved(run: Run, set_name: str, key: str) -> EvaluationRecord | None:
+    """The record on disk, if it is whole, answers this key, and is what its predictions amount to."""
+    try:
+        record = run.evaluation(record_path(run, set_name))
+    except ArtefactError:
+        return None  # derived: evaluated again
+    return record if record.key == key and is_answered(run, record) else None
+
+
+def is_answered(run: Run, record: EvaluationRecord) -> bool:
+    """Whether the predictions beside a record are there, whole, and amount to what it says."""
+    path = predictions_path(run, record.set)
+    if not path.is_file() or store.file_hash(path) != record.predictions_sha256:
+        return False
+    with contextlib.suppress(OSError, KeyError, IndexError), h5py.File(path, "r", locking=False) as file:
+        return confusion_of(file["labels"][:], file["predictions"][:]) == record.confusion
+    return False
+
+
+def _evaluations(run: Run, set_name: str) -> int:
+    """How often this checkpoint was tested on the set before, as its last record says."""
+    try:
+        return run.evaluation(record_path(run, set_name)).evaluations
+    except ArtefactError:
+        return 0
