@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     str | None,
-    typer.Option(
-        help="capsnet (the default), aff-capsnet, cnn, cnn-gap, cnn-sabour, stn-cnn, or package.module:factory."
-    ),
+    typer.Option(help="capsnet (the default), another model that affbench has, or package.module:factory."),
 ]
 ModelOptions = Annotated[
     list[str] | None,

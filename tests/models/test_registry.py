@@ -4,10 +4,12 @@ import importlib
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 
+import affbench
 from affbench.base.errors import UsageError
 from affbench.models import build_model, model_names, model_options, parameter_count
 from affbench.models.registry import check_model, model_code
@@ -52,6 +54,14 @@ def outside(tmp_path, monkeypatch):
     importlib.invalidate_caches()
     yield tmp_path
     sys.modules.pop("their_models", None)
+
+
+def test_a_model_is_named_in_the_registry_alone():
+    """So that a new one touches its own file and the registry."""
+    package = Path(affbench.__file__).parent
+    named = {name for name in model_names() if "-" in name}
+    others = [path for path in package.rglob("*.py") if path != package / "models" / "registry.py"]
+    assert [path for path in others if any(name in path.read_text() for name in named)] == []
 
 
 def test_built_in_models_are_listed_with_their_options():
