@@ -133,7 +133,7 @@ def test_none_reaches_the_factory_and_infinity_is_not_null_in_a_key(workspace: W
     assert read_run_config(written(tmp_path, planned(rate=None).config.to_toml())).model.options == {"rate": None}
     plans = [planned(**options) for options in ({}, {"rate": None}, {"rate": math.inf}, {"rate": math.nan})]
     assert len({plan.key for plan in plans}) == 4
-    rates = [plan.inputs["config"]["model"]["options"]["rate"] for plan in plans]
+    rates = [plan.recipe.inputs["config"]["model"]["options"]["rate"] for plan in plans]
     assert rates == [0.5, None, "Infinity", "NaN"]
 
 
