@@ -278,10 +278,9 @@ def _curve(model: nn.Module, images: Images, label: int, factor: str, canvas: in
 
 def _groups(drawn: Dataset) -> list[npt.NDArray[Any]]:
     """Which of `BINS` bins of equal counts each image is in by each factor, and its original digit last."""
-    assert drawn.transforms is not None  # noqa: S101 - synthetic sets have them
-    assert drawn.source_index is not None  # noqa: S101
-    ranks = drawn.transforms.argsort(0, kind="stable").argsort(0, kind="stable")
-    return [*(ranks * BINS // len(drawn)).T, drawn.source_index]
+    transforms, source_index = drawn.table
+    ranks = transforms.argsort(0, kind="stable").argsort(0, kind="stable")
+    return [*(ranks * BINS // len(drawn)).T, source_index]
 
 
 def _decoder(model: nn.Module) -> Callable[..., Tensor]:

@@ -68,8 +68,7 @@ def factor_curve(run: Run, factor: str, workspace: Workspace, *, limit: int | No
         dataset = part.load(workspace.data)
         model = load_model(run, resolve_device(workspace.device))
         predictions, _ = predict(model, dataset, progress=workspace.progress)
-        assert dataset.transforms is not None  # noqa: S101 - synthetic sets have them
-        values = dataset.transforms[:, TRANSFORM_COLUMNS.index(factor)]
+        values = dataset.table[0][:, TRANSFORM_COLUMNS.index(factor)]
         points = bin_shares(values, predictions == dataset.labels, BINS)
         target.write_text(json.dumps([point.model_dump() for point in points]), encoding="utf-8")
 

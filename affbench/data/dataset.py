@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from affbench.base.errors import DataError
+
 CLASSES = 10
 
 TRANSFORM_COLUMNS = (
@@ -78,6 +80,13 @@ class Dataset:
     def canvas(self) -> int:
         """Height and width of the images in pixels."""
         return int(self.images.shape[1])
+
+    @property
+    def table(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """Transformations and source indices, where the set is sure to have them; `DataError` where it has none."""
+        if self.transforms is None or self.source_index is None:
+            raise DataError(f"{self.name} has no table of transformations.")
+        return self.transforms, self.source_index
 
     def rows(self, part: slice) -> Dataset:
         """Some of the images as a set."""

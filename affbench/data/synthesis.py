@@ -140,11 +140,9 @@ def synthesize(
     source_index = np.empty(n, np.int32)
     start = 0
     for part in parts:
-        assert part.transforms is not None  # noqa: S101 - for the type checker
-        assert part.source_index is not None  # noqa: S101
         rows = slice(start, start + len(part))
         rendered[rows], classes[rows] = part.images, part.labels
-        transforms[rows], source_index[rows] = part.transforms, part.source_index
+        transforms[rows], source_index[rows] = part.table
         start += len(part)
     return Dataset(name, split, rendered, classes, transforms, source_index)
 

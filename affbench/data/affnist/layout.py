@@ -106,24 +106,22 @@ def read_labels(label: str, fields: Mapping[str, Array], n: int) -> npt.NDArray[
         one_of_n = next((value for value in fields.values() if value.shape in shapes and _is_one_of_n(value, n)), None)
     if plain is None and one_of_n is None:
         refuse(label, "incomplete", "it lacks the labels, label_int or label_one_of_n")
-    classes: npt.NDArray[np.uint8] | None = None
+    said: list[npt.NDArray[np.uint8]] = []
     if plain is not None:
         if plain.size != n:
             refuse(label, "inconsistent", f"it has {plain.size:,} labels for {n:,} images")
         if not (plain.min() >= 0 and plain.max() < CLASSES and (plain == np.floor(plain)).all()):
             refuse(label, "not affNIST", f"its labels run from {plain.min():g} to {plain.max():g}, not 0 to 9")
-        classes = plain.ravel().astype(np.uint8)
+        said.append(plain.ravel().astype(np.uint8))
     if one_of_n is not None:
         if one_of_n.shape not in ((CLASSES, n), (n, CLASSES)):
             refuse(label, "inconsistent", f"its one-of-n labels are {one_of_n.shape} for {n:,} images")
         if not _is_one_of_n(one_of_n, n):
             refuse(label, "damaged", "its one-of-n labels do not mark one class for each image")
-        indices = one_of_n.argmax(axis=_class_axis(one_of_n, n)).astype(np.uint8)
-        if classes is not None and not np.array_equal(classes, indices):
-            refuse(label, "inconsistent", "label_int and label_one_of_n name different classes")
-        classes = indices
-    assert classes is not None  # noqa: S101 - for the type checker: one of both is there
-    return classes
+        said.append(one_of_n.argmax(axis=_class_axis(one_of_n, n)).astype(np.uint8))
+    if not np.array_equal(said[0], said[-1]):
+        refuse(label, "inconsistent", "label_int and label_one_of_n name different classes")
+    return said[0]
 
 
 def _class_axis(values: Array, n: int) -> int:

@@ -25,7 +25,7 @@ from affbench.data.affnist.layout import (
     refuse,
 )
 from affbench.data.affnist.originals import pair
-from affbench.data.containers import Array, NpzArray, check_archive, extracted, read_mat_variables, reading
+from affbench.data.containers import NpzArray, check_archive, extracted, read_mat_variables, reading
 from affbench.data.dataset import CLASSES, UNPAIRED, Dataset
 from affbench.data.hdf5 import SetWriter
 from affbench.data.placement import CANVAS, FRAME
@@ -85,8 +85,8 @@ def read_mat(path: Path | str, name: str = "affnist", split: str = "test") -> Da
         split,
         np.empty((n, CANVAS, CANVAS), np.uint8),
         np.concatenate([part.labels for part in parts]),
-        np.concatenate([_given(part.transforms) for part in parts]),
-        np.concatenate([_given(part.source_index) for part in parts]),
+        np.concatenate([part.table[0] for part in parts]),
+        np.concatenate([part.table[1] for part in parts]),
         attributes={"matrices": matrices, "order": UNPAIRED},
     )
     stop = n
@@ -208,11 +208,6 @@ def read_homnist(path: Path | str) -> Dataset:
     raise AssertionError  # one member was opened
 
 
-def _given(values: Array | None) -> Array:
-    assert values is not None  # noqa: S101 - for the type checker: .mat files always have them
-    return values
-
-
 def _members(path: Path) -> list[str]:
     """The .mat files of a source, in order; a file by its own name."""
     if path.suffix.lower() != ".zip":
@@ -264,8 +259,7 @@ def _mat_parts(path: Path, split: str) -> tuple[int, Iterator[Dataset]]:
 
 
 def _npz_parts(source: AffnistSource, split: str) -> tuple[int, Iterator[Dataset]]:
-    assert source.labels is not None  # noqa: S101 - for the type checker
-    images, labels = NpzArray(source.path), NpzArray(source.labels)
+    images, labels = map(NpzArray, source.files)
     n = images.shape[0]
     if images.shape[1:] not in ((PIXELS,), (CANVAS, CANVAS), (CANVAS, CANVAS, 1), (1, CANVAS, CANVAS)) or not n:
         refuse(str(source.path), "not affNIST", f"its images are {images.shape}, not (N, 1600) or (N, 40, 40)")

@@ -270,13 +270,12 @@ def _explain(cases: Cases, follows: float) -> tuple[Cases, Reading]:
 
 def _follows(dataset: Dataset) -> float:
     """How far the ink lies where the table puts it, whatever the columns and signs of the translations."""
-    assert dataset.transforms is not None  # noqa: S101 - for the type checker: the caller has looked
     rows = np.linspace(0, len(dataset) - 1, min(FOLLOWED, len(dataset))).astype(int)
     rows = rows[dataset.images[rows].any(axis=(1, 2))]
     if len(rows) < 3:
         return 1.0
     with np.errstate(invalid="ignore"):  # a constant column
-        both = np.corrcoef(_centroids(dataset.images[rows]).T, dataset.transforms[rows].T)[:2, 2:]
+        both = np.corrcoef(_centroids(dataset.images[rows]).T, dataset.table[0][rows].T)[:2, 2:]
     return float(np.nan_to_num(np.abs(both), nan=1.0).max())
 
 

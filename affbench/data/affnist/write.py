@@ -62,14 +62,12 @@ def fields(dataset: Dataset) -> dict[str, np.ndarray[Any, Any]]:
 
     The names of ``matrix_new_to_old`` and ``case_index`` have not been seen in an official file.
     """
-    assert dataset.transforms is not None  # noqa: S101 - for the type checker: checked by `export_mat`
-    assert dataset.source_index is not None  # noqa: S101
-    n = len(dataset)
-    matrices = old_to_new(dataset.transforms, FRAME, CANVAS)
+    n, (transforms, source_index) = len(dataset), dataset.table
+    matrices = old_to_new(transforms, FRAME, CANVAS)
     square = np.concatenate([matrices, np.tile([[[0.0, 0.0, 1.0]]], (n, 1, 1))], axis=1)
     one_of_n = np.zeros((CLASSES, n), np.uint8)
     one_of_n[dataset.labels, np.arange(n)] = 1
-    ids = dataset.source_index + 1 if dataset.original_id is None else dataset.original_id
+    ids = source_index + 1 if dataset.original_id is None else dataset.original_id
     return {
         "matrix_old_to_new": matrices.reshape(n, 6).T,
         "matrix_new_to_old": np.linalg.inv(square)[:, :2].reshape(n, 6).T,
@@ -77,7 +75,7 @@ def fields(dataset: Dataset) -> dict[str, np.ndarray[Any, Any]]:
         "case_index": np.arange(1, n + 1, dtype=np.int32)[None],
         "label_one_of_n": one_of_n,
         "label_int": dataset.labels[None],
-        "human_readable_transform": dataset.transforms.T.astype(np.float64),
+        "human_readable_transform": transforms.T.astype(np.float64),
         "original_id": ids.astype(np.int32)[None],
     }
 
@@ -98,10 +96,10 @@ def _write(path: Path, dataset: Dataset) -> None:
 
 def _batches(dataset: Dataset) -> list[Dataset]:
     """One version of every digit each, where the set runs version by version."""
-    assert dataset.source_index is not None  # noqa: S101 - for the type checker: checked by `export_mat`
-    digits = int(np.argmax(dataset.source_index == dataset.source_index[-1])) + 1
+    source_index = dataset.table[1]
+    digits = int(np.argmax(source_index == source_index[-1])) + 1
     versions, rest = divmod(len(dataset), digits)
-    if rest or not np.array_equal(dataset.source_index, np.tile(dataset.source_index[:digits], versions)):
+    if rest or not np.array_equal(source_index, np.tile(source_index[:digits], versions)):
         digits = BATCH
     return [dataset.rows(slice(start, start + digits)) for start in range(0, len(dataset), digits)]
 
