@@ -16,11 +16,11 @@ from affbench.base.version import __version__
 
 if TYPE_CHECKING:
     from affbench.data.sets import load_dataset
-    from affbench.experiment.benchmark import benchmark
+    from affbench.experiment.benchmark import benchmark, load_model
     from affbench.models import build_model
     from affbench.run.evaluate import evaluate
 
-__all__ = ["__version__", "benchmark", "build_model", "evaluate", "load_dataset"]
+__all__ = ["__version__", "benchmark", "build_model", "evaluate", "load_dataset", "load_model"]
 
 # Loaded on first use: importing affbench, as every command does, must not take the seconds that torch takes.
 _HOMES = {
@@ -28,6 +28,7 @@ _HOMES = {
     "build_model": "affbench.models",
     "evaluate": "affbench.run.evaluate",
     "load_dataset": "affbench.data.sets",
+    "load_model": "affbench.experiment.benchmark",
 }
 _PACKAGES = ("data", "models", "report", "analysis")
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from affbench.analysis.published import Published, published_for
+from affbench.base.errors import ArtefactError
 from affbench.base.progress import Progress
 from affbench.data.sets import default_data_dir, find_part
 from affbench.data.synthesis import COPIES
+from affbench.experiment.reference import reference_dir, reference_runs
 from affbench.models import build_model, parameter_count
 from affbench.report.table import Cell, Table, percent
 from affbench.run.evaluate import evaluate
+from affbench.run.folder import CONFIG, WEIGHTS, list_runs, pick_run
+from affbench.run.record import load_model as load_run
 
 SETS = ("mnist-translated", "affnist-synthetic")
 
@@ -146,3 +152,47 @@ def benchmark(
         family = dataset.name.partition("@")[0].removesuffix("-sample")
         scores.append(Score(dataset.name, result.n, result.accuracy, interval, published_for(family)))
     return Standing(named, parameter_count(module), tuple(scores))
+
+
+def load_model(name: str, *, results_dir: Path | str | None = None, device: torch.device | str = "cpu") -> nn.Module:
+    """A trained network, in evaluation mode, by the name of its run.
+
+    Parameters
+    ----------
+    name
+        The run, or the beginning of its name: one in ``runs``, or a published one in ``reference`` whose checkpoint
+        lies beside its results; ``"reference/NAME"`` takes a published one, whatever lies in ``runs``.
+    results_dir
+        Folder of the results; ``$AFFBENCH_RESULTS_DIR`` or ``results`` when None.
+    device
+        Where the network goes.
+
+    Returns
+    -------
+    torch.nn.Module
+        ``model(images)`` takes float32 (B, 1, H, W) in [0, 1] and returns class scores (B, K).
+
+    Raises
+    ------
+    UsageError
+        No run is called so, or several are.
+    ArtefactError
+        The checkpoint is damaged, or not there.
+
+    Examples
+    --------
+    >>> import affbench
+    >>> model = affbench.load_model("capsnet-r3-seed0")  # doctest: +SKIP
+    >>> affbench.benchmark(model)  # doctest: +SKIP
+    """
+    results = Path(results_dir or os.environ.get("AFFBENCH_RESULTS_DIR") or "results")
+    published = {run.name: run for run in reference_runs(results)}
+    if (wanted := name.removeprefix("reference/")) != name:
+        run = pick_run(wanted, published, reference_dir(results))
+        if not (run.path / WEIGHTS).is_file():
+            again = f"'affbench train --config {run.path / CONFIG}' trains it"
+            raise ArtefactError(f"run {run.name} was published without its checkpoint; {again}.")
+        return load_run(run, device)
+    there = {known: run for known, run in published.items() if (run.path / WEIGHTS).is_file()}
+    there |= {run.name: run for run in list_runs(results) if run.finished}
+    return load_run(pick_run(name, there, results), device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from affbench.analysis.published import published_for
@@ -50,7 +49,7 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
         There is no finished run with an evaluation that can be read.
     """
     yours = sorted((run for run in list_runs(results_dir) if run.finished), key=lambda run: len(run.name))
-    origins: list[tuple[Origin, Run]] = [("reference", run) for run in _reference_runs(reference_dir(results_dir))]
+    origins: list[tuple[Origin, Run]] = [("reference", run) for run in reference_runs(results_dir)]
     origins += [("yours", run) for run in yours]
     entries: dict[str, list[tuple[Origin, Run, EvaluationRecord]]] = {}
     left_out: list[str] = []
@@ -172,11 +171,11 @@ def validate_reference(folder: Path) -> Run:
     return run
 
 
-def _reference_runs(folder: Path) -> Iterable[Run]:
-    if not folder.is_dir():
-        return []
+def reference_runs(results_dir: Path) -> list[Run]:
+    """The committed runs, by name."""
+    folder = reference_dir(results_dir)
     return [
         Run(path)
-        for path in sorted(folder.iterdir())
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
         if path.is_dir() and not path.name.startswith(".") and path.name != REPORTS
     ]

@@ -326,10 +326,15 @@ def find_run(results_dir: Path, name: str | None = None) -> Run:
         if not finished:
             raise ArtefactError(f"there is no finished run in {runs_dir(results_dir)}; 'affbench train' makes one.")
         return finished[-1]
-    matches = [run for run in finished if run.name == name] or [run for run in finished if run.name.startswith(name)]
+    return pick_run(name, {run.name: run for run in finished}, runs_dir(results_dir), "--run ")
+
+
+def pick_run(name: str, runs: Mapping[str, Run], folder: Path, option: str = "") -> Run:
+    """The one of the finished runs in a folder that is called `name`, or whose name alone begins so."""
+    matches = [name] if name in runs else [known for known in runs if known.startswith(name)]
     if len(matches) == 1:
-        return matches[0]
+        return runs[matches[0]]
     if matches:
-        raise UsageError(f"--run {name} could mean {', '.join(run.name for run in matches)}; give more of the name.")
-    hint = nearest(name, [run.name for run in finished]) if finished else "there are no finished runs yet."
-    raise UsageError(f"there is no finished run '{name}' in {runs_dir(results_dir)}: {hint}")
+        raise UsageError(f"{option}{name} could mean {', '.join(matches)}; give more of the name.")
+    hint = nearest(name, list(runs)) if runs else "there are no finished runs yet."
+    raise UsageError(f"there is no finished run '{name}' in {folder}: {hint}")

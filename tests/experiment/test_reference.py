@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,8 +15,9 @@ from tiny import SAMPLE, Affbench, tiny_config
 import affbench as package
 from affbench.base.errors import ArtefactError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.data.sets import find_part
+from affbench.data.sets import find_part, load_dataset
 from affbench.experiment.reference import REPORTS, validate_reference
+from affbench.run.folder import list_runs
 from affbench.run.record import evaluate_run
 from affbench.run.train import train
 
@@ -102,6 +104,25 @@ def test_benchmark_in_three_lines(data_dir: Path) -> None:
     assert "CapsNet, dynamic routing" in str(standing)
     with pytest.raises(UsageError, match="unknown set"):
         package.benchmark(model, sets=("minst",), data_dir=data_dir)
+
+
+def test_trained_network_is_loaded_by_the_beginning_of_its_name(reference: Path, workspace: Workspace) -> None:
+    results = workspace.results
+    (own,) = list_runs(results)
+    dataset = load_dataset(SAMPLE, "test", workspace.data, limit=100)
+    expected = own.evaluations[SAMPLE].accuracy
+    with pytest.raises(ArtefactError, match=rf"run {own.name} was published without its checkpoint; 'affbench train"):
+        package.load_model(f"reference/{own.name}", results_dir=results)
+    shutil.copy(own.path / "model.safetensors", reference)
+    shutil.copytree(own.path, reference.parent / "renamed-seed7")
+    for name in (own.name, "caps", f"reference/{own.name[:9]}", "renamed"):
+        model = package.load_model(name, results_dir=results)
+        assert not model.training
+        assert package.evaluate(model, dataset).accuracy == expected
+    with pytest.raises(UsageError, match=r"there is no finished run 'cnn' in .*results: "):
+        package.load_model("cnn", results_dir=results)
+    with pytest.raises(UsageError, match=rf"^ could mean {own.name}, renamed-seed7; give more of the name\.$"):
+        package.load_model("reference/", results_dir=results)
 
 
 def test_model_of_an_installed_package(
