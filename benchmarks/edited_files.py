@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from affbench.cli import app
 from affbench.experiment import pipeline
-from affbench.report.page import Extra
+from affbench.report.sections import capsules, mistakes, positions, samples
 
 SAMPLE, AFFINE = "mnist-translated-sample", "affnist-synthetic-sample"
 MODEL = ("--model", "capsnet", "-o", "filters=4", "-o", "primary_types=2", "-o", "decoder=8,8", "--device", "cpu")
@@ -157,8 +157,8 @@ def attack(kind: str, paths: list[Path], home: Path, commands: dict[str, tuple[s
 
 def main() -> int:
     """Try all edits; 0 if nothing was believed."""
-    pipeline.model_extras = lambda *_, **__: []  # type: ignore[assignment]  # pictures take long and hold no numbers
-    pipeline.samples_of = lambda *_: Extra("Samples")  # type: ignore[assignment]
+    pictures = (mistakes.section, positions.section, capsules.section, samples.section)  # take long, hold no numbers
+    pipeline.PLAIN = tuple(section for section in pipeline.PLAIN if section not in pictures)
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary) / "home"
         run, committed = prepare(home)

@@ -46,6 +46,11 @@ class Result:
         return self.run.name
 
     @property
+    def title(self) -> str:
+        """Label and seed, for a heading."""
+        return f"{self.label}, seed {self.config.training.seed}"
+
+    @property
     def selected(self) -> Epoch:
         """The epoch whose weights were kept: the first with the highest validation accuracy."""
         return best(self.history)
@@ -83,6 +88,11 @@ class Group:
     def parameters(self) -> int | None:
         """Number of trained parameters, where a run says it."""
         return next((result.parameters for result in self.results if result.parameters is not None), None)
+
+    @property
+    def by_seed(self) -> dict[int, Run]:
+        """Seed to run."""
+        return {result.config.training.seed: result.run for result in self.results}
 
     @property
     def validation(self) -> SeedSummary:
@@ -139,6 +149,13 @@ class Results:
         """Without the runs that stopped at an accuracy, unless there are no others."""
         kept = tuple(result for result in self.results if result.config.training.stop_at is None)
         return replace(self, results=kept) if kept else self
+
+    def best_of(self, matched: Group) -> Group | None:
+        """The runs of a group that stopped at an accuracy, trained to the end; None for one that did, or without."""
+        if matched.config.training.stop_at is None:
+            return None
+        wanted = settings(matched.results[0]) | {"training.stop_at": None}
+        return next((own for own in self.groups if settings(own.results[0]) == wanted), None)
 
     @property
     def sets(self) -> list[str]:

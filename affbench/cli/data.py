@@ -56,10 +56,11 @@ def show(
 ) -> None:
     """A sheet of a set: originals at the left, their versions beside them; and histograms of the six factors."""
     name = variation.of(set_name)
-    from affbench.report.pictures import sample_pictures
+    from affbench.data.sets import find_part
+    from affbench.report.sheets import set_drawings
 
     folder = output or session.workspace.results / "pictures"
-    pictures = sample_pictures([name], session.workspace.data, folder, split=split)
+    pictures = set_drawings(find_part(name, split), session.workspace.data, folder)
     session.show(*(f"{picture.title}: {picture.path}" for picture in pictures))
     session.document({"pictures": [str(picture.path) for picture in pictures]})
 

@@ -89,7 +89,7 @@ def leaderboard(
 @command
 def reconstructions(session: Session, run: RunName = None, output: Output = None, device: Device = "auto") -> None:
     """Real digits over their reconstructions, five rows of each."""
-    from affbench.report.gallery import reconstruction_figure
+    from affbench.report.sections.capsules import reconstruction_figure
     from affbench.run.folder import find_run
 
     found = find_run(session.workspace.results, run)
@@ -106,7 +106,7 @@ def perturb(
     device: Device = "auto",
 ) -> None:
     """Each dimension of a digit's capsule changed by -0.25 to 0.25, and drawn."""
-    from affbench.report.gallery import perturbation_figure
+    from affbench.report.sections.capsules import perturbation_figure
     from affbench.run.folder import find_run
 
     found = find_run(session.workspace.results, run)
@@ -124,7 +124,7 @@ def equivariance(
     device: Device = "auto",
 ) -> None:
     """How capsules move as the input rotates, shears, scales or shifts, and what explains their variance."""
-    from affbench.report.gallery import equivariance_figure
+    from affbench.report.sections.equivariance import equivariance_figure
     from affbench.run.folder import find_run
 
     found = find_run(session.workspace.results, run)
@@ -148,7 +148,7 @@ def wrong(
 ) -> None:
     """The most confidently wrong digits, with their reconstructions where the model draws any."""
     from affbench.data.sets import find_part
-    from affbench.report.gallery import mistakes_figure
+    from affbench.report.sections.mistakes import mistakes_figure
     from affbench.run.folder import find_run
 
     found = find_run(session.workspace.results, run)
@@ -170,7 +170,7 @@ def positions(
 ) -> None:
     """Accuracy as a map over the position of the digit on the canvas."""
     from affbench.data.sets import find_part
-    from affbench.report.gallery import position_figure
+    from affbench.report.sections.positions import position_figure
     from affbench.run.folder import find_run
 
     found = find_run(session.workspace.results, run)
@@ -193,7 +193,7 @@ def factors(
 ) -> None:
     """Accuracy on sets in which only rotation, only shear, … varies, wider than in affNIST."""
     from affbench.analysis.factors import FACTORS
-    from affbench.report.gallery import factor_figure
+    from affbench.report.sections.factors import factor_figure
     from affbench.run.folder import find_run
 
     found = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,8 @@ from affbench.data.sets import SetPart, find_part, find_set, has_digits
 from affbench.data.synthesis import COPIES
 from affbench.experiment import ray as cluster
 from affbench.experiment.cells import Cell, Engine, SweepResult, run_cells, sweep_cells, tested_parts
-from affbench.report.page import Report, write_report
-from affbench.report.pictures import model_extras, samples_of
-from affbench.report.table import summarise
+from affbench.report.page import PLAIN, SECTIONS, Report, report_code, write_report
+from affbench.report.sections.accuracy import summarise
 from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
 from affbench.run.plan import Plan, plan_run, training_part, validation_part
 from affbench.run.record import evaluate_run, is_evaluated
@@ -29,7 +28,7 @@ from affbench.run.record import evaluate_run, is_evaluated
 State = Literal["cached", "to do", "missing"]
 LOCAL = Engine()
 _PAGE = re.compile(r"manifest\.json|report\.(md|html)|(figures|pictures)/[^/]+\.(png|csv)")
-REPORT_VERSION = 3  # of the report stage: raised whenever the same runs would give another page
+REPORT_VERSION = 4  # of the report stage: raised where the same runs give another page and `report_code` cannot see it
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace, engine: Engine = LOCA
     runs = [
         LabelledRun(cell.label, Run(plan.folder)) for cell, plan in zip(cells, plans, strict=True) if plan.is_trained
     ]
-    results = _on_common_images(read_results(runs), workspace, pipeline.evaluation)
+    results = _on_common_images(read_results(runs, workspace), workspace, pipeline.evaluation)
     table = summarise(results, title=pipeline.title, note=pipeline.note)
     outcome = Outcome(result, Report(folder / "report.md", folder / "report.html", table))
     if store.cached(folder, "report", REPORT_VERSION, inputs):
@@ -139,7 +138,6 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace, engine: Engine = LOCA
         workspace,
         title=pipeline.title,
         note=pipeline.note,
-        sets=pipeline.evaluation.sets,
         explain=pipeline.explain,
     )
     if not result.failed:
@@ -202,8 +200,8 @@ def run_sweep(
     if not runs:
         raise AffbenchError(f"no cell of the sweep finished; the first one failed because {result.failed[0].error}")
     title = f"Routing sweep of {config.model.name}"
-    results = _on_common_images(read_results(runs), workspace, evaluation)
-    return Outcome(result, make_report(folder, results, workspace, title=title, note="", sets=evaluation.sets))
+    results = _on_common_images(read_results(runs, workspace), workspace, evaluation)
+    return Outcome(result, make_report(folder, results, workspace, title=title, note=""))
 
 
 def run_cells_on(
@@ -217,7 +215,7 @@ def run_cells_on(
 
 
 def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
-    """A report over every finished run, in ``reports/all``; `explain` as for `affbench.report.pictures.model_extras`.
+    """A report over every finished run, in ``reports/all``; `explain` as for `make_report`.
 
     Raises
     ------
@@ -227,9 +225,9 @@ def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
     runs = [LabelledRun(_model_of(run), run) for run in list_runs(workspace.results) if run.finished]
     if not runs:
         raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
-    results = _on_common_images(read_results(runs), workspace)
+    results = _on_common_images(read_results(runs, workspace), workspace)
     folder = report_dir(workspace.results, "all")
-    return make_report(folder, results, workspace, title="All runs", note="", sets=results.sets, explain=explain)
+    return make_report(folder, results, workspace, title="All runs", note="", explain=explain)
 
 
 def _model_of(run: Run) -> str:
@@ -276,18 +274,15 @@ def make_report(
     *,
     title: str,
     note: str,
-    sets: Iterable[str],
     explain: bool = False,
 ) -> Report:
-    """Write a report with all that `affbench.report.pictures` shows of its runs and sets."""
+    """Write a report; to `explain` is to measure more, on some thousand images a model."""
     with (
         store.lock(folder),
         workspace.progress.task("report", None),
         store.atomic_folder(folder, _PAGE) as new,
     ):
-        extras = model_extras(results, workspace, new / "pictures", explain=explain)
-        extras.append(samples_of(sets, workspace.data, new / "pictures"))
-        report = write_report(new, results, title=title, note=note, extras=extras)
+        report = write_report(new, results, title=title, note=note, sections=SECTIONS if explain else PLAIN)
     return replace(report, markdown=folder / report.markdown.name, html=folder / report.html.name)
 
 
@@ -348,6 +343,7 @@ def _report_inputs(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, objec
         for path in sorted(plan.folder.glob("eval-*.json")):
             records[f"{plan.folder.name}/{path.name}"] = store.file_hash(path)
     return {
+        "code": report_code(),
         "pipeline": json.loads(pipeline.model_dump_json()),
         "runs": [plan.key for plan in plans],
         "evaluations": records,

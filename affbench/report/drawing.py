@@ -1,12 +1,15 @@
 """How figures look, and how they are saved: a PNG with its numbers as CSV beside it.
 
-Drawn through matplotlib's objects, never its global state; the colours are told apart with any colour vision.
+Drawn through matplotlib's objects, never its global state; the colours are told apart with any colour vision, and every
+line also has a marker and a dash of its own.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,28 +22,22 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from affbench.base.store import atomic_path, write_text
 
 # M. Okabe and K. Ito, "Color universal design", 2008, without the yellow that white swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 INK, GRID = "#222222", "#d9d9d9"
 DPI = 130
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure on disk.
-
-    Attributes
-    ----------
-    title, caption
-        What it shows; set, split, n and interval of its numbers.
-    path, data
-        The PNG, and the CSV of its numbers.
-    """
+    """A figure on disk: the PNG `path` and its numbers in the CSV `data`; the caption says set, split, n, interval."""
 
     title: str
     caption: str
@@ -48,23 +45,61 @@ class Drawing:
     data: Path
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, title: str = "") -> Figure:
     """An empty white figure of a size in inches, with a canvas of its own."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(literal(title), fontsize=10.5, color=INK)
     return figure
 
 
-def dress(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
+def panels(
+    count: int, width: float, height: float, margin: float, *, sharey: bool = False, title: str = ""
+) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels of a size, at most three in a row, `margin` inches higher than they are."""
+    columns = min(3, count)
+    lines = math.ceil(count / columns)
+    figure = new_figure(width * columns, height * lines + margin, title)
+    grid = list(figure.subplots(lines, columns, sharey=sharey, squeeze=False).flat)
+    for spare in grid[count:]:
+        spare.set_visible(False)
+    return figure, grid[:count]
+
+
+def dress(axes: Axes, title: str = "", x: str = "", y: str = "", *, grid: bool = True) -> None:
     """Titles, sizes and a light grid."""
     axes.set_title(literal(title), fontsize=10, color=INK, loc="left")
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=INK, length=3)
-    axes.grid(color=GRID, linewidth=0.6)
+    axes.grid(**({"color": GRID, "linewidth": 0.6} if grid else {"visible": False}))
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def line_look(number: int) -> dict[str, Any]:
+    """Colour, marker and dash of the line of a number: no two of the first 28 are alike."""
+    dash = _DASHES[number // len(COLOURS) % len(_DASHES)]
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "linestyle": dash,
+        "linewidth": 1.4,
+        "markersize": 4,
+    }
+
+
+def legend(figure: Figure, names: Sequence[str], hidden: int = 0) -> None:
+    """The names of the lines, in the order of their looks, below the figure."""
+    handles = [Line2D([], [], **line_look(number)) for number in range(len(names))]
+    texts = [literal(name, 48) for name in names]
+    if hidden:
+        handles.append(Line2D([], [], linestyle="none"))
+        texts.append(f"and {hidden} more, see the CSV")
+    columns = max(1, min(len(texts), 10, 110 // (max(map(len, texts)) + 6)))
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def literal(text: str, width: int = 90) -> str:
@@ -74,6 +109,17 @@ def literal(text: str, width: int = 90) -> str:
         text = f"{text[: width - 16]}…{text[-15:]}"
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
+
+
+def file_name(text: str) -> str:
+    """Text as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
+
+
+def beginning(lows: Iterable[float]) -> str:
+    """What a caption has to say of axes that begin at these values."""
+    above = [low > 0 for low in lows]
+    return " The axes do not begin at 0." if all(above) else " Not all axes begin at 0." if any(above) else ""
 
 
 def sheet(tiles: npt.NDArray[np.uint8], gap: int = 2) -> npt.NDArray[np.uint8]:
@@ -88,29 +134,10 @@ def sheet(tiles: npt.NDArray[np.uint8], gap: int = 2) -> npt.NDArray[np.uint8]:
 
 
 def show_sheet(
-    axes: Axes,
-    tiles: npt.NDArray[np.uint8],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    gap: int = 2,
-    size: float = 8.5,
+    axes: Axes, tiles: npt.NDArray[np.uint8], rows: Sequence[str], columns: Sequence[str], *, size: float = 8.5
 ) -> None:
-    """Draw pictures (R, C, H, W) as dark ink on white, in a grid with a name for every row and column.
-
-    Parameters
-    ----------
-    axes
-        Where.
-    tiles
-        uint8 (R, C, H, W), 0 background to 255 ink.
-    rows, columns
-        Names; "" for none.
-    gap
-        Pixels between the pictures.
-    size
-        Of the names, in points.
-    """
+    """Draw pictures uint8 (R, C, H, W) as dark ink on white, in a grid with a name ("" for none) for every line."""
+    gap = 2
     height, width = tiles.shape[2] + gap, tiles.shape[3] + gap
     axes.imshow(sheet(tiles, gap), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
     for number in range(1, tiles.shape[0]):
@@ -128,42 +155,19 @@ def show_sheet(
 def save_drawing(
     figure: Figure, path: Path, title: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> Drawing:
-    """Write the figure as PNG and its numbers as CSV beside it; None is an empty cell.
-
-    Raises
-    ------
-    StorageError
-        A file cannot be written.
-    """
-    data = write_data(path, header, rows)
-    save_png(figure, path, title)
-    return Drawing(title, caption, path, data)
-
-
-def save_png(figure: Figure, path: Path, title: str) -> None:
-    """Write a figure, whatever a matplotlibrc says: for its text LaTeX would have to be installed."""
-    for text in figure.findobj(Text):
-        text.set_usetex(False)
-    with atomic_path(path) as temporary, rc_context({"text.usetex": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label in a script the font lacks
-        figure.savefig(temporary, format="png", metadata={"Title": title})
-
-
-def write_data(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
-    """Write the numbers of the picture `path` as CSV beside it; None is an empty cell.
-
-    Raises
-    ------
-    StorageError
-        The file cannot be written.
-    """
+    """Write the figure as PNG and its numbers as CSV beside it; None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([_inert(value) for value in row] for row in rows)
     data = path.with_suffix(".csv")
     write_text(data, text.getvalue())
-    return data
+    for own in figure.findobj(Text):  # whatever a matplotlibrc says: for its text LaTeX would have to be installed
+        own.set_usetex(False)
+    with atomic_path(path) as temporary, rc_context({"text.usetex": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label in a script the font lacks
+        figure.savefig(temporary, format="png", metadata={"Title": title})
+    return Drawing(title, caption, path, data)
 
 
 def _inert(value: Any) -> Any:

@@ -6,6 +6,7 @@ Digits are shown as dark ink on white paper.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,90 +16,67 @@ from matplotlib.figure import Figure
 
 from affbench.base.errors import DataError
 from affbench.data.dataset import TRANSFORM_COLUMNS, TRANSFORM_UNITS, Dataset
-from affbench.report.drawing import COLOURS, INK, dress, literal, new_figure, save_png, show_sheet, write_data
+from affbench.data.sets import SetPart, originals_of, sample_of
+from affbench.report.drawing import COLOURS, INK, Drawing, dress, new_figure, panels, save_drawing, show_sheet
+
+SHEET_IMAGES = 2_000  # enough of a set to find every class
+SHEET_DIGITS, SHEET_COPIES = 200, 12  # of an affine set, enough for the histograms of its factors
+
+
+def set_drawings(part: SetPart, data_dir: Path, folder: Path) -> list[Drawing]:
+    """A sheet of a set, and the histograms of the factors of an affine one."""
+    if part.spec.form == "affine":
+        dataset = sample_of(replace(part, copies=SHEET_COPIES), SHEET_DIGITS, data_dir)
+    else:
+        dataset = replace(part, limit=None if part.spec.affine else SHEET_IMAGES).load(data_dir)
+    heading = f"{part.name}, {part.split} split"
+    sheet, histograms = folder / f"sample-{part.name}.png", folder / f"factors-{part.name}.png"
+    if dataset.transforms is None:
+        caption = f"Some of the {part.made_size or len(dataset):,} images of {heading}."
+        return [replace(sample_sheet(dataset, sheet, heading=heading, caption=caption), title=f"Sample of {part.name}")]
+    originals = originals_of(part, data_dir)
+    caption = f"Original digits at the left, transformed versions of each beside it ({heading})."
+    images = None if originals is None else originals.images
+    sample = sample_sheet(dataset, sheet, images, heading=heading, caption=caption)
+    return [
+        replace(sample, title=f"Sample of {part.name}"),
+        replace(factor_histograms(dataset, histograms), title=f"Factors of {part.name}"),
+    ]
 
 
 def sample_sheet(
     dataset: Dataset,
-    path: Path | str,
+    path: Path,
     originals: npt.NDArray[np.uint8] | None = None,
+    *,
     rows: int = 10,
     columns: int = 12,
-    title: str | None = None,
-) -> Path:
+    heading: str = "",
+    caption: str = "",
+) -> Drawing:
     """Draw a sheet of samples.
 
-    A plain set: a row for each class. An affine set with its originals: in each row an original at the left and
-    transformed versions of it beside it, each captioned with its transformation.
-
-    Parameters
-    ----------
-    dataset
-        The set.
-    path
-        The PNG file to write; its numbers lie beside it as CSV.
-    originals
-        uint8 (M, H, W), which ``source_index`` of an affine set counts in.
-    rows
-        Rows: classes, or originals.
-    columns
-        Images in a row, the original included.
-    title
-        Title; name, split and size of the set by default.
-
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    DataError
-        The set is empty, or points beyond the originals.
-    StorageError
-        The file cannot be written.
+    A plain set: a row for each class. An affine set with its originals uint8 (M, H, W), which ``source_index`` counts
+    in: in each row an original at the left and transformed versions of it beside it, each under its transformation.
     """
     if not len(dataset):
         raise DataError(f"{dataset.name} ({dataset.split}) is empty; there is nothing to show.")
-    heading = title if title is not None else f"{dataset.name}, {dataset.split}: {len(dataset):,} images"
+    heading = heading or f"{dataset.name}, {dataset.split}: {len(dataset):,} images"
     if originals is not None and dataset.transforms is not None and dataset.source_index is not None:
         figure, shown = _affine_sheet(dataset, originals, rows, columns, heading)
     else:
         figure, shown = _plain_sheet(dataset, rows, columns, heading)
-    write_data(Path(path), *_listed(dataset, shown))
-    save_png(figure, Path(path), Path(path).stem)
-    return Path(path)
+    return save_drawing(figure, path, heading, caption, *_listed(dataset, shown))
 
 
-def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
-    """Draw the distribution of each of the six factors of an affine set.
-
-    Parameters
-    ----------
-    dataset
-        A set with ``transforms``.
-    path
-        The PNG file to write; its numbers lie beside it as CSV.
-
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    DataError
-        The set has no transformations.
-    StorageError
-        The file cannot be written.
-    """
+def factor_histograms(dataset: Dataset, path: Path) -> Drawing:
+    """Draw the distribution of each of the six factors of an affine set."""
     if dataset.transforms is None or not len(dataset):
         raise DataError(f"{dataset.name} ({dataset.split}) has no transformations to draw.")
-    figure = new_figure(9.6, 5.2)
     heading = f"Transformations of {dataset.name}, {dataset.split}: {len(dataset):,} images"
-    figure.suptitle(literal(heading), fontsize=10.5, color=INK)
+    figure, grid = panels(6, 3.2, 2.6, 0, title=heading)
     rows = []
-    for axes, name, values in zip(figure.subplots(2, 3).flat, TRANSFORM_COLUMNS, dataset.transforms.T, strict=True):
+    for axes, name, values in zip(grid, TRANSFORM_COLUMNS, dataset.transforms.T, strict=True):
         low, high = float(values.min()), float(values.max())
         if low == high:  # a factor that is switched off
             low, high = low - 0.5, high + 0.5
@@ -111,9 +89,11 @@ def factor_histograms(dataset: Dataset, path: Path | str) -> Path:
         dress(axes, name.replace("_", " "), f"{TRANSFORM_UNITS[name]}; {values.min():.3g} to {values.max():.3g}")
         axes.set_ylim(bottom=0)
     figure.supylabel("images", fontsize=9, color=INK)
-    write_data(Path(path), ("factor", "from", "to", "images"), rows)
-    save_png(figure, Path(path), Path(path).stem)
-    return Path(path)
+    caption = (
+        f"The six factors of the transformations of {dataset.name}, {dataset.split} split: {len(dataset):,} of its "
+        "images."
+    )
+    return save_drawing(figure, path, heading, caption, ("factor", "from", "to", "images"), rows)
 
 
 def _listed(dataset: Dataset, shown: list[npt.NDArray[np.intp]]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -133,8 +113,7 @@ def _plain_sheet(dataset: Dataset, rows: int, columns: int, heading: str) -> tup
     tiles = np.zeros((len(classes), columns, dataset.canvas, dataset.canvas), np.uint8)
     for line, chosen in zip(tiles, shown, strict=True):
         line[: len(chosen)] = dataset.images[chosen]
-    figure = new_figure(0.62 * columns + 0.5, 0.62 * len(classes) + 0.6)
-    figure.suptitle(literal(heading), fontsize=10.5, color=INK)
+    figure = new_figure(0.62 * columns + 0.5, 0.62 * len(classes) + 0.6, heading)
     show_sheet(figure.subplots(), tiles, [str(label) for label in classes], [""] * columns, size=11)
     return figure, shown
 
@@ -151,8 +130,7 @@ def _affine_sheet(
             f"{dataset.name} points to original {beyond:,}, but there are {len(originals):,}; give the digits of its "
             f"own split."
         )
-    figure = new_figure(0.84 * columns + 0.2, 1.24 * len(versions) + 0.8)
-    figure.suptitle(literal(heading), fontsize=10.5, color=INK)
+    figure = new_figure(0.84 * columns + 0.2, 1.24 * len(versions) + 0.8, heading)
     figure.supxlabel(
         "Left: the original. Above each version: rotation in degrees, shear; vertical × horizontal expansion; shift "
         "down, right in pixels.",

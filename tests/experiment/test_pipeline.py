@@ -14,8 +14,7 @@ from affbench.base.workspace import Workspace
 from affbench.data import sets
 from affbench.experiment import pipeline as stages
 from affbench.experiment.pipeline import plan_pipeline, report_all, report_dir, run_pipeline, run_sweep
-from affbench.report import pictures
-from affbench.report.page import Extra
+from affbench.report.sections import capsules, entropy, factors, mistakes, positions, samples
 from affbench.run.folder import list_runs
 from affbench.run.record import evaluate_run
 from affbench.run.train import train
@@ -44,8 +43,8 @@ def tiny_pipeline(**changes: Any) -> Pipeline:
 @pytest.fixture
 def unillustrated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without pictures, which take most of their time."""
-    monkeypatch.setattr(stages, "model_extras", lambda *_, **__: [])
-    monkeypatch.setattr(stages, "samples_of", lambda *_: Extra("Samples"))
+    pictures = (mistakes.section, positions.section, capsules.section, entropy.section, samples.section)
+    monkeypatch.setattr(stages, "PLAIN", [section for section in stages.PLAIN if section not in pictures])
 
 
 def states(pipeline: Pipeline, workspace: Workspace) -> set[tuple[str, str]]:
@@ -76,7 +75,7 @@ def test_report_names_models_sets_and_the_note(workspace: Workspace) -> None:
         assert "Far too small to mean anything" in text
         for word in ("CapsNet", "CNN", SAMPLE, AFFINE):
             assert word in text
-    pictures = {path.name for path in (report_dir(workspace.results, "tiny") / "pictures").iterdir()}
+    pictures = {path.name for path in (report_dir(workspace.results, "tiny") / "figures").iterdir()}
     assert {f"sample-{SAMPLE}.png", f"sample-{AFFINE}.png", f"factors-{AFFINE}.png"} <= pictures
     assert len([name for name in pictures if name.startswith("reconstructions-capsnet") and name.endswith(".png")]) == 1
 
@@ -216,9 +215,9 @@ def test_later_evaluation_of_more_images_leaves_rows_comparable(workspace: Works
 
 
 @pytest.mark.usefixtures("unillustrated")
-def test_report_version_is_part_of_its_key(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_makes_a_report_is_part_of_its_key(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     run_pipeline(tiny_pipeline(), workspace)
-    monkeypatch.setattr(stages, "REPORT_VERSION", 10**6)
+    monkeypatch.setattr(stages, "report_code", lambda: "of another program")
     assert ("report", "to do") in states(tiny_pipeline(), workspace)
 
 
@@ -226,7 +225,7 @@ def test_matched_runs_cost_no_training_and_stand_beside_the_best(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = trainings(monkeypatch)
-    monkeypatch.setattr(pictures, "EXPLAINED_DIGITS", 50)
+    monkeypatch.setattr(factors, "EXPLAINED_DIGITS", 50)
     outcome = run_pipeline(tiny_pipeline(matched=0.05, explain=True, training={"epochs": 2}), workspace)
     assert [cell.label for cell in outcome.result.cells] == [
         *("CapsNet", "CapsNet, matched at 5%", "CNN", "CNN, matched at 5%")

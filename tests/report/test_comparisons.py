@@ -12,7 +12,7 @@ from affbench.analysis.comparison import compare
 from affbench.analysis.results import LabelledRun, read_results
 from affbench.base.errors import ArtefactError
 from affbench.base.statistics import paired_difference
-from affbench.report.comparisons import comparison_tables, matched_table
+from affbench.report.sections import matched, pairs
 from affbench.run.folder import Run
 from affbench.run.record import predictions_path
 
@@ -66,17 +66,18 @@ def test_damaged_predictions_are_named_and_missing_ones_left_out(tmp_path: Path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtefactError, match=r"predictions-affnist-synthetic.h5 is damaged; 'affbench eval --run"):
         compare(by_seed(runs[:1]), by_seed(runs[1:]), AFFINE)
-    tables, problems = comparison_tables(read_results(runs))
-    assert not tables
-    assert "is damaged" in problems[0]
+    section = pairs.section(read_results(runs), tmp_path)
+    assert not section.tables
+    assert "is damaged" in section.problems[0]
     path.unlink()
-    assert comparison_tables(read_results(runs)) == ([], [])
+    section = pairs.section(read_results(runs), tmp_path)
+    assert (section.tables, section.problems) == ((), ())
 
 
 def test_verdicts_say_how_far_they_reach(tmp_path: Path) -> None:
     def verdict(name: str, ours: list[float], theirs: list[float]) -> str:
         runs = [*several(tmp_path / name, "capsnet", ours), *several(tmp_path / name, "cnn", theirs)]
-        ((table,), _) = comparison_tables(read_results(runs))
+        (table,) = pairs.section(read_results(runs), tmp_path).tables
         return table.rows[0][-1].text
 
     assert verdict("clear", [0.90, 0.91, 0.92], [0.60, 0.61, 0.62]) == "capsnet ahead"
@@ -93,18 +94,26 @@ def test_matched_runs_are_compared_with_matched_ones_and_stand_over_the_best(tmp
         for entry in several(tmp_path, f"{label}, matched at 95%", [0.75, 0.76], stop_at=0.95):
             runs.append(entry)
     results = read_results(runs)
-    table = matched_table(results)
+    table = matched.matched_table(results)
     assert table is not None
     assert [row[0].text for row in table.rows] == ["capsnet", "capsnet", "cnn", "cnn"]
     assert [row[1].text.split("\n")[0] for row in table.rows] == ["matched at 95%", "best"] * 2
     assert table.rows[0][4].text.startswith("75.")
     assert table.rows[1][4].text.startswith("80.")
-    ((pairs,), _) = comparison_tables(results)
-    assert [(row[0].text, row[1].text) for row in pairs.rows] == [
+    (pair_table,) = pairs.section(results, tmp_path).tables
+    assert [(row[0].text, row[1].text) for row in pair_table.rows] == [
         ("capsnet\nminus cnn", "best"),
         ("capsnet\nminus cnn", "matched at 95%"),
     ]
 
 
 def test_there_is_no_matched_table_without_a_target(tmp_path: Path) -> None:
-    assert matched_table(read_results(several(tmp_path, "capsnet", [0.8]))) is None
+    assert matched.matched_table(read_results(several(tmp_path, "capsnet", [0.8]))) is None
+
+
+def test_sets_that_no_matched_model_was_tested_on_are_left_out(tmp_path: Path) -> None:
+    runs = several(tmp_path, "capsnet, matched at 95%", [0.75], stop_at=0.95)
+    runs.append(make_run(tmp_path, "cnn", model="cnn", accuracy={"mnist": 0.99}))
+    table = matched.matched_table(read_results(runs))
+    assert table is not None
+    assert [column.split("\n")[0] for column in table.columns[4:]] == [AFFINE]

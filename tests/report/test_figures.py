@@ -10,8 +10,12 @@ from PIL import Image
 from run_folders import make_run, study
 
 from affbench.analysis.results import Results, read_results
-from affbench.report import figures
 from affbench.report.drawing import Drawing
+from affbench.report.sections.accuracy import accuracy_figure
+from affbench.report.sections.classes import confusion_figure
+from affbench.report.sections.routing import routing_figure
+from affbench.report.sections.training import training_figure
+from affbench.report.sections.transformation import transformation_figure
 
 
 @pytest.fixture(scope="module")
@@ -32,42 +36,42 @@ def drawn(figure: Drawing | None) -> list[dict[str, str]]:
 
 
 def test_training_curves_hold_every_epoch_of_every_run(tmp_path: Path, results: Results) -> None:
-    rows = drawn(figures.training_curves(results, tmp_path / "training.png"))
+    rows = drawn(training_figure(results, tmp_path / "training.png"))
     assert len(rows) == 12 * 8
 
 
 def test_accuracy_per_set_holds_every_model_and_set(tmp_path: Path, results: Results) -> None:
-    rows = drawn(figures.accuracy_per_set(results, tmp_path / "accuracy.png"))
+    rows = drawn(accuracy_figure(results, tmp_path / "accuracy.png"))
     assert len({tuple(row.values())[:2] for row in rows}) >= 2 * 6
 
 
 def test_routing_sweep_holds_every_number_of_iterations(tmp_path: Path, results: Results) -> None:
-    rows = drawn(figures.routing_sweep(results, results.sweeps, tmp_path / "sweep.png"))
+    rows = drawn(routing_figure(results, tmp_path / "sweep.png"))
     text = " ".join(" ".join(row.values()) for row in rows)
     for routings in ("1", "3", "5", "10"):
         assert f" {routings} " in f" {text} "
 
 
 def test_transformation_curves_hold_every_bin(tmp_path: Path, results: Results) -> None:
-    rows = drawn(figures.by_transformation(results, "affnist-synthetic", tmp_path / "factors.png"))
+    rows = drawn(transformation_figure(results, "affnist-synthetic", tmp_path / "factors.png"))
     assert len(rows) == 6 * 24
 
 
 def test_confusion_matrices_hold_every_pair(tmp_path: Path, results: Results) -> None:
-    rows = drawn(figures.confusion(results, "affnist-synthetic", tmp_path / "confusion.png"))
+    rows = drawn(confusion_figure(results, "affnist-synthetic", tmp_path / "confusion.png"))
     assert len(rows) >= 60
 
 
 def test_figures_without_anything_to_show_are_left_out(tmp_path: Path) -> None:
     lonely = read_results([make_run(tmp_path / "runs", accuracy={})])
-    assert figures.accuracy_per_set(lonely, tmp_path / "accuracy.png") is None
-    assert figures.routing_sweep(lonely, lonely.sweeps, tmp_path / "sweep.png") is None
-    assert figures.by_transformation(lonely, "affnist-synthetic", tmp_path / "factors.png") is None
+    assert accuracy_figure(lonely, tmp_path / "accuracy.png") is None
+    assert routing_figure(lonely, tmp_path / "sweep.png") is None
+    assert transformation_figure(lonely, "affnist-synthetic", tmp_path / "factors.png") is None
     assert not list(tmp_path.glob("*.png"))
 
 
 def test_captions_say_where_axes_begin(tmp_path: Path) -> None:
     low = read_results([make_run(tmp_path / "low", accuracy={"mnist-translated": 0.0})])
     high = read_results([make_run(tmp_path / "high", accuracy={"mnist-translated": 0.9, "affnist-synthetic": 0.7})])
-    drawn = [figures.accuracy_per_set(own, tmp_path / "figure.png") for own in (low, high)]
+    drawn = [accuracy_figure(own, tmp_path / "figure.png") for own in (low, high)]
     assert ["begin at 0" in drawing.caption for drawing in drawn if drawing] == [False, True]

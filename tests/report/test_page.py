@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 from run_folders import make_run, study
 
-from affbench.analysis.results import LabelledRun, read_results
-from affbench.report.page import Extra, Picture, write_report
+from affbench.analysis.results import LabelledRun, Results, read_results
+from affbench.report.drawing import new_figure, save_drawing
+from affbench.report.page import write_report
+from affbench.report.sections import Section
 from affbench.report.table import Cell, Table
 from affbench.run.folder import Run
 
@@ -125,23 +127,22 @@ def test_damaged_evaluation_in_a_sweep_is_left_out_and_named(tmp_path: Path, run
     assert "Claims of earlier work" in text
 
 
-def test_pictures_of_others_are_shown_in_both_files_with_their_data(tmp_path: Path) -> None:
-    out, elsewhere = tmp_path / "report", tmp_path / "elsewhere"
-    pictures = []
-    for folder in (out / "pictures", elsewhere):
-        folder.mkdir(parents=True)
-        Image.new("L", (20, 20), 128).save(folder / "sheet.png")
-        (folder / "sheet.csv").write_text("row,index\n1,2\n")
-        pictures.append(Picture("A sheet", "What it shows.", folder / "sheet.png", folder / "sheet.csv"))
-    extra = Extra("More to see", (Table("A table", ("a",), ((Cell("b"),),)),), tuple(pictures))
-    report = write_report(out, read_results([make_run(tmp_path / "runs")]), title="t", extras=[extra])
+def test_a_section_of_ones_own_is_shown_in_both_files_with_its_data(tmp_path: Path) -> None:
+    def own(results: Results, folder: Path) -> Section:
+        figure = new_figure(2, 2)
+        figure.subplots().plot([1, 2])
+        drawing = save_drawing(figure, folder / "a sheet.png", "A sheet", "What it shows.", ("row", "index"), [(1, 2)])
+        return Section("More to see", (Table("A table", ("a",), ((Cell("b"),),)),), (drawing,), problems=("A pity.",))
+
+    results = read_results([make_run(tmp_path / "runs")])
+    report = write_report(tmp_path / "report", results, title="t", note=NOTE, sections=[own])
     page = Reader(report.html.read_text())
-    for word in ("More to see", "A table", "What it shows."):
+    for word in ("More to see", "A table", "What it shows.", "A pity."):
         assert word in page.text
-    links = [str(found["href"]) for tag, found in page.tags if tag == "a" and str(found["href"]).endswith("sheet.csv")]
-    assert len(set(links)) == 2
-    assert all((out / link).read_text() == "row,index\n1,2\n" for link in links)
-    assert "pictures/sheet.png" in report.markdown.read_text()
+    assert page.text.count(NOTE) == 2
+    assert (tmp_path / "report" / "figures" / "a sheet.csv").read_text() == "row,index\n1,2\n"
+    assert ("a", {"href": "figures/a%20sheet.csv"}) in page.tags
+    assert "(figures/a%20sheet.png)" in report.markdown.read_text()
 
 
 def test_every_figure_has_its_data_beside_it(tmp_path: Path, runs: list[LabelledRun]) -> None:

@@ -19,7 +19,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_sheet_of_a_plain_set_shows_dark_ink_on_white(tmp_path: Path, data_dir: Path) -> None:
     dataset = sets.load_dataset("mnist-translated-sample", data_dir=data_dir)
-    shown = pixels(sample_sheet(dataset, tmp_path / "sheet.png"))
+    shown = pixels(sample_sheet(dataset, tmp_path / "sheet.png").path)
     assert min(shown.shape) > 400
     assert shown.mean() > 200
     assert shown.min() < 40
@@ -30,8 +30,8 @@ def test_sheet_of_an_affine_set_has_originals_and_versions(tmp_path: Path, data_
     part = sets.find_part("affnist-synthetic-sample", copies=5)
     dataset = sets.sample_of(part, 60, data_dir)
     originals = sets.load_dataset("mnist-sample", data_dir=data_dir).images
-    with_originals = pixels(sample_sheet(dataset, tmp_path / "sheet.png", originals, rows=4, columns=6))
-    without = pixels(sample_sheet(dataset, tmp_path / "plain.png", rows=4, columns=6))
+    with_originals = pixels(sample_sheet(dataset, tmp_path / "sheet.png", originals, rows=4, columns=6).path)
+    without = pixels(sample_sheet(dataset, tmp_path / "plain.png", rows=4, columns=6).path)
     assert with_originals.shape != without.shape
     assert with_originals.mean() > 200
 
@@ -39,7 +39,7 @@ def test_sheet_of_an_affine_set_has_originals_and_versions(tmp_path: Path, data_
 def test_histograms_show_six_factors(tmp_path: Path, data_dir: Path) -> None:
     part = sets.find_part("affnist-synthetic-sample", copies=5)
     dataset = sets.sample_of(part, 60, data_dir)
-    assert pixels(factor_histograms(dataset, tmp_path / "histograms.png")).min() < 120
+    assert pixels(factor_histograms(dataset, tmp_path / "histograms.png").path).min() < 120
 
 
 def test_sets_that_cannot_be_shown_are_said(tmp_path: Path) -> None:

@@ -12,16 +12,13 @@ from run_folders import make_run, record, study
 from affbench.analysis.published import AFFNIST, published_for
 from affbench.analysis.results import LabelledRun, read_results
 from affbench.report.record import evaluation_tables
-from affbench.report.table import (
-    Cell,
-    Table,
-    ablation_table,
-    per_class_table,
-    published_table,
-    summarise,
-    sweep_table,
-    transformation_table,
-)
+from affbench.report.sections.ablation import ablation_table
+from affbench.report.sections.accuracy import summarise
+from affbench.report.sections.classes import per_class_table
+from affbench.report.sections.published import published_table
+from affbench.report.sections.routing import sweep_table
+from affbench.report.sections.transformation import transformation_table
+from affbench.report.table import Cell, Table
 from affbench.run.folder import Run, write_evaluation
 
 

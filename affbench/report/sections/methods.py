@@ -1,40 +1,32 @@
-"""The methods paragraphs of a report, written from the runs' own configurations, ready to paste into a paper."""
+"""Methods: what was done, written from the runs' own configurations, ready to paste into a paper."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from affbench.analysis.results import Group, Result, Results
 from affbench.base.config import RunConfig
 from affbench.base.version import __version__
+from affbench.report.sections import Section
 from affbench.report.table import span
 from affbench.run.stopping import SCHEDULES
 
 
-def methods(results: Results) -> list[str]:
-    """What was done, in a few plain paragraphs; empty without runs.
-
-    Parameters
-    ----------
-    results
-        The runs.
-
-    Returns
-    -------
-    list of str
-        Paragraphs of plain text: models, training, selection, evaluation, intervals, software.
-    """
+def section(results: Results, folder: Path) -> Section | None:
+    """What was done: models, training, selection, evaluation, intervals, software; None without runs."""
     if not results.results:
-        return []
+        return None
     groups = results.groups
-    return [
+    paragraphs = (
         f"Models. {_models(groups)}",
         *_training(groups),
         _selection(results),
         *_evaluation(results),
         *_intervals(results),
         _software(results),
-    ]
+    )
+    return Section("Methods", paragraphs=paragraphs)
 
 
 def _models(groups: Iterable[Group]) -> str:

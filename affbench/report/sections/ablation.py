@@ -1,0 +1,55 @@
+"""Ablation: routing × reconstruction on centred MNIST, in the shape of CapsNet-Keras's table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from affbench.analysis.published import ABLATION
+from affbench.analysis.results import Group, Results
+from affbench.report.sections import Section
+from affbench.report.table import ABSENT, Cell, Table, counted, described, percent, whole
+
+
+def section(results: Results, folder: Path) -> Section | None:
+    """The table, where at least two of its cells were measured."""
+    table = ablation_table(results)
+    return None if table is None else Section("Ablation", (table,))
+
+
+def ablation_table(results: Results) -> Table | None:
+    """Test error of CapsNets with and without reconstruction by routing iterations; None without such runs."""
+    ours: dict[tuple[int, bool], list[Group]] = {}
+    for own in results.groups:
+        if own.config.model.name == "capsnet" and own.config.data.train_set == "mnist" and own.records("mnist"):
+            on = bool(own.config.model.options.get("reconstruction", True))
+            ours.setdefault((own.routings or 3, on), []).append(own)
+    published = {(row.method, row.routings, row.reconstruction): row for row in ABLATION}
+    if len(ours.keys() & {(routings, on) for _, routings, on in published}) < 2:
+        return None
+    rows = []
+    for (routings, on), groups in sorted(ours.items(), key=lambda item: item[0]):
+        cells = [Cell("CapsNet"), whole(routings), Cell("yes" if on else "no")]
+        cells.append(Cell("\n".join(map(_error, groups)), _error_mean(groups[0])))
+        for method in ("CapsNet", "CapsNet-Keras"):
+            row = published.get((method, routings, on))
+            cells.append(ABSENT if row is None else Cell(f"{row.value:.2f} ({row.sd})", row.value))
+        rows.append(tuple(cells))
+    columns = ("Method", "Routing", "Reconstruction", "Here", "Sabour et al.", "CapsNet-Keras")
+    shown = [own for groups in ours.values() for own in groups]
+    caption = (
+        f"Test error in percent on {described('mnist', shown)}: mean (standard deviation) over seeds here and over 3 "
+        f"trials elsewhere; here the checkpoint is selected on validation digits. Sabour et al.: {ABLATION[0].status}; "
+        f"CapsNet-Keras: {ABLATION[-1].status}, which selects on the test set."
+    )
+    return Table("Ablation: routing and reconstruction", columns, tuple(rows), caption)
+
+
+def _error_mean(own: Group) -> float:
+    summary = own.accuracy("mnist")
+    return 100 * (1 - summary.mean) if summary else 100.0
+
+
+def _error(own: Group) -> str:
+    summary = own.accuracy("mnist")
+    spread = f" ({percent(summary.sd)})" if summary and summary.sd is not None else ""
+    return f"{_error_mean(own):.2f}{spread}, {counted(len(own.records('mnist')), 'seed')}"

@@ -1,0 +1,58 @@
+"""Matched accuracy: every model where it first reached an accuracy, above its best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from affbench.analysis.results import Group, Results
+from affbench.base.statistics import seed_summary
+from affbench.report.sections import Section
+from affbench.report.table import ABSENT, Cell, Table, accuracy_cell, set_heading, validation_cell
+
+
+def section(results: Results, folder: Path) -> Section | None:
+    """The table, where a run stopped at an accuracy."""
+    table = matched_table(results)
+    return None if table is None else Section("Matched accuracy", (table,))
+
+
+def matched_table(results: Results) -> Table | None:
+    """Every model at matched validation accuracy and at its best; None where no run stopped at an accuracy."""
+    lines: list[tuple[Group, tuple[Cell, ...]]] = []
+    for matched in results.groups:
+        if (target := matched.config.training.stop_at) is None:
+            continue
+        best = results.best_of(matched)
+        name = Cell((best or matched).name)
+        epochs = [result.environment.get("stop_at_reached_epoch") for result in matched.results]
+        reached = [float(epoch) for epoch in epochs if isinstance(epoch, int | float)]
+        how = Cell(f"matched at {100 * target:g}%\n{len(reached)} of {len(epochs)} seeds reached it")
+        lines.append((matched, (name, how, _epochs(reached))))
+        if best is not None:
+            kept = [result.selected.epoch for result in best.results]
+            lines.append((best, (name, Cell("best"), _epochs(kept))))
+    if not lines:
+        return None
+    shown = [own for own, _ in lines]
+    sets = [name for name in results.sets if any(own.records(name) for own in shown)]
+    rows = tuple(
+        (*cells, validation_cell(own), *(accuracy_cell(own, name, results.groups) for name in sets))
+        for own, cells in lines
+    )
+    caption = (
+        "Matched: the first validation that reached the accuracy ended the training, and its epoch is interpolated "
+        "between validations; a seed that never reached it counts with its best. Best: the validation with the highest "
+        "accuracy of the whole training. Both are chosen on validation digits alone; brackets as in the summary."
+    )
+    headings = [set_heading(name, shown) for name in sets]
+    columns = ("Model", "Checkpoint", "Epoch", "Validation\naccuracy %", *headings)
+    return Table("At matched accuracy and at best", columns, rows, caption)
+
+
+def _epochs(epochs: Sequence[float]) -> Cell:
+    if not epochs:
+        return ABSENT
+    summary = seed_summary(epochs)
+    extent = "" if summary.n == 1 else f"\n{summary.minimum:.2f} to {summary.maximum:.2f}"
+    return Cell(f"{summary.mean:.2f}{extent}", summary.mean)
