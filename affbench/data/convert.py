@@ -23,6 +23,9 @@ Form = Literal["original", "padded", "translated", "affine", "official"]
 Digits: TypeAlias = "tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]"  # images (N, 28, 28) and labels (N,)
 
 
+ORIGINALS_VERSION = 2  # of how affNIST's own originals are used
+
+
 def read_idx(file: Callable[[str], Path], kind: Literal["train", "test"]) -> Digits:
     """All digits of MNIST's training or test files, or of files called like them; `file` finds one by its name."""
     stem = "t10k" if kind == "test" else "train"
@@ -62,9 +65,9 @@ class Official:
     originals: Path | None = None
 
     @property
-    def inputs(self) -> dict[str, bool]:
+    def inputs(self) -> dict[str, int]:
         """What determines the converted set beside the content of the files."""
-        return {"digits": self.digits is not None, "originals": self.originals is not None}
+        return {"digits": self.digits is not None, "originals": ORIGINALS_VERSION if self.originals else False}
 
 
 Writer: TypeAlias = Callable[[Path, Official, Mapping[str, Any]], None]  # target, files, and attributes of the set

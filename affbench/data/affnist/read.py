@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -100,8 +101,9 @@ def read_mat(path: Path | str, name: str = "affnist", split: str = "test") -> Da
 def read_originals(path: Path | str) -> npt.NDArray[np.uint8]:
     """The originals of affNIST, in the order in which its files count them: uint8 (M, 28, 28)."""
     path = Path(path)
-    file, label = next(iter(_open_members(path, _members(path))))
-    fields = read_fields(label, read_mat_variables(file))
+    with contextlib.closing(_open_members(path, _members(path))) as members:  # a temporary file goes when it closes
+        file, label = next(members)
+        fields = read_fields(label, read_mat_variables(file))
     if any(value.ndim == 2 and PIXELS in value.shape for value in fields.values()):
         margin = (CANVAS - FRAME) // 2
         return read_images(label, fields)[:, margin:-margin, margin:-margin]
@@ -231,7 +233,7 @@ def _members(path: Path) -> list[str]:
     return [numbered[k] for k in sorted(numbered)]
 
 
-def _open_members(path: Path, members: list[str]) -> Iterator[tuple[Path, str]]:
+def _open_members(path: Path, members: list[str]) -> Generator[tuple[Path, str], None, None]:
     """Each .mat file of a source with what to call it in an error; those of an archive are temporary files."""
     for name in members:
         if path.suffix.lower() == ".zip":

@@ -13,6 +13,7 @@ import scipy.io
 
 from affbench.base.errors import DataError
 from affbench.data.affnist import AffnistSource, convert, export_mat, read_homnist, read_mat
+from affbench.data.affnist.read import read_originals
 from affbench.data.dataset import Dataset
 from affbench.data.hdf5 import read_set
 from affbench.data.synthesis import synthesize
@@ -323,3 +324,12 @@ def test_element_of_no_known_type_never_reaches_scipy(tmp_path: Path) -> None:
     path.write_bytes(whole)
     with pytest.raises(DataError, match=r"homNIST_test\.mat"):
         read_homnist(path)
+
+
+def test_originals_come_from_a_zip_archive(tmp_path: Path) -> None:
+    digits = np.arange(784 * 3, dtype=np.uint8).reshape(3, 28, 28)
+    fields = {"image": digits.reshape(3, -1).T, "label_int": np.arange(3)[None]}
+    scipy.io.savemat(tmp_path / "test.mat", {"affNISTdata": fields})
+    with zipfile.ZipFile(tmp_path / "test.mat.zip", "w") as archive:
+        archive.write(tmp_path / "test.mat", "test.mat")
+    assert np.array_equal(read_originals(tmp_path / "test.mat.zip"), digits)
