@@ -121,8 +121,7 @@ def _plain_sheet(dataset: Dataset, rows: int, columns: int, heading: str) -> tup
 def _affine_sheet(
     dataset: Dataset, originals: npt.NDArray[np.uint8], rows: int, columns: int, heading: str
 ) -> tuple[Figure, list[npt.NDArray[np.intp]]]:
-    assert dataset.source_index is not None  # noqa: S101 - for the type checker
-    assert dataset.transforms is not None  # noqa: S101
+    transforms, _ = dataset.table
     versions = _versions(dataset, rows, columns - 1)
     beyond = max(versions, default=0)
     if beyond >= len(originals):
@@ -142,15 +141,15 @@ def _affine_sheet(
         tiles = np.zeros((1, columns, dataset.canvas, dataset.canvas), np.uint8)
         tiles[0, 0] = _centred(originals[source], dataset.canvas)
         tiles[0, 1 : 1 + len(indices)] = dataset.images[indices]
-        captions = [f"original {source}", *(_caption(dataset.transforms[index]) for index in indices)]
+        captions = [f"original {source}", *(_caption(transforms[index]) for index in indices)]
         show_sheet(axes, tiles, [""], captions + [""] * (columns - len(captions)), size=6.5)
     return figure, list(versions.values())
 
 
 def _versions(dataset: Dataset, rows: int, most: int) -> dict[int, npt.NDArray[np.intp]]:
     """Originals to show, of different classes first, and where their versions lie in the set."""
-    assert dataset.source_index is not None  # noqa: S101 - for the type checker
-    sources, first = np.unique(dataset.source_index, return_index=True)
+    _, source_index = dataset.table
+    sources, first = np.unique(source_index, return_index=True)
     labels = dataset.labels[first]
     # The k-th digit of each class comes before the (k + 1)-th of any.
     turn = np.empty(len(labels), np.int64)
@@ -158,7 +157,7 @@ def _versions(dataset: Dataset, rows: int, most: int) -> dict[int, npt.NDArray[n
         members = labels == label
         turn[members] = np.arange(members.sum())
     order = np.lexsort((labels, turn))[:rows]
-    return {int(source): np.flatnonzero(dataset.source_index == source)[:most] for source in sources[order]}
+    return {int(source): np.flatnonzero(source_index == source)[:most] for source in sources[order]}
 
 
 def _caption(transform: npt.NDArray[np.float32]) -> str:
