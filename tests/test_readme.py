@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from importlib import import_module
@@ -15,6 +16,7 @@ from affbench.base import config
 from affbench.cli.app import app
 from affbench.data.sets import find_set, set_names
 from affbench.models import model_names, model_options
+from affbench.report.page import SECTIONS
 
 REPOSITORY = Path(__file__).parents[1]
 GUIDE = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
@@ -104,6 +106,16 @@ def test_keys_of_pipelines_are_named() -> None:
         assert set(spans(rows[row])) == set(kind.model_fields)
     tables = {"data", "training", "evaluation", "runs"}
     assert set(spans(rows["(top)"])) == set(config.Pipeline.model_fields) - tables
+
+
+def test_sections_of_the_report_are_named_in_their_order() -> None:
+    table = TEXT["docs/results.md"].partition("| section |")[2].partition("\n\n")[0]
+    named = re.findall(r"^\| ([A-Z][^|]*) \|", table, re.MULTILINE)
+    titles = []
+    for section in SECTIONS:
+        source = Path(inspect.getfile(section)).read_text(encoding="utf-8")
+        titles.append(re.findall(r'(?:title = |Section\(\s*)"([^"]+)"', source)[-1])
+    assert [name for name in named if name != "Runs"] == titles
 
 
 def test_pipelines_that_are_shown_can_be_read(tmp_path: Path) -> None:
