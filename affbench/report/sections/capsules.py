@@ -30,8 +30,7 @@ def section(results: Results, folder: Path) -> Section:
     """Reconstructions and a perturbed capsule of each model that draws."""
 
     def look(entry: Result, workspace: Workspace) -> list[Drawing]:
-        reconstruction = entry.config.model.options.get("reconstruction")  # looking here first costs nothing
-        if not reconstruction or not has_decoder(load_model(entry.run)):
+        if not has_decoder(load_model(entry.run)):  # a model that cannot be loaded any more is named
             return []
         drawn = reconstruction_figure(entry.run, workspace, folder)
         perturbed = perturbation_figure(entry.run, workspace, folder, digit=PERTURBED)
