@@ -45,8 +45,9 @@ def train(
     from affbench.run.plan import plan_run
     from affbench.run.train import train as run_training
 
-    cached = not force and plan_run(resolved, session.workspace).is_trained
-    run = run_training(resolved, session.workspace, tensorboard=tensorboard, force=force)
+    plan = plan_run(resolved, session.workspace)
+    cached = not force and plan.is_trained
+    run = run_training(plan, session.workspace, tensorboard=tensorboard, force=force)
     if not launched().first:
         return  # the first process of torchrun speaks for all
     best, parameters = run.selected, run.environment["parameters"]

@@ -16,7 +16,7 @@ from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart, find_part
 from affbench.run.folder import Run
-from affbench.run.plan import plan_run
+from affbench.run.plan import Plan, plan_run
 from affbench.run.record import evaluate_run
 from affbench.run.train import train
 
@@ -61,6 +61,22 @@ class Cell:
     label: str
     config: RunConfig
     stops: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedCell(Cell):
+    """A cell and its plan, made once and handed down."""
+
+    plan: Plan = field(kw_only=True)
+
+
+def plan_cells(cells: Sequence[Cell], workspace: Workspace) -> list[PlannedCell]:
+    """Plan every cell, so that a mistake in any configuration is said before the first one starts."""
+    return [
+        PlannedCell(cell.label, plan.config, cell.stops, plan=plan)
+        for cell in cells
+        for plan in (plan_run(cell.config, workspace),)
+    ]
 
 
 @dataclass(frozen=True)
@@ -162,7 +178,7 @@ def sweep_cells(config: RunConfig, routings: Sequence[int], seeds: Sequence[int]
 
 
 def run_cells(
-    cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, *, threads: int | None = None
+    cells: Sequence[PlannedCell], evaluation: EvaluationConfig, workspace: Workspace, *, threads: int | None = None
 ) -> SweepResult:
     """Train and test every cell, one after the other, in this process.
 
@@ -171,7 +187,7 @@ def run_cells(
     Parameters
     ----------
     cells
-        What to run; a mistake in any configuration is reported before the first one starts.
+        What to run.
     evaluation
         What each run is tested on.
     workspace
@@ -185,13 +201,9 @@ def run_cells(
 
     Raises
     ------
-    UsageError
-        A cell's configuration is not valid.
     Interrupted
         The process was asked to stop; finished cells and the one under way are saved.
     """
-    for cell in cells:
-        plan_run(cell.config, workspace)
     results = []
     with using_threads(threads), workspace.progress.task("runs", len(cells)) as task:
         for number, cell in enumerate(cells, start=1):
@@ -225,11 +237,11 @@ def tested_parts(evaluation: EvaluationConfig) -> list[SetPart]:
     return [find_part(name, "test", evaluation.copies, evaluation.limit) for name in evaluation.sets]
 
 
-def run_cell(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> CellResult:
+def run_cell(cell: PlannedCell, evaluation: EvaluationConfig, workspace: Workspace) -> CellResult:
     """Train and test one cell; an error becomes part of the result."""
     known = _named(cell)
     try:
-        run = train(cell.config, workspace, stops=cell.stops)
+        run = train(cell.plan, workspace, stops=cell.stops)
         known |= _trained(run)
         accuracy = {}
         for part in tested_parts(evaluation):

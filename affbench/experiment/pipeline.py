@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -18,11 +19,20 @@ from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart, find_part, find_set, has_digits
 from affbench.data.synthesis import COPIES
 from affbench.experiment import ray as cluster
-from affbench.experiment.cells import Cell, Engine, SweepResult, run_cells, sweep_cells, tested_parts
+from affbench.experiment.cells import (
+    Cell,
+    Engine,
+    PlannedCell,
+    SweepResult,
+    plan_cells,
+    run_cells,
+    sweep_cells,
+    tested_parts,
+)
 from affbench.report.page import PLAIN, SECTIONS, Report, report_code, write_report
 from affbench.report.sections.accuracy import summarise
 from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
-from affbench.run.plan import Plan, plan_run, training_part, validation_part
+from affbench.run.plan import Plan, training_part, validation_part
 from affbench.run.record import evaluate_run, is_evaluated
 
 State = Literal["cached", "to do", "missing"]
@@ -58,10 +68,11 @@ class Outcome:
     report: Report
 
 
-def cells_of(pipeline: Pipeline) -> list[Cell]:
+def cells_of(pipeline: Pipeline, workspace: Workspace) -> list[PlannedCell]:
     """The runs of a pipeline."""
     stops = () if pipeline.matched is None else (pipeline.matched,)
-    return [Cell(label, config, () if config.training.stop_at else stops) for label, config in pipeline.expand()]
+    cells = [Cell(label, config, () if config.training.stop_at else stops) for label, config in pipeline.expand()]
+    return _checked(plan_cells(cells, workspace), pipeline.evaluation)
 
 
 def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
@@ -72,17 +83,16 @@ def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
     UsageError
         The configuration of a run, or a set, is not valid.
     """
-    cells = cells_of(pipeline)
-    plans = [plan_run(cell.config, workspace) for cell in cells]
+    cells = cells_of(pipeline, workspace)
+    plans = [cell.plan for cell in cells]
     steps = [_conversion(part, workspace) for part in _parts(cells, pipeline.evaluation)]
     steps += [
-        Step("train", f"{cell.label}: {plan.folder.name}", "cached" if plan.is_trained else "to do")
-        for cell, plan in zip(cells, plans, strict=True)
+        Step("train", f"{cell.label}: {cell.plan.folder.name}", "cached" if cell.plan.is_trained else "to do")
+        for cell in cells
     ]
     for plan in plans:
-        _check_sets(plan, pipeline.evaluation)
         for part in tested_parts(pipeline.evaluation):
-            done = plan.is_trained and is_evaluated(Run(plan.folder), part, workspace)
+            done = plan.is_trained and is_evaluated(plan.run, part, workspace)
             steps.append(Step("eval", f"{plan.folder.name} on {part.name}", "cached" if done else "to do"))
     changed = any(step.state != "cached" for step in steps)
     folder = report_dir(workspace.results, pipeline.name)
@@ -117,16 +127,11 @@ def run_pipeline(pipeline: Pipeline, workspace: Workspace, engine: Engine = LOCA
     """
     folder = report_dir(workspace.results, pipeline.name)
     store.refuse_foreign(folder)
-    cells = cells_of(pipeline)
-    for cell in cells:
-        _check_sets(plan_run(cell.config, workspace), pipeline.evaluation)
+    cells = cells_of(pipeline, workspace)
     _prepare(cells, pipeline.evaluation, workspace, f"pipeline '{pipeline.name}'")
     result = run_cells_on(engine, cells, pipeline.evaluation, workspace)
-    plans = [plan_run(cell.config, workspace) for cell in cells]
-    inputs = _report_inputs(pipeline, plans)
-    runs = [
-        LabelledRun(cell.label, Run(plan.folder)) for cell, plan in zip(cells, plans, strict=True) if plan.is_trained
-    ]
+    inputs = _report_inputs(pipeline, [cell.plan for cell in cells])
+    runs = [LabelledRun(cell.label, cell.plan.run) for cell in cells if cell.plan.is_trained]
     results = _on_common_images(read_results(runs, workspace), workspace, pipeline.evaluation)
     table = summarise(results, title=pipeline.title, note=pipeline.note)
     outcome = Outcome(result, Report(folder / "report.md", folder / "report.html", table))
@@ -187,16 +192,10 @@ def run_sweep(
     """
     folder = report_dir(workspace.results, f"sweep-{_file_name(config.model.name)}")
     store.refuse_foreign(folder)
-    cells = sweep_cells(config, routings, seeds)
-    for cell in cells:
-        _check_sets(plan_run(cell.config, workspace), evaluation)
+    cells = _checked(plan_cells(sweep_cells(config, routings, seeds), workspace), evaluation)
     _prepare(cells, evaluation, workspace, f"the sweep of '{config.model.name}'")
     result = run_cells_on(engine, cells, evaluation, workspace)
-    runs = [
-        LabelledRun(config.model.name, Run(plan.folder))
-        for plan in (plan_run(cell.config, workspace) for cell in cells)
-        if plan.is_trained
-    ]
+    runs = [LabelledRun(config.model.name, cell.plan.run) for cell in cells if cell.plan.is_trained]
     if not runs:
         raise AffbenchError(f"no cell of the sweep finished; the first one failed because {result.failed[0].error}")
     title = f"Routing sweep of {config.model.name}"
@@ -205,7 +204,7 @@ def run_sweep(
 
 
 def run_cells_on(
-    engine: Engine, cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace
+    engine: Engine, cells: Sequence[PlannedCell], evaluation: EvaluationConfig, workspace: Workspace
 ) -> SweepResult:
     """Train and test cells, in this process or on a Ray cluster; see `affbench.experiment.cells.run_cells`."""
     if engine.name == "local":
@@ -326,14 +325,15 @@ def _conversion(part: SetPart, workspace: Workspace) -> Step:
     return Step("convert", f"{part.name} ({part.split})", state)
 
 
-def _check_sets(plan: Plan, evaluation: EvaluationConfig) -> None:
-    canvas = find_set(plan.config.data.train_set).canvas
-    for name in evaluation.sets:
-        if (spec := find_set(name)).canvas != canvas:
+def _checked(cells: list[PlannedCell], evaluation: EvaluationConfig) -> list[PlannedCell]:
+    """The cells, of which every model takes the images that it is tested on."""
+    for train_set, name in itertools.product({cell.config.data.train_set: None for cell in cells}, evaluation.sets):
+        canvas, other = find_set(train_set).canvas, find_set(name).canvas
+        if canvas != other:
             raise UsageError(
-                f"a model trained on '{plan.config.data.train_set}' ({canvas}×{canvas}) cannot be tested on "
-                f"'{name}' ({spec.canvas}×{spec.canvas})."
+                f"a model trained on '{train_set}' ({canvas}×{canvas}) cannot be tested on '{name}' ({other}×{other})."
             )
+    return cells
 
 
 def _report_inputs(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, object]:

@@ -34,16 +34,18 @@ from affbench.experiment.cells import (
     Cell,
     CellResult,
     Engine,
+    PlannedCell,
     SweepResult,
     failed_cell,
     outcome_of,
+    plan_cells,
     run_cell,
     summarise,
     tested_parts,
     using_threads,
 )
-from affbench.run.folder import Run, read_files, write_files
-from affbench.run.plan import Plan, plan_run
+from affbench.run.folder import read_files, write_files
+from affbench.run.plan import Plan
 from affbench.run.record import is_evaluated
 
 RETRIES = 3  # of a cell whose worker or node dies
@@ -67,7 +69,11 @@ class _Job:
 
 
 def run_cells(
-    cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, engine: Engine, sets: Sequence[Path]
+    cells: Sequence[PlannedCell],
+    evaluation: EvaluationConfig,
+    workspace: Workspace,
+    engine: Engine,
+    sets: Sequence[Path],
 ) -> SweepResult:
     """Train and test every cell on a Ray cluster; as `affbench.experiment.cells.run_cells`, and with the same results.
 
@@ -83,14 +89,13 @@ def run_cells(
     Raises
     ------
     UsageError
-        Ray is not installed, no node has what a cell asks for, or a cell's configuration is not valid.
+        Ray is not installed, no node has what a cell asks for.
     AffbenchError
         The cluster cannot be reached.
     Interrupted
         The process was asked to stop; finished cells and the checkpoints of others are saved.
     """
     workspace = replace(workspace, data=workspace.data.resolve(), results=workspace.results.resolve())
-    plans = [plan_run(cell.config, workspace) for cell in cells]
     with _connected(engine) as ray, _token(workspace.results) as token, Stop() as stop:
         cpus, gpus, device = _resources(ray, engine, workspace.device)
         home = ray.get_runtime_context().get_node_id()
@@ -101,14 +106,14 @@ def run_cells(
         job = _Job(evaluation, seen, token, manifests, cpus, modules, home, news)
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_work)
         with workspace.progress.task("runs", len(cells)) as bar:
-            board = _Board([plan.folder.name for plan in plans], workspace.progress, bar)
+            board = _Board([cell.plan.folder.name for cell in cells], workspace.progress, bar)
             flying: dict[Any, int] = {}
-            for number, (cell, plan) in enumerate(zip(cells, plans, strict=True)):
-                if _is_done(plan, evaluation, workspace):
+            for number, cell in enumerate(cells):
+                if _is_done(cell.plan, evaluation, workspace):
                     board.end(number, run_cell(cell, evaluation, workspace))
                 else:
-                    settled = replace(cell, config=plan.config, stops=())  # runs on its way are cells of their own
-                    flying[task.remote(job, number, settled, plan.key)] = number
+                    settled = Cell(cell.label, cell.config)  # runs on its way are cells of their own
+                    flying[task.remote(job, number, settled, cell.plan.key)] = number
             while flying and not stop.asked:
                 ready, _ = ray.wait(list(flying), timeout=0.1)
                 board.show(news.get_nowait_batch(news.qsize()))
@@ -122,7 +127,7 @@ def run_cells(
 
 
 def _is_done(plan: Plan, wanted: EvaluationConfig, workspace: Workspace) -> bool:
-    return plan.is_trained and all(is_evaluated(Run(plan.folder), part, workspace) for part in tested_parts(wanted))
+    return plan.is_trained and all(is_evaluated(plan.run, part, workspace) for part in tested_parts(wanted))
 
 
 def _interrupted(ray: Any, flying: list[Any], board: _Board) -> Interrupted:
@@ -244,18 +249,19 @@ def _work(job: _Job, number: int, cell: Cell, key: str) -> CellResult:
             if NODE_DIR in os.environ or not Path(job.token).is_dir():
                 away = stack.enter_context(tempfile.TemporaryDirectory(prefix="affbench-"))
                 workspace = replace(workspace, results=Path(away))
-            plan = plan_run(cell.config, workspace)
+            (planned,) = plan_cells([cell], workspace)
+            plan = planned.plan
             if plan.key != key:
                 raise UsageError(
                     f"node {platform.node()} has another version of affbench, or of the model's source, than the "
                     "process that started the sweep; install the same one on every node."
                 )
             if workspace.results == job.workspace.results:
-                return run_cell(cell, job.evaluation, workspace)
+                return run_cell(planned, job.evaluation, workspace)
             home = job.workspace.results / plan.folder.relative_to(workspace.results)
             write_files(plan.folder, _at_home(job, read_files, home))
             courier.put_back = lambda: _at_home(job, write_files, home, read_files(plan.folder))
-            result = run_cell(cell, job.evaluation, workspace)
+            result = run_cell(planned, job.evaluation, workspace)
             courier.put_back()
             return result
     except AffbenchError as error:

@@ -138,10 +138,10 @@ def test_sets_that_do_not_fit_the_model_are_refused(workspace: Workspace) -> Non
 def test_failed_run_is_reported_with_the_others_and_its_report_is_not_final(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails_for_cnn(config: Any, workspace: Workspace, **kept: Any) -> Any:
-        if config.model.name == "cnn":
+    def fails_for_cnn(plan: Any, workspace: Workspace, **kept: Any) -> Any:
+        if plan.config.model.name == "cnn":
             raise AffbenchError("no luck")
-        return train(config, workspace, **kept)
+        return train(plan, workspace, **kept)
 
     monkeypatch.setattr("affbench.experiment.cells.train", fails_for_cnn)
     outcome = run_pipeline(tiny_pipeline(), workspace)
