@@ -46,6 +46,8 @@ def _folder_name(name: str) -> str:
     if not stays or not name.strip() or len(os.fsencode(name)) > 200:
         rule = "no '/', '\\' or line break, no dot at its beginning, and 1 to 200 bytes"
         raise PydanticCustomError("folder_name", "It names the folder of the report, so it has {rule}", {"rule": rule})
+    if name.casefold() == "all" or name.casefold().startswith("sweep-"):
+        raise PydanticCustomError("folder_name", "Reports of 'affbench report' and 'affbench sweep' have such folders")
     return name
 
 

@@ -109,10 +109,11 @@ def sweep(
         chosen = list(range(chosen[0]))
     engine, resolved = place.to_engine(), run_config(**context.obj)
     from affbench.base.config import EvaluationConfig, override
-    from affbench.experiment.pipeline import run_sweep
+    from affbench.experiment.pipeline import from_sweep, run_experiment
 
     evaluation = override(EvaluationConfig(), sets=sets.split(","), copies=copies, limit=test_limit)
-    _end(session, run_sweep(resolved, counts, chosen, evaluation, session.workspace, engine))
+    experiment = from_sweep(resolved, counts, chosen, evaluation)
+    _end(session, run_experiment(experiment, session.workspace, engine))
 
 
 @command
@@ -130,15 +131,15 @@ def run(
 ) -> None:
     """A whole pipeline: convert, train, test and report; what is cached is not done again."""
     from affbench.base.config import read_pipeline
-    from affbench.experiment.pipeline import plan_pipeline, run_pipeline
+    from affbench.experiment.pipeline import from_pipeline, plan_experiment, run_experiment
 
     pipeline = changed(read_pipeline(file), epochs, limit, seeds, test_limit)
     if dry_run:
-        steps = plan_pipeline(pipeline, session.workspace)
+        steps = plan_experiment(from_pipeline(pipeline), session.workspace)
         session.show(_plan_table(pipeline.title, steps))
         session.document({"pipeline": pipeline.name, "steps": [vars(step) for step in steps]})
     else:
-        _end(session, run_pipeline(pipeline, session.workspace, place.to_engine()))
+        _end(session, run_experiment(from_pipeline(pipeline), session.workspace, place.to_engine()))
 
 
 def changed(

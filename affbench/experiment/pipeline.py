@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from affbench.experiment.cells import (
 from affbench.report.page import PLAIN, SECTIONS, Report, report_code, write_report
 from affbench.report.sections.accuracy import summarise
 from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
-from affbench.run.plan import Plan, training_part, validation_part
+from affbench.run.plan import training_part, validation_part
 from affbench.run.record import evaluate_run, is_evaluated
 
 State = Literal["cached", "to do", "missing"]
@@ -68,139 +67,111 @@ class Outcome:
     report: Report
 
 
-def cells_of(pipeline: Pipeline, workspace: Workspace) -> list[PlannedCell]:
-    """The runs of a pipeline."""
+@dataclass(frozen=True)
+class Experiment:
+    """Runs, what each is tested on, and the report over them; a pipeline is one, and so is a sweep."""
+
+    name: str  # of the report's folder
+    what: str  # what a message calls it
+    title: str
+    note: str
+    cells: tuple[Cell, ...]
+    labels: tuple[str, ...]  # of the cells in the report
+    evaluation: EvaluationConfig
+    explain: bool = False
+
+    def inputs(self, cells: Sequence[PlannedCell]) -> dict[str, object]:
+        """All that its report shows."""
+        return {
+            "code": report_code(),
+            "texts": [self.title, self.note, *self.labels],
+            "evaluation": self.evaluation.model_dump(mode="json"),
+            "explain": self.explain,
+            "runs": [cell.plan.key for cell in cells],
+            "evaluations": {
+                f"{cell.plan.folder.name}/{path.name}": store.file_hash(path)
+                for cell in cells
+                for path in sorted(cell.plan.folder.glob("eval-*.json"))
+            },
+        }
+
+
+def from_pipeline(pipeline: Pipeline) -> Experiment:
+    """The experiment that a pipeline describes."""
     stops = () if pipeline.matched is None else (pipeline.matched,)
-    cells = [Cell(label, config, () if config.training.stop_at else stops) for label, config in pipeline.expand()]
-    return _checked(plan_cells(cells, workspace), pipeline.evaluation)
+    cells = tuple(Cell(label, config, () if config.training.stop_at else stops) for label, config in pipeline.expand())
+    return Experiment(
+        name=pipeline.name,
+        what=f"pipeline '{pipeline.name}'",
+        title=pipeline.title,
+        note=pipeline.note,
+        cells=cells,
+        labels=tuple(cell.label for cell in cells),
+        evaluation=pipeline.evaluation,
+        explain=pipeline.explain,
+    )
 
 
-def plan_pipeline(pipeline: Pipeline, workspace: Workspace) -> list[Step]:
-    """Everything a pipeline would do, in order, and what of it is done already; nothing is written.
+def from_sweep(
+    config: RunConfig, routings: Sequence[int], seeds: Sequence[int], evaluation: EvaluationConfig
+) -> Experiment:
+    """The experiment of a sweep: routing iterations × seeds, and a report in ``reports/sweep-MODEL``."""
+    model, cells = config.model.name, tuple(sweep_cells(config, routings, seeds))
+    name = "sweep-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", model)
+    return Experiment(name, "the sweep", f"Routing sweep of {model}", "", cells, (model,) * len(cells), evaluation)
 
-    Raises
-    ------
-    UsageError
-        The configuration of a run, or a set, is not valid.
-    """
-    cells = cells_of(pipeline, workspace)
-    plans = [cell.plan for cell in cells]
-    steps = [_conversion(part, workspace) for part in _parts(cells, pipeline.evaluation)]
+
+def plan_experiment(experiment: Experiment, workspace: Workspace) -> list[Step]:
+    """Everything an experiment would do, in order, and what of it is done already; nothing is written."""
+    cells, evaluation = _planned(experiment, workspace), experiment.evaluation
+    steps = [_conversion(part, workspace) for part in _parts(cells, evaluation)]
     steps += [
         Step("train", f"{cell.label}: {cell.plan.folder.name}", "cached" if cell.plan.is_trained else "to do")
         for cell in cells
     ]
-    for plan in plans:
-        for part in tested_parts(pipeline.evaluation):
+    for plan in (cell.plan for cell in cells):
+        for part in tested_parts(evaluation):
             done = plan.is_trained and is_evaluated(plan.run, part, workspace)
             steps.append(Step("eval", f"{plan.folder.name} on {part.name}", "cached" if done else "to do"))
     changed = any(step.state != "cached" for step in steps)
-    folder = report_dir(workspace.results, pipeline.name)
-    done = not changed and store.cached(folder, "report", REPORT_VERSION, _report_inputs(pipeline, plans))
+    folder = report_dir(workspace.results, experiment.name)
+    done = not changed and store.cached(folder, "report", REPORT_VERSION, experiment.inputs(cells))
     return [*steps, Step("report", str(folder), "cached" if done else "to do")]
 
 
-def run_pipeline(pipeline: Pipeline, workspace: Workspace, engine: Engine = LOCAL) -> Outcome:
-    """Do everything a pipeline asks for; what is cached is not done again.
+def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine = LOCAL) -> Outcome:
+    """Do everything an experiment asks for; what is cached is not done again.
 
-    Parameters
-    ----------
-    pipeline
-        The experiment.
-    workspace
-        Folders, device and progress.
-    engine
-        Where the runs are made.
-
-    Returns
-    -------
-    Outcome
-
-    Raises
-    ------
-    UsageError
-        The configuration is not valid.
-    DataError
-        A set has to be fetched first.
-    Interrupted
-        The process was asked to stop; what was done is saved.
+    Failed cells are in the outcome's result; the others are finished and reported, and where there is none, that is an
+    error. An interruption leaves what was done saved.
     """
-    folder = report_dir(workspace.results, pipeline.name)
+    folder = report_dir(workspace.results, experiment.name)
     store.refuse_foreign(folder)
-    cells = cells_of(pipeline, workspace)
-    _prepare(cells, pipeline.evaluation, workspace, f"pipeline '{pipeline.name}'")
-    result = run_cells_on(engine, cells, pipeline.evaluation, workspace)
-    inputs = _report_inputs(pipeline, [cell.plan for cell in cells])
-    runs = [LabelledRun(cell.label, cell.plan.run) for cell in cells if cell.plan.is_trained]
-    results = _on_common_images(read_results(runs, workspace), workspace, pipeline.evaluation)
-    table = summarise(results, title=pipeline.title, note=pipeline.note)
+    cells = _planned(experiment, workspace)
+    _prepare(experiment, workspace)
+    result = run_cells_on(engine, cells, experiment.evaluation, workspace)
+    labelled = zip(experiment.labels, cells, strict=True)
+    runs = [LabelledRun(label, cell.plan.run) for label, cell in labelled if cell.plan.is_trained]
+    if not runs:
+        raise AffbenchError(
+            f"no cell of {experiment.what} finished; the first one failed because {result.failed[0].error}"
+        )
+    title, note = experiment.title, experiment.note
+    results = _on_common_images(read_results(runs, workspace), workspace, experiment.evaluation)
+    table = summarise(results, title=title, note=note)
     outcome = Outcome(result, Report(folder / "report.md", folder / "report.html", table))
-    if store.cached(folder, "report", REPORT_VERSION, inputs):
-        return outcome
-    make_report(
-        folder,
-        results,
-        workspace,
-        title=pipeline.title,
-        note=pipeline.note,
-        explain=pipeline.explain,
-    )
-    if not result.failed:
-        files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
-        store.seal(folder, "report", REPORT_VERSION, inputs, files)
+    inputs = experiment.inputs(cells)
+    if not store.cached(folder, "report", REPORT_VERSION, inputs):
+        make_report(folder, results, workspace, title=title, note=note, explain=experiment.explain)
+        if not result.failed:
+            files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+            store.seal(folder, "report", REPORT_VERSION, inputs, files)
     return outcome
 
 
-def run_sweep(
-    config: RunConfig,
-    routings: Sequence[int],
-    seeds: Sequence[int],
-    evaluation: EvaluationConfig,
-    workspace: Workspace,
-    engine: Engine = LOCAL,
-) -> Outcome:
-    """Routing iterations × seeds, and a report in ``reports/sweep-MODEL``.
-
-    Parameters
-    ----------
-    config
-        What all cells share.
-    routings, seeds
-        As for `affbench.experiment.cells.sweep_cells`.
-    evaluation
-        What each run is tested on.
-    workspace
-        Folders, device and progress.
-    engine
-        Where the runs are made.
-
-    Returns
-    -------
-    Outcome
-        Failed cells are in its result; the others are finished and reported.
-
-    Raises
-    ------
-    UsageError
-        The configuration is not valid.
-    DataError
-        A set has to be fetched first.
-    AffbenchError
-        Every cell failed.
-    Interrupted
-        The process was asked to stop; what was done is saved.
-    """
-    folder = report_dir(workspace.results, f"sweep-{_file_name(config.model.name)}")
-    store.refuse_foreign(folder)
-    cells = _checked(plan_cells(sweep_cells(config, routings, seeds), workspace), evaluation)
-    _prepare(cells, evaluation, workspace, f"the sweep of '{config.model.name}'")
-    result = run_cells_on(engine, cells, evaluation, workspace)
-    runs = [LabelledRun(config.model.name, cell.plan.run) for cell in cells if cell.plan.is_trained]
-    if not runs:
-        raise AffbenchError(f"no cell of the sweep finished; the first one failed because {result.failed[0].error}")
-    title = f"Routing sweep of {config.model.name}"
-    results = _on_common_images(read_results(runs, workspace), workspace, evaluation)
-    return Outcome(result, make_report(folder, results, workspace, title=title, note=""))
+def _planned(experiment: Experiment, workspace: Workspace) -> list[PlannedCell]:
+    """Every cell with its plan; the sets to test on have to fit its model."""
+    return _checked(plan_cells(experiment.cells, workspace), experiment.evaluation)
 
 
 def run_cells_on(
@@ -298,22 +269,18 @@ def _parts(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[SetPart]
     return list({(part.name, part.split, part.made_copies): part for part in parts}.values())
 
 
-def _prepare(cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, what: str) -> None:
+def _prepare(experiment: Experiment, workspace: Workspace) -> None:
     """Convert every set the runs need, before the first of them starts."""
-    needed = _parts(cells, evaluation)
+    needed = _parts(experiment.cells, experiment.evaluation)
     missing = [part.spec for part in needed if _conversion(part, workspace).state == "missing"]
     if missing:
         names = ", ".join(dict.fromkeys(f"'{spec.name}'" for spec in missing))
         families = " ".join(dict.fromkeys(spec.family for spec in missing))
-        raise DataError(f"{what} needs {names}, not fetched yet: run 'affbench fetch {families}' first.")
+        raise DataError(f"{experiment.what} needs {names}, not fetched yet: run 'affbench fetch {families}' first.")
     for part in needed:
         if not part.is_ready(workspace.data):
             with workspace.progress.task(f"convert {part.name} ({part.split})", None):
                 part.ensure(workspace.data)
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
 
 
 def _conversion(part: SetPart, workspace: Workspace) -> Step:
@@ -334,17 +301,3 @@ def _checked(cells: list[PlannedCell], evaluation: EvaluationConfig) -> list[Pla
                 f"a model trained on '{train_set}' ({canvas}×{canvas}) cannot be tested on '{name}' ({other}×{other})."
             )
     return cells
-
-
-def _report_inputs(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, object]:
-    """All that a pipeline's report shows."""
-    records = {}
-    for plan in plans:
-        for path in sorted(plan.folder.glob("eval-*.json")):
-            records[f"{plan.folder.name}/{path.name}"] = store.file_hash(path)
-    return {
-        "code": report_code(),
-        "pipeline": json.loads(pipeline.model_dump_json()),
-        "runs": [plan.key for plan in plans],
-        "evaluations": records,
-    }

@@ -30,6 +30,13 @@ def test_name_that_is_no_folder_of_reports_is_refused(tmp_path: Path, name: str)
         read_pipeline(tmp_path / "p.toml")
 
 
+@pytest.mark.parametrize("name", ["all", "All", "sweep-capsnet"])
+def test_name_of_a_report_of_another_command_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.toml").write_text('title = "t"\nruns = [{ model = "cnn" }]\n')
+    with pytest.raises(UsageError, match=rf"name = '{name}' in .* is not valid: reports of 'affbench report' and"):
+        read_pipeline(tmp_path / f"{name}.toml")
+
+
 def test_run_survives_the_way_through_toml(tmp_path: Path) -> None:
     config = RunConfig.model_validate(
         {
