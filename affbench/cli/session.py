@@ -54,19 +54,7 @@ _COMMON = {
 
 @dataclass(frozen=True)
 class Session:
-    """What a command works with.
-
-    Attributes
-    ----------
-    workspace
-        Folders, and where progress goes.
-    console
-        On standard error.
-    json
-        Whether one JSON document is wanted on standard output.
-    output
-        Standard output: for the command alone; what somebody's model prints goes to standard error.
-    """
+    """What a command works with."""
 
     workspace: Workspace
     console: Console

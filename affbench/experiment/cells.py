@@ -23,44 +23,23 @@ from affbench.run.train import train
 
 @dataclass(frozen=True)
 class Engine:
-    """Where cells run, and what each of them may use; none of it changes a result's key.
-
-    Attributes
-    ----------
-    name
-        ``"local"``: one after the other in this process; ``"ray"``: on a Ray cluster (`affbench.experiment.ray`).
-    address
-        Of the Ray cluster; None starts one on this machine.
-    cpus
-        Threads of each cell, and the CPUs it asks Ray for; None takes as many threads as torch would here. Results on
-        the CPU are equal bit for bit where the number of threads is.
-    gpus
-        GPUs, or parts of one, that each cell asks Ray for; None takes one where the cluster has any.
-    """
+    """Where cells run, and what each of them may use; none of it changes a result's key."""
 
     name: Literal["local", "ray"] = "local"
-    address: str | None = None
+    address: str | None = None  # of the Ray cluster; None starts one on this machine
+    # Threads of each cell, and the CPUs it asks Ray for; None takes as many threads as torch would here. Results on the
+    # CPU are equal bit for bit where the number of threads is.
     cpus: int | None = None
-    gpus: float | None = None
+    gpus: float | None = None  # GPUs, or parts of one, that each cell asks Ray for; None takes one where there is any
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A run to be made.
-
-    Attributes
-    ----------
-    label
-        What tables and figures call it.
-    config
-        The run.
-    stops
-        Validation accuracies at which other cells stop this training; see `affbench.run.train.train`.
-    """
+    """A run to be made."""
 
     label: str
     config: RunConfig
-    stops: tuple[float, ...] = ()
+    stops: tuple[float, ...] = ()  # validation accuracies at which other cells stop this training
 
 
 @dataclass(frozen=True)
@@ -81,31 +60,15 @@ def plan_cells(cells: Sequence[Cell], workspace: Workspace) -> list[PlannedCell]
 
 @dataclass(frozen=True)
 class CellResult:
-    """What became of a cell.
-
-    Attributes
-    ----------
-    label, model, routings, seed
-        Which cell; `routings` is None for a model without routing.
-    run
-        Name of the run; "" where it could not even be planned.
-    accuracy
-        Set to accuracy, 0 to 1.
-    validation_accuracy
-        Of the selected epoch, on the validation split.
-    epochs, seconds_per_epoch
-        Epochs trained, and the mean seconds of one, validation apart.
-    error
-        Why the cell failed; None for a finished one.
-    """
+    """What became of a cell."""
 
     label: str
     model: str
     routings: int | None
     seed: int
-    run: str = ""
-    accuracy: dict[str, float] = field(default_factory=dict)
-    validation_accuracy: float | None = None
+    run: str = ""  # its name; "" where it could not even be trained
+    accuracy: dict[str, float] = field(default_factory=dict)  # of each set, 0 to 1
+    validation_accuracy: float | None = None  # of the selected epoch
     epochs: float | None = None
     seconds_per_epoch: float | None = None
     error: str | None = None
@@ -113,21 +76,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """The seeds of one configuration together.
-
-    Attributes
-    ----------
-    label, model, routings
-        Which configuration.
-    seeds
-        The seeds that finished.
-    accuracy
-        Set to mean, standard deviation, t-interval and range over the seeds.
-    validation_accuracy
-        The same on the validation split.
-    seconds_per_epoch
-        Mean over the seeds.
-    """
+    """The seeds of one configuration together."""
 
     label: str
     model: str
@@ -156,17 +105,7 @@ class SweepResult:
 
 
 def sweep_cells(config: RunConfig, routings: Sequence[int], seeds: Sequence[int]) -> list[Cell]:
-    """The cells of a routing sweep: every number of routing iterations with every seed, seeds innermost.
-
-    Parameters
-    ----------
-    config
-        What all cells share.
-    routings
-        Numbers of routing iterations.
-    seeds
-        Seeds.
-    """
+    """The cells of a routing sweep: every number of routing iterations with every seed, seeds innermost."""
     cells = []
     for iterations in routings:
         for seed in seeds:
@@ -183,26 +122,6 @@ def run_cells(
     """Train and test every cell, one after the other, in this process.
 
     A cell that fails is reported in the result, and the others go on.
-
-    Parameters
-    ----------
-    cells
-        What to run.
-    evaluation
-        What each run is tested on.
-    workspace
-        Folders, device and progress.
-    threads
-        Threads of torch; as many as it takes by itself when None.
-
-    Returns
-    -------
-    SweepResult
-
-    Raises
-    ------
-    Interrupted
-        The process was asked to stop; finished cells and the one under way are saved.
     """
     results = []
     with using_threads(threads), workspace.progress.task("runs", len(cells)) as task:

@@ -44,17 +44,7 @@ Health = Literal["good", "note", "bad"]
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder that nothing refers to.
-
-    Attributes
-    ----------
-    path
-        What would go.
-    bytes
-        What it would free.
-    reason
-        Why nothing needs it.
-    """
+    """A file or folder that nothing refers to."""
 
     path: Path
     bytes: int
@@ -76,23 +66,12 @@ def find_leftovers(data_dir: Path, results_dir: Path) -> list[Leftover]:
     Temporary files of processes that died, locks that nobody holds, converted sets of an earlier version, and
     converted sets that no run was trained or tested on. Downloads, official sets, runs, reports and
     ``results/reference`` are never among them.
-
-    Parameters
-    ----------
-    data_dir, results_dir
-        Folders of the data and of the results.
     """
     return [*_unused_sets(data_dir, results_dir), *_abandoned(data_dir), *_abandoned(results_dir)]
 
 
 def remove(leftovers: list[Leftover]) -> int:
-    """Delete leftovers, and return the bytes that were freed.
-
-    Raises
-    ------
-    StorageError
-        Something cannot be deleted.
-    """
+    """Delete leftovers, and return the bytes that were freed."""
     for leftover in leftovers:
         with store.writing(leftover.path):
             store.manifest_path(leftover.path).unlink(missing_ok=True)  # first, so that no half of it counts
@@ -165,20 +144,7 @@ def _held(path: Path) -> bool:
 
 
 def diagnose(data_dir: Path, results_dir: Path, *, offline: bool = False) -> Iterator[Finding]:
-    """Check environment, data, cache and runs; every checksum is verified.
-
-    Parameters
-    ----------
-    data_dir, results_dir
-        Folders of the data and of the results.
-    offline
-        Do not ask whether the known addresses answer.
-
-    Yields
-    ------
-    Finding
-        One a line; ``"bad"`` ones need attention.
-    """
+    """Check environment, data, cache and runs; every checksum is verified."""
     yield from _environment()
     for label, folder in (("data folder", data_dir), ("results folder", results_dir)):
         yield _folder(label, folder)

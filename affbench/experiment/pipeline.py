@@ -42,17 +42,7 @@ REPORT_VERSION = 4  # of the report stage: raised where the same runs give anoth
 
 @dataclass(frozen=True)
 class Step:
-    """One piece of work of a pipeline.
-
-    Attributes
-    ----------
-    stage
-        ``"convert"``, ``"train"``, ``"eval"`` or ``"report"``.
-    what
-        The set, the run, or the run and the set.
-    state
-        ``"cached"``: done before; ``"to do"``; ``"missing"``: its files have to be fetched first.
-    """
+    """One piece of work of a pipeline."""
 
     stage: str
     what: str
@@ -185,13 +175,7 @@ def run_cells_on(
 
 
 def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
-    """A report over every finished run, in ``reports/all``; `explain` as for `make_report`.
-
-    Raises
-    ------
-    AffbenchError
-        There is no finished run.
-    """
+    """A report over every finished run, in ``reports/all``; `explain` as for `make_report`."""
     runs = [LabelledRun(_model_of(run), run) for run in list_runs(workspace.results) if run.finished]
     if not runs:
         raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")

@@ -75,26 +75,7 @@ def run_cells(
     engine: Engine,
     sets: Sequence[Path],
 ) -> SweepResult:
-    """Train and test every cell on a Ray cluster; as `affbench.experiment.cells.run_cells`, and with the same results.
-
-    Parameters
-    ----------
-    cells, evaluation, workspace
-        As there.
-    engine
-        The cluster, and what each cell asks it for.
-    sets
-        The converted sets that the cells need.
-
-    Raises
-    ------
-    UsageError
-        Ray is not installed, no node has what a cell asks for.
-    AffbenchError
-        The cluster cannot be reached.
-    Interrupted
-        The process was asked to stop; finished cells and the checkpoints of others are saved.
-    """
+    """Train and test every cell on a Ray cluster; with the same results as in this process."""
     workspace = replace(workspace, data=workspace.data.resolve(), results=workspace.results.resolve())
     with _connected(engine) as ray, _token(workspace.results) as token, Stop() as stop:
         cpus, gpus, device = _resources(ray, engine, workspace.device)

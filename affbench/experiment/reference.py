@@ -28,25 +28,6 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
     """Every run below a results folder, committed ones included, ranked on each set.
 
     See `affbench.analysis.ranking.rank`. A run counts once, and one that cannot be read is left out and named.
-
-    Parameters
-    ----------
-    results_dir
-        Its ``runs`` and ``reference`` folders are read.
-    set_name
-        One set only.
-
-    Returns
-    -------
-    list of Leaderboard
-        One per set that a run was tested on, by name; results on an earlier edition of a set stand apart.
-
-    Raises
-    ------
-    UsageError
-        No run was tested on that set.
-    ArtefactError
-        There is no finished run with an evaluation that can be read.
     """
     yours = sorted((run for run in list_runs(results_dir) if run.finished), key=lambda run: len(run.name))
     origins: list[tuple[Origin, Run]] = [("reference", run) for run in reference_runs(results_dir)]
@@ -91,27 +72,7 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
 
 
 def add_reference(run: Run, results_dir: Path) -> Run:
-    """Copy what may be committed of a finished run to ``reference``: all but predictions and a large checkpoint.
-
-    Parameters
-    ----------
-    run
-        A finished run that was tested on at least one set.
-    results_dir
-        Its ``reference`` folder receives a folder of the run's name, in the place of an earlier one.
-
-    Returns
-    -------
-    Run
-        The copy.
-
-    Raises
-    ------
-    ArtefactError
-        The run is not fit to be a reference; nothing is changed.
-    StorageError
-        The folder cannot be written.
-    """
+    """Copy what may be committed of a finished run to ``reference``: all but predictions and a large checkpoint."""
     target = reference_dir(results_dir) / run.name
     with store.lock(run.path), store.atomic_folder(target, _KNOWN) as new:
         for path in run.path.iterdir():
@@ -122,23 +83,7 @@ def add_reference(run: Run, results_dir: Path) -> Run:
 
 
 def validate_reference(folder: Path) -> Run:
-    """Check that a folder may stand in ``results/reference``.
-
-    Parameters
-    ----------
-    folder
-        A run's folder as training and evaluation leave it, without checkpoint (unless it is small) and predictions.
-
-    Returns
-    -------
-    Run
-
-    Raises
-    ------
-    ArtefactError
-        A file is missing, damaged, too large or does not belong there; or an evaluation contradicts itself, the
-        manifest, or the folder's name.
-    """
+    """Check that a folder may stand in ``results/reference``."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() or not _KNOWN.fullmatch(path.name):
             raise ArtefactError(f"{path} does not belong into a reference run; remove it.")
