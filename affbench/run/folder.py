@@ -312,15 +312,7 @@ def list_runs(results_dir: Path) -> list[Run]:
 
 
 def find_run(results_dir: Path, name: str | None = None) -> Run:
-    """The finished run called `name` (or whose name alone begins so); the latest one when None.
-
-    Raises
-    ------
-    UsageError
-        `name` is no run, or begins several.
-    ArtefactError
-        There is no finished run at all.
-    """
+    """The finished run called `name` (or whose name alone begins so); the latest one when None."""
     finished = [run for run in list_runs(results_dir) if run.finished]
     if name is None:
         if not finished:

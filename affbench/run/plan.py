@@ -107,15 +107,7 @@ class Plan:
 
 
 def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
-    """Check a configuration, fill in what it leaves open, and find the run's key and folder.
-
-    Raises
-    ------
-    UsageError
-        The model, one of its options, or the training set does not exist or does not fit.
-    DataError
-        The training set is an official one that has not been fetched.
-    """
+    """Check a configuration, fill in what it leaves open, and find the run's key and folder."""
     spec = find_set(config.data.train_set)
     options = _resolved_options(config.model)
     check_model(config.model.name, spec.canvas, options)

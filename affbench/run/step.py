@@ -73,17 +73,7 @@ class Step:
         self.totals.zero_()
 
     def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        """Take a step.
-
-        Parameters
-        ----------
-        images
-            float32 (B, 1, H, W) in [0, 1].
-        labels
-            int64 (B,).
-        learning_rate
-            Of this step.
-        """
+        """Take a step on images float32 (B, 1, H, W) in [0, 1] and labels int64 (B,)."""
         self._set_rate(learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
         if self.ranks.alone:
@@ -165,13 +155,7 @@ class CapturedStep(Step):
         self.recorded = False
 
     def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        """Take a step; arguments as for `Step`.
-
-        Raises
-        ------
-        DeviceError
-            The graph is empty: it would leave the weights as they are, step after step.
-        """
+        """Take a step as `Step` does; a graph that is empty, and would leave the weights alone, is a `DeviceError`."""
         if self._images is None or self._labels is None:
             self._images, self._labels = images.clone(), labels.clone()
         if images.shape != self._images.shape or self._taken < WARM_UP:

@@ -64,35 +64,8 @@ def train(
     history are those of a single process but for rounding, dropout and statistics of batch normalisation. The first
     process writes, and the run can be gone on with by another number of processes.
 
-    Parameters
-    ----------
-    what
-        What to train, on what, how; or its plan, where that has been made.
-    workspace
-        Folders, device and progress.
-    tensorboard
-        Write logs for TensorBoard into the run's folder as well.
-    force
-        Train again, even if the run is finished.
-    stops
-        Validation accuracies: the runs that stop at them are kept as well, as this training passes through their ends.
-
-    Returns
-    -------
-    Run
-
-    Raises
-    ------
-    Interrupted
-        The process was asked to stop; what was done is saved.
-    UsageError, DataError
-        The configuration or the data do not allow it.
-    ArtefactError
-        The finished run is damaged.
-    TrainingError
-        The loss is no longer finite.
-    RankError
-        Another process of the run died.
+    `what` may be the plan of the run, where that has been made; `force` trains a finished run again. The runs that stop
+    at the validation accuracies `stops` are kept as well, as this training passes through their ends.
     """
     plan = what if isinstance(what, Plan) else plan_run(what, workspace)
     with joined(workspace.device) as ranks, store.lock(plan.folder) if ranks.first else contextlib.nullcontext():
@@ -164,8 +137,8 @@ class _Training:
         self, plan: Plan, workspace: Workspace, ranks: Ranks, also: Sequence[Plan], *, tensorboard: bool
     ) -> None:
         self.plan, self.workspace, self.ranks = plan, workspace, ranks
-        self.also = also  # runs that stop at an accuracy on the way, and are otherwise this one
-        self.settings = settings = plan.config.training
+        self.also, self.settings = also, plan.config.training  # others stop at an accuracy, and are else this one
+        settings = self.settings
         device = resolve_device(ranks.device(workspace.device))
         precision = resolve_precision(settings.precision, device)
         digits, augmentation = load_training_digits(plan.config, workspace.data)
@@ -175,8 +148,7 @@ class _Training:
         model = plan.config.model
         build = functools.partial(build_model, model.name, canvas=augmentation.canvas, **model.options)
         smallest = max(1, (self.batches.images % settings.batch_size or settings.batch_size) // ranks.size)
-        note = workspace.progress.note
-        tried = try_model(build, self.validation.sample, device, precision, smallest, note)
+        tried = try_model(build, self.validation.sample, device, precision, smallest, workspace.progress.note)
         seed_all(settings.seed)
         self.model: nn.Module = in_training(prepare(tried(), device))
         self.step = make_step(self.model, settings.learning_rate, precision, device, ranks)

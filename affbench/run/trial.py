@@ -34,26 +34,9 @@ def try_model(
 ) -> Callable[[], nn.Module]:
     """Take a model through validation and a training step, and throw it away.
 
-    What is trained afterwards is built anew, so that no statistics, counters or gradients of the trial are in it.
-
-    Parameters
-    ----------
-    build, sample
-        Builds the model; two images as it will get them.
-    device, precision
-        Where and in what it will be trained.
-    smallest, note
-        Images of the smallest batch it will be trained on; told what is suspicious.
-
-    Returns
-    -------
-    callable
-        Builds a model of which every part is there: a first forward pass has made those that wait for one.
-
-    Raises
-    ------
-    UsageError
-        The model does not keep the contract of training.
+    What is trained is built anew, by what this returns, so that no statistics, counters or gradients of the trial are
+    in it: a model of which every part is there, as a first forward pass has made those that wait for one. `sample` is
+    two images, `smallest` the images of the smallest batch; a `UsageError` says where it breaks the contract.
     """
     model = build()
     built = _state(model)
