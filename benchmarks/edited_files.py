@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from typer.testing import CliRunner
 
-from affbench.cli import app
+from affbench.cli.app import app
 from affbench.experiment import pipeline
 from affbench.report.sections import capsules, mistakes, positions, samples
 
@@ -38,7 +38,7 @@ READERS = {
     "report": ("report", "--json"),
     "doctor": ("doctor", "--offline", "--json"),
 }
-VOLATILE = {"bytes", "seconds", "evaluations", "key"}  # no number of an experiment
+VOLATILE = {"record_sha256", "bytes", "seconds", "evaluations", "key"}  # no number of an experiment
 NOTICES = (
     "damaged",
     "left out",
