@@ -314,10 +314,11 @@ def test_full_temporary_folder_is_named(affbench: Affbench, tmp_path: Path, monk
 
 
 def test_hangup_is_a_question_like_the_other_signals_unless_it_is_ignored() -> None:
-    with pytest.raises(KeyboardInterrupt), Stop():
-        signal.raise_signal(signal.SIGHUP)  # asked once, it raises when the block ends
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever these tests themselves were started with
     try:
+        with pytest.raises(KeyboardInterrupt), Stop():
+            signal.raise_signal(signal.SIGHUP)  # asked once, it raises when the block ends
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         with Stop() as stop:
             signal.raise_signal(signal.SIGHUP)
         assert not stop.asked
