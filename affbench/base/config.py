@@ -231,7 +231,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = sorted(str(p) for p in Path("pipelines").glob("*.toml"))
+        known = [*shipped_pipelines(), *(str(found) for found in Path("pipelines").glob("*.toml"))]
         raise UsageError(f"there is no file {path}" + (f": {nearest(str(path), known)}" if known else ".")) from None
     except (ValueError, RecursionError) as error:  # tomllib raises more than its own errors
         raise UsageError(f"{path} is not valid TOML: {error}.") from None
@@ -245,8 +245,17 @@ def read_run_config(path: Path) -> RunConfig:
 
 
 def read_pipeline(path: Path) -> Pipeline:
-    """Read a pipeline from TOML; raises as `read_run_config`."""
+    """Read a pipeline from TOML, or one that affbench comes with by its name; raises as `read_run_config`."""
+    if path.parent == Path() and not path.exists():
+        path = shipped_pipelines().get(path.stem, path)
     return _validate(Pipeline, {"name": path.stem, **_read_toml(path)}, str(path))
+
+
+def shipped_pipelines() -> dict[str, Path]:
+    """The pipelines that affbench comes with by their names: inside an installed package, beside it in a clone."""
+    inside = Path(__file__).parents[1] / "pipelines"
+    folder = inside if inside.is_dir() else inside.parents[1] / "pipelines"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def override(config: _Model, where: str = "the command line", **changes: Any) -> _Model:

@@ -120,7 +120,7 @@ def sweep(
 def run(
     session: Session,
     place: Place,
-    file: Annotated[Path, typer.Argument(help="A pipeline, such as pipelines/quickstart.toml.")],
+    file: Annotated[Path, typer.Argument(help="The name of one of affbench's, such as quickstart, or your own file.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what is cached and what would run.")] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs to train.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Train on the first N examples only.")] = None,

@@ -155,3 +155,12 @@ def test_override_changes_only_what_is_given() -> None:
     assert override(base, seed=2, epochs=None) == TrainingConfig(epochs=4, seed=2)
     with pytest.raises(UsageError, match="learning_rate = 2 in the command line is not valid"):
         override(base, learning_rate=2)
+
+
+def test_pipelines_of_affbench_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_pipeline(Path("quickstart")) == read_pipeline(PIPELINES / "quickstart.toml")
+    with pytest.raises(UsageError, match=r"there is no file quickstrat: did you mean 'quickstart'\?"):
+        read_pipeline(Path("quickstrat"))
+    (tmp_path / "quickstart").write_text(MINIMAL)
+    assert read_pipeline(Path("quickstart")).runs != read_pipeline(PIPELINES / "quickstart.toml").runs, "an own file"
