@@ -13,13 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from affbench.analysis.capsules import batched, class_capsules, has_capsules
+from affbench.analysis.capsules import Floats, batched, class_capsules, has_capsules
 from affbench.base.statistics import clustered_interval, wilson_interval
 from affbench.base.workspace import Workspace
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.sets import SetPart
 from affbench.run.folder import EvaluationRecord, Run
 from affbench.run.record import evaluate_run, predictions_path
+
+Right = npt.NDArray[np.bool_]
 
 BIN_WIDTH = 4.0  # pixels: ±2, ±6, …, so that the ±6 of translated training digits fall on edges
 _CANDIDATES = 500  # mistakes whose scores are computed again to rank them, where the saved ones are not lengths
@@ -32,12 +34,12 @@ class Answers:
     record: EvaluationRecord
     dataset: Dataset
     predictions: npt.NDArray[np.uint8]
-    scores: npt.NDArray[np.float32]
+    scores: Floats
 
     @property
-    def right(self) -> npt.NDArray[np.bool_]:
+    def right(self) -> Right:
         """Whether each image is classified correctly."""
-        right: npt.NDArray[np.bool_] = self.predictions == self.dataset.labels
+        right: Right = self.predictions == self.dataset.labels
         return right
 
 
@@ -101,17 +103,17 @@ def most_confident_mistakes(model: nn.Module, given: Answers, count: int = 20) -
     ]
 
 
-def _confidence(model: nn.Module, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _confidence(model: nn.Module, images: npt.NDArray[np.uint8]) -> Floats:
     """0 to 1 for each class, (N, K): lengths of class capsules, or the softmax of scores."""
     if has_capsules(model):
         found = torch.linalg.vector_norm(class_capsules(model, images), dim=-1)
     else:
         found = batched(model, images, lambda part: model(part).float().softmax(-1))
-    confidence: npt.NDArray[np.float32] = found.numpy()
+    confidence: Floats = found.numpy()
     return confidence
 
 
-def positions(dataset: Dataset) -> npt.NDArray[np.float32]:
+def positions(dataset: Dataset) -> Floats:
     """Where each digit lies: vertical and horizontal distance from the centre of the canvas, float32 (N, 2), in pixels.
 
     The translation where the set tells it, else the middle of the box around the ink.
@@ -121,45 +123,34 @@ def positions(dataset: Dataset) -> npt.NDArray[np.float32]:
         return dataset.transforms[:, columns]
     found = np.zeros((len(dataset), 2), np.float32)
     for axis in (1, 2):  # rows, then columns
-        ink: npt.NDArray[np.bool_] = np.any(dataset.images > 0, axis=3 - axis)  # (N, H) or (N, W)
+        ink: Right = np.any(dataset.images > 0, axis=3 - axis)  # (N, H) or (N, W)
         first, last = ink.argmax(1), ink.shape[1] - 1 - ink[:, ::-1].argmax(1)
         found[:, axis - 1] = (first + last - (ink.shape[1] - 1)) / 2
     return found
 
 
-def accuracy_by_position(
-    right: npt.NDArray[np.bool_], placed: npt.NDArray[np.float32], source: npt.NDArray[Any] | None = None
-) -> list[PositionBin]:
+def accuracy_by_position(right: Right, placed: Floats, source: npt.NDArray[Any] | None = None) -> list[PositionBin]:
     """Accuracy in bins of `BIN_WIDTH` pixels, row by row from the top left: one in the middle, as many around as fit.
 
     `right` is bool (N,), `placed` (N, 2) as `positions` gives it; `source` (N,) holds the original of each image, None
     where every image is one. Where several images of one original lie in a bin, its interval is a bootstrap over
     originals, else Wilson's.
     """
+    source = np.arange(len(right)) if source is None else source
     bins = 1 + 2 * max(0, math.ceil(float(np.abs(placed).max()) / BIN_WIDTH - 0.5))
     edges: list[float] = (BIN_WIDTH * (np.arange(bins + 1) - bins / 2)).tolist()
     place = np.clip(np.searchsorted(edges, placed, side="right") - 1, 0, bins - 1)
-    sides = list(itertools.pairwise(edges))
-    return [
-        _bin(vertical, horizontal, right[inside], None if source is None else source[inside])
-        for row, vertical in enumerate(sides)
-        for column, horizontal in enumerate(sides)
-        for inside in (np.flatnonzero((place[:, 0] == row) & (place[:, 1] == column)),)
-    ]
-
-
-def _bin(
-    vertical: tuple[float, float],
-    horizontal: tuple[float, float],
-    right: npt.NDArray[np.bool_],
-    source: npt.NDArray[Any] | None,
-) -> PositionBin:
-    n, correct = len(right), int(right.sum())
-    originals = n if source is None else len(np.unique(source))
-    if not n:
-        return PositionBin(vertical, horizontal, 0, originals, 0, None, None, None)
-    low, high = wilson_interval(correct, n)
-    if source is not None and originals < n:
-        interval = clustered_interval(right, source, resamples=1000)
-        low, high = interval.low, interval.high
-    return PositionBin(vertical, horizontal, n, originals, correct, correct / n, low, high)
+    sides = list(enumerate(itertools.pairwise(edges)))
+    found = []
+    for (row, vertical), (column, horizontal) in itertools.product(sides, sides):
+        inside = (place[:, 0] == row) & (place[:, 1] == column)
+        hits, n, originals = right[inside], int(inside.sum()), len(np.unique(source[inside]))
+        correct = int(hits.sum())
+        accuracy, low, high = None, None, None
+        if n:
+            accuracy = correct / n
+            low, high = wilson_interval(correct, n)
+            if originals < n:
+                low, high = clustered_interval(hits, source[inside], resamples=1000)
+        found.append(PositionBin(vertical, horizontal, n, originals, correct, accuracy, low, high))
+    return found

@@ -28,7 +28,7 @@ from affbench.data.sets import SetPart
 from affbench.data.synthesis import synthesize
 from affbench.data.transform import AffineRange, render
 from affbench.models.routing import coupling_coefficients
-from affbench.run.evaluate import evaluating
+from affbench.run.evaluate import device_of, evaluating
 from affbench.run.folder import Run
 from affbench.run.plan import answers_recipe
 from affbench.run.record import load_model
@@ -38,30 +38,13 @@ Floats = npt.NDArray[np.float32]
 Shares = npt.NDArray[np.float64]
 
 OFFSETS = tuple(round(0.05 * step, 2) for step in range(-5, 6))  # those of CapsNet-Keras
-_STEPS = range(-4, 5)
-GRID: dict[str, tuple[float, ...]] = {
-    "rotation": tuple(15.0 * step for step in _STEPS),
-    "shear": tuple(round(0.15 * step, 2) for step in _STEPS),
-    "vertical_expansion": tuple(round(1 + 0.1 * step, 1) for step in _STEPS),
-    "horizontal_expansion": tuple(round(1 + 0.1 * step, 1) for step in _STEPS),
-    "vertical_translation": tuple(2.0 * step for step in _STEPS),
-    "horizontal_translation": tuple(2.0 * step for step in _STEPS),
+NEUTRAL = {name: 1.0 if name.endswith("expansion") else 0.0 for name in TRANSFORM_COLUMNS}
+GRID = {
+    name: tuple(round(NEUTRAL[name] + step * number, 2) for number in range(-4, 5))
+    for name, step in zip(TRANSFORM_COLUMNS, (15.0, 0.15, 0.1, 0.1, 2.0, 2.0), strict=True)
 }
 """Values each factor takes in `equivariance`, wider than in affNIST; the neutral one is among them."""
 BINS = 8  # of equal counts, per factor of the variance decomposition
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """What the decoder draws when the capsule of class `label` has each of `offsets` added to one dimension.
-
-    `image` is the digit, uint8 (H, W); `drawn` is float32 (D, S, H, W) in [0, 1], a row of pictures per dimension.
-    """
-
-    label: int
-    image: Images
-    offsets: tuple[float, ...]
-    drawn: Floats
 
 
 @dataclass(frozen=True)
@@ -124,39 +107,46 @@ def has_decoder(model: nn.Module) -> bool:
 
 def class_capsules(model: nn.Module, images: Images) -> Tensor:
     """The class capsules of images uint8 (N, H, W), computed on the model's device: float32 (N, K, D) on the CPU."""
-    capsules = _method(model, "capsules", "class capsules")
+    capsules: Any = model.capsules
     return batched(model, images, lambda part: capsules(part).float())
 
 
 def reconstruct(model: nn.Module, images: Images, labels: npt.NDArray[Any]) -> Images:
     """Draw images (N, H, W) again, each from the capsule of the class given in `labels` (N,)."""
-    decode = _decoder(model)
-    device = _device(model)
-    chosen = torch.from_numpy(labels.astype(np.int64))
-    parts = zip(class_capsules(model, images).split(256), chosen.split(256), strict=True)
-    with torch.no_grad():
-        drawn = torch.cat([decode(part.to(device), own.to(device)).float().cpu() for part, own in parts])
-    pictures: Images = (drawn[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
-    return pictures
+    drawn = _decode(model, class_capsules(model, images), torch.from_numpy(labels.astype(np.int64)))
+    return np.clip(np.rint(255 * drawn), 0, 255).astype(np.uint8)
 
 
-def perturb(model: nn.Module, image: Images, label: int, offsets: Sequence[float] = OFFSETS) -> Perturbation:
-    """Change each dimension of a class capsule in turn and draw what comes of it.
+def perturb(model: nn.Module, image: Images, label: int, offsets: Sequence[float] = OFFSETS) -> Floats:
+    """What is drawn when S offsets are added to each dimension of a class capsule in turn: (D, S, H, W) in [0, 1].
 
     As in Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, section 5.1 and figure 4.
     """
-    decode = _decoder(model)
     (capsules,) = class_capsules(model, image[None])  # (K, D)
-    if not 0 <= label < len(capsules):
-        raise UsageError(f"there is no class {label}: the model has classes 0 to {len(capsules) - 1}.")
     dimensions, steps = capsules.shape[1], len(offsets)
-    changed = capsules.expand(dimensions, steps, *capsules.shape).clone()  # (D, S, K, D)
-    for dimension in range(dimensions):
-        changed[dimension, :, label, dimension] += torch.tensor(offsets)
+    changed = capsules.repeat(dimensions, steps, 1, 1)  # (D, S, K, D)
+    changed[:, :, label] += torch.eye(dimensions)[:, None] * torch.tensor(offsets)[:, None]
+    drawn = _decode(model, changed.flatten(0, 1), torch.full((dimensions * steps,), label))
+    return drawn.reshape(dimensions, steps, *drawn.shape[1:])
+
+
+def _decode(model: nn.Module, capsules: Tensor, labels: Tensor, size: int = 256) -> Floats:
+    """What the decoder draws of capsules (N, K, D), each of one class: (N, H, W) in [0, 1]."""
+    decode: Any = model.decode
+    device = device_of(model)
+    parts = zip(capsules.split(size), labels.split(size), strict=True)
     with torch.no_grad():
-        flat = changed.flatten(0, 1).to(_device(model))
-        drawn = decode(flat, torch.full((len(flat),), label, device=flat.device)).float().cpu()
-    return Perturbation(label, image, tuple(offsets), drawn.view(dimensions, steps, *drawn.shape[-2:]).numpy())
+        drawn = torch.cat([decode(part.to(device), own.to(device)).float().cpu() for part, own in parts])
+    pictures: Floats = drawn[:, 0].numpy()
+    return pictures
+
+
+def of_class(digits: Dataset, label: int, most: int) -> npt.NDArray[np.intp]:
+    """Which images are the first of a class, at most so many; `UsageError` where there are none."""
+    found = np.flatnonzero(digits.labels == label)[:most]
+    if not len(found):
+        raise UsageError(f"there is no digit of class {label} among the first {len(digits):,} of '{digits.name}'.")
+    return found
 
 
 def equivariance(
@@ -169,33 +159,26 @@ def equivariance(
     `variance_explained`. A factor's share is its main effect: a dimension that answers to rotation in one digit and
     against it in another shows none.
     """
-    _method(model, "capsules", "class capsules")
-    chosen = {label: np.flatnonzero(digits.labels == label)[:per_class] for label in labels}
-    for label, index in chosen.items():
-        if not len(index):
-            raise UsageError(f"there is no digit of class {label} among the {len(digits):,} of '{digits.name}'.")
+    chosen = {label: of_class(digits, label, per_class) for label in labels}
     curves = []
     for factor, values in GRID.items():
         parts = [_curve(model, digits.images[own], label, factor, canvas) for label, own in chosen.items()]
         curves.append(Curve(factor, values, *(np.stack(part) for part in zip(*parts, strict=True))))
-    copies, shares = max(2, copies), []
+    shares = []
     for label, own in chosen.items():
         drawn = synthesize(digits.images[own], digits.labels[own], copies, ranges=AffineRange(), canvas=canvas)
+        transforms, source_index = drawn.table
+        ranks = transforms.argsort(0, kind="stable").argsort(0, kind="stable")
+        groups = (*(ranks * BINS // len(drawn)).T, source_index)  # bins of equal counts by each factor, then the digit
         capsules = class_capsules(model, drawn.images)[:, label].numpy()
-        shares.append([variance_explained(capsules, groups) for groups in _groups(drawn)])
+        shares.append([variance_explained(capsules, each) for each in groups])
+    explained = np.array(shares)  # (K, F, D + 1)
     least = min(map(len, chosen.values()))
-    return Equivariance(
-        labels=tuple(labels),
-        digits=least,
-        curves=tuple(curves),
-        drawn=least * copies,
-        explained=np.stack([[each for each, _ in own] for own in shares]),
-        explained_whole=np.array([[together for _, together in own] for own in shares]),
-    )
+    return Equivariance(tuple(labels), least, tuple(curves), least * copies, explained[..., :-1], explained[..., -1])
 
 
-def variance_explained(values: npt.ArrayLike, groups: npt.ArrayLike) -> tuple[Shares, float]:
-    """Share of the variance of (N, D) values that groups (N,) explain: of each column, and of all together; 0 to 1.
+def variance_explained(values: npt.ArrayLike, groups: npt.ArrayLike) -> Shares:
+    """Share of the variance of (N, D) values that groups (N,) explain, 0 to 1: (D + 1,), each column's and the whole's.
 
     The correlation ratio η² = SS_between / SS_total of a one-way layout (R. A. Fisher, "Statistical Methods for
     Research Workers", 1925, chapter VII), adjusted for what as many groups explain by chance: ε², clipped at 0 (T. L.
@@ -207,67 +190,16 @@ def variance_explained(values: npt.ArrayLike, groups: npt.ArrayLike) -> tuple[Sh
     sums = np.zeros((len(counts), values.shape[1]))
     np.add.at(sums, index, centred)
     between, total = (sums**2 / counts[:, None]).sum(0), (centred**2).sum(0)
+    between, total = np.append(between, between.sum()), np.append(total, total.sum())
     chance = (len(values) - 1) / max(len(values) - len(counts), 1)
-
-    def adjusted(part: Any, whole: Any) -> Shares:
-        share = np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
-        return np.where(whole > 0, np.clip(1 - chance * (1 - share), 0.0, 1.0), 0.0)
-
-    return adjusted(between, total), float(adjusted(between.sum(), np.asarray(total.sum())))
-
-
-def coupling_entropy(model: nn.Module, images: Images) -> CouplingEntropy:
-    """The mean entropy of the coupling coefficients after the last routing iteration, over images (N, H, W).
-
-    The model's ``primary(images)`` are the input capsules and its ``digits`` route them, as in `CapsNet`.
-    """
-    primary, layer = getattr(model, "primary", None), getattr(model, "digits", None)
-    matrices: Any = getattr(layer, "matrices", None)
-    iterations = getattr(layer, "iterations", None)
-    if not isinstance(primary, nn.Module) or not isinstance(iterations, int) or matrices is None:
-        raise UsageError(f"{type(model).__name__} has no routed capsules, so there are no coupling coefficients.")
-    if not len(images):
-        raise UsageError("coupling entropy takes at least one image.")
-    size = [0, 0]
-
-    def entropy(part: Tensor) -> Tensor:
-        c = coupling_coefficients(primary(part), matrices, iterations)  # (B, N, J)
-        size[:] = c.shape[1:]
-        nats: Tensor = torch.special.entr(c).sum(-1).mean(-1)
-        return nats
-
-    per_image = batched(model, images, entropy, 64).double()
-    most = math.log(size[1])
-    mean, sd = float(per_image.mean()), float(per_image.std() / most) if len(images) > 1 else 0.0
-    return CouplingEntropy(iterations, len(images), size[0], mean, float(per_image.mean() / most), sd)
-
-
-def run_entropy(run: Run, part: SetPart, workspace: Workspace) -> CouplingEntropy:
-    """`coupling_entropy` of a finished run on some images; kept in its folder and answered from there."""
-    recipe = answers_recipe("entropy", run, part, workspace.data)
-
-    def make(target: Path) -> None:
-        images = part.load(workspace.data).images
-        found = coupling_entropy(load_model(run, resolve_device(workspace.device)), images)
-        target.write_text(json.dumps(asdict(found)), encoding="utf-8")
-
-    path = store.derive_file(run.path / "entropy" / f"{part.name}.json", *recipe, make)
-    return CouplingEntropy(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def batched(model: nn.Module, images: Images, function: Callable[[Tensor], Tensor], size: int = 256) -> Tensor:
-    """Apply a function to float images in batches, on the model's device, in evaluation mode; result on the CPU."""
-    device = _device(model)
-    with evaluating(model):
-        parts = torch.from_numpy(np.ascontiguousarray(images)).split(size)
-        return torch.cat([function(to_float(part.to(device))).cpu() for part in parts])
+    share = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
+    return np.where(total > 0, np.clip(1 - chance * (1 - share), 0.0, 1.0), 0.0)
 
 
 def _curve(model: nn.Module, images: Images, label: int, factor: str, canvas: int) -> tuple[Floats, Floats, Floats]:
     """Mean (V, D), standard deviation (V, D) and length of the movement (V,) of the capsule of `label` over a grid."""
     values = GRID[factor]
-    neutral = np.array([1.0 if name.endswith("expansion") else 0.0 for name in TRANSFORM_COLUMNS])
-    table = np.tile(neutral, (len(values) + 1, 1))
+    table = np.tile(list(NEUTRAL.values()), (len(values) + 1, 1))
     table[:-1, TRANSFORM_COLUMNS.index(factor)] = values  # the last row stays neutral
     rendered = np.concatenate([render(np.repeat(image[None], len(table), 0), table, canvas) for image in images])
     capsules = class_capsules(model, rendered)[:, label].view(len(images), len(table), -1)
@@ -276,30 +208,44 @@ def _curve(model: nn.Module, images: Images, label: int, factor: str, canvas: in
     return varied.mean(0).numpy(), varied.std(0, correction=0).numpy(), moved.numpy()
 
 
-def _groups(drawn: Dataset) -> list[npt.NDArray[Any]]:
-    """Which of `BINS` bins of equal counts each image is in by each factor, and its original digit last."""
-    transforms, source_index = drawn.table
-    ranks = transforms.argsort(0, kind="stable").argsort(0, kind="stable")
-    return [*(ranks * BINS // len(drawn)).T, source_index]
+def coupling_entropy(model: nn.Module, images: Images) -> CouplingEntropy:
+    """The mean entropy of the coupling coefficients after the last routing iteration, over images (N, H, W).
+
+    The model's ``primary(images)`` are the input capsules and its ``digits`` route them, as in `CapsNet`.
+    """
+    primary, layer = getattr(model, "primary", None), getattr(model, "digits", None)
+    matrices: Any = getattr(layer, "matrices", None)  # (N, J, D_out, D_in)
+    iterations = getattr(layer, "iterations", None)
+    if not isinstance(primary, nn.Module) or not isinstance(iterations, int) or matrices is None:
+        raise UsageError(f"{type(model).__name__} has no routed capsules, so there are no coupling coefficients.")
+
+    def entropy(part: Tensor) -> Tensor:
+        c = coupling_coefficients(primary(part), matrices, iterations)  # (B, N, J)
+        nats: Tensor = torch.special.entr(c).sum(-1).mean(-1)
+        return nats
+
+    per_image = batched(model, images, entropy, 64).double()
+    most, mean = math.log(matrices.shape[1]), float(per_image.mean())
+    sd = float(per_image.std() / most) if len(images) > 1 else 0.0
+    return CouplingEntropy(iterations, len(images), matrices.shape[0], mean, float(per_image.mean() / most), sd)
 
 
-def _decoder(model: nn.Module) -> Callable[..., Tensor]:
-    _method(model, "capsules", "class capsules")
-    if not has_decoder(model):
-        raise UsageError(
-            f"this {type(model).__name__} has no decoder to draw capsules with: it was built with reconstruction = 0."
-        )
-    return _method(model, "decode", "decoder")
+def run_entropy(run: Run, part: SetPart, workspace: Workspace) -> CouplingEntropy:
+    """`coupling_entropy` of a finished run on some images; kept in its folder and answered from there."""
+
+    def make(target: Path) -> None:
+        images = part.load(workspace.data).images
+        found = coupling_entropy(load_model(run, resolve_device(workspace.device)), images)
+        target.write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+    recipe = answers_recipe("entropy", run, part, workspace.data)
+    path = store.derive_file(run.path / "entropy" / f"{part.name}.json", *recipe, make)
+    return CouplingEntropy(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def _method(model: nn.Module, name: str, what: str) -> Callable[..., Tensor]:
-    found: Any = getattr(model, name, None)
-    if not callable(found):
-        raise UsageError(
-            f"{type(model).__name__} has no {what}; a CapsNet has, such as 'affbench train --model capsnet'."
-        )
-    return found  # type: ignore[no-any-return]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+def batched(model: nn.Module, images: Images, function: Callable[[Tensor], Tensor], size: int = 256) -> Tensor:
+    """Apply a function to float images in batches, on the model's device, in evaluation mode; result on the CPU."""
+    device = device_of(model)
+    with evaluating(model):
+        parts = torch.from_numpy(np.ascontiguousarray(images)).split(size)
+        return torch.cat([function(to_float(part.to(device))).cpu() for part in parts])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
+from affbench.analysis.results import Group
 from affbench.base import store
 from affbench.base.errors import ArtefactError
 from affbench.base.statistics import PairedDifference, SeedSummary, paired_difference, seed_summary
@@ -28,37 +28,31 @@ class Comparison:
     set: str
     n: int
     n_originals: int
-    seeds: tuple[int, ...]
     over_digits: PairedDifference
     over_seeds: SeedSummary
 
 
-def compare(first: Mapping[int, Run], second: Mapping[int, Run], set_name: str) -> Comparison | None:
-    """Compare two models (seed to run) image by image, from predictions that were saved; nothing is computed again.
+def compare(first: Group, second: Group, name: str) -> Comparison | None:
+    """Compare two models on a set, image by image and seed by seed, from predictions that were saved.
 
     None where they have no seed in common, were not tested on the same images, or the predictions were not kept.
     """
-    seeds = sorted(first.keys() & second.keys())
-    pairs = [
-        (ours, theirs)
-        for seed in seeds
-        if (ours := first[seed].evaluations.get(set_name)) and (theirs := second[seed].evaluations.get(set_name))
-    ]
-    images = {(record.set_key, record.split) for pair in pairs for record in pair}
-    if not seeds or len(pairs) < len(seeds) or len(images) > 1:
+    others = {result.seed: result for result in second.results}
+    common = [own for own in sorted(first.results, key=lambda result: result.seed) if own.seed in others]
+    both = [result for own in common for result in (own, others[own.seed])]
+    records = [result.evaluations[name] for result in both if name in result.evaluations]
+    images = {(record.set_key, record.split) for record in records}
+    if len(records) < len(both) or len(images) != 1:
         return None
-    if not all(predictions_path(run, set_name).is_file() for seed in seeds for run in (first[seed], second[seed])):
+    if not all(predictions_path(result.run, name).is_file() for result in both):
         return None
-    n = min(record.n for pair in pairs for record in pair)
-    right_a, right_b, cluster = [], [], []
-    for seed, (ours, theirs) in zip(seeds, pairs, strict=True):
-        own, originals = _right(first[seed], ours, n)
-        right_a.append(own)
-        right_b.append(_right(second[seed], theirs, n)[0])
-        cluster.append(originals)
-    differences = [float(a.mean() - b.mean()) for a, b in zip(right_a, right_b, strict=True)]
-    paired = paired_difference(np.concatenate(right_a), np.concatenate(right_b), np.concatenate(cluster))
-    return Comparison(set_name, n, len(np.unique(cluster[0])), tuple(seeds), paired, seed_summary(differences))
+    n = min(record.n for record in records)
+    right = [_right(result.run, record, n) for result, record in zip(both, records, strict=True)]
+    ours, theirs = ([hits for hits, _ in own] for own in (right[::2], right[1::2]))
+    originals = [own for _, own in right[::2]]
+    paired = paired_difference(np.concatenate(ours), np.concatenate(theirs), np.concatenate(originals))
+    differences = [float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
+    return Comparison(name, n, len(np.unique(originals[0])), paired, seed_summary(differences))
 
 
 def _right(run: Run, record: EvaluationRecord, n: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:

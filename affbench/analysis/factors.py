@@ -60,9 +60,7 @@ def one_factor_set(train_set: str, factor: str) -> str:
 
 def factor_curve(run: Run, factor: str, workspace: Workspace, *, limit: int | None = None) -> FactorCurve:
     """Accuracy of a run over one of `FACTORS`, on the first digits; kept in its folder and answered from there."""
-    name = one_factor_set(run.config.data.train_set, factor)
-    part = sets.find_part(name, copies=1, limit=limit)
-    recipe = answers_recipe("factors", run, part, workspace.data)
+    part = sets.find_part(one_factor_set(run.config.data.train_set, factor), copies=1, limit=limit)
 
     def make(target: Path) -> None:
         dataset = part.load(workspace.data)
@@ -72,6 +70,7 @@ def factor_curve(run: Run, factor: str, workspace: Workspace, *, limit: int | No
         points = bin_shares(values, predictions == dataset.labels, BINS)
         target.write_text(json.dumps([point.model_dump() for point in points]), encoding="utf-8")
 
+    recipe = answers_recipe("factors", run, part, workspace.data)
     path = store.derive_file(run.path / "factors" / f"{factor}.json", *recipe, make)
     points = tuple(BinShare(**point) for point in json.loads(path.read_text(encoding="utf-8")))
-    return FactorCurve(run.name, run.config.training.seed, factor, name, points)
+    return FactorCurve(run.name, run.config.training.seed, factor, part.name, points)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from affbench.analysis.published import Published
 from affbench.run.folder import EvaluationRecord, Run
@@ -16,7 +16,8 @@ Origin = Literal["reference", "yours"]
 class Row:
     """One run on one set: share of correct images, 0 to 1, with its 95% interval (originals resampled, else Wilson's).
 
-    `rank` is 1 + the number of runs whose whole interval lies above this one's; `origin` says whether it is committed.
+    `rank` is 1 + the number of runs whose whole interval lies above this one's; `origin` says whether it is committed;
+    `warning`, why its accuracy may not be the model's alone.
     """
 
     rank: int
@@ -30,6 +31,7 @@ class Row:
     accuracy: float
     low: float
     high: float
+    warning: str | None
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,7 @@ class Leaderboard:
     set: str
     rows: tuple[Row, ...]
     published: tuple[Published, ...]
-    left_out: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-serialisable form."""
-        return asdict(self)
+    left_out: tuple[str, ...]
 
 
 def rank(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, ...]:
@@ -55,21 +53,8 @@ def rank(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, 
     """
     intervals = [record.accuracy_ci95_clustered or record.accuracy_ci95 for _, _, record in entries]
     rows = []
-    for (origin, run, record), (low, high) in zip(entries, intervals, strict=True):
-        parameters = run.environment.get("parameters")
-        rows.append(
-            Row(
-                rank=1 + sum(other > high for other, _ in intervals),
-                run=run.name,
-                model=record.model,
-                routings=record.routings,
-                seed=record.seed,
-                parameters=parameters if isinstance(parameters, int) else None,
-                origin=origin,
-                n=record.n,
-                accuracy=record.accuracy,
-                low=low,
-                high=high,
-            )
-        )
+    for (origin, run, own), (low, high) in zip(entries, intervals, strict=True):
+        place = 1 + sum(other > high for other, _ in intervals)
+        found = (own.n, own.accuracy, low, high, own.warning)
+        rows.append(Row(place, run.name, own.model, own.routings, own.seed, run.parameters, origin, *found))
     return tuple(sorted(rows, key=lambda row: (row.rank, -row.accuracy, row.run)))

@@ -14,10 +14,9 @@ from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
 from affbench.data.sets import is_earlier_edition
 from affbench.run.folder import EvaluationRecord, Run
-from affbench.run.history import Epoch
-from affbench.run.stopping import best
 
 _SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "affnist-synthetic", "affnist")
+_ROUTINGS = "model.options.routings"
 
 
 @dataclass(frozen=True)
@@ -29,42 +28,32 @@ class LabelledRun:
 
 
 @dataclass(frozen=True)
-class Result:
-    """A finished run, read: at least one entry of history, its evaluations by set, and what else it was made from."""
+class Result(LabelledRun):
+    """A finished run whose files were read and verified: at least one entry of history, and its evaluations by set."""
 
-    label: str
-    run: Run
-    config: RunConfig
-    history: tuple[Epoch, ...]
-    environment: Mapping[str, Any]
     evaluations: Mapping[str, EvaluationRecord]
-    origin: str
 
     @property
-    def name(self) -> str:
-        """The run's own name."""
-        return self.run.name
+    def seed(self) -> int:
+        """The seed of its training."""
+        return self.run.config.training.seed
 
     @property
     def title(self) -> str:
         """Label and seed, for a heading."""
-        return f"{self.label}, seed {self.config.training.seed}"
-
-    @property
-    def selected(self) -> Epoch:
-        """The epoch whose weights were kept: the first with the highest validation accuracy."""
-        return best(self.history)
-
-    @property
-    def parameters(self) -> int | None:
-        """Number of trained parameters, where the run says it."""
-        value = self.environment.get("parameters")
-        return value if isinstance(value, int) else None
+        return f"{self.label}, seed {self.seed}"
 
     @property
     def seconds_per_epoch(self) -> float:
         """Mean over the epochs, training alone."""
-        return sum(row.seconds for row in self.history) / self.history[-1].epoch
+        return sum(row.seconds for row in self.run.history) / self.run.history[-1].epoch
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that determined it but the seed: configuration, dotted (``model.options.routings``), data and code."""
+        flat = _flat(self.run.config.model_dump(mode="json"))
+        del flat["training.seed"]
+        return flat | {key: str(value)[:8] for key, value in self.run.origin.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -87,17 +76,12 @@ class Group:
     @property
     def parameters(self) -> int | None:
         """Number of trained parameters, where a run says it."""
-        return next((result.parameters for result in self.results if result.parameters is not None), None)
-
-    @property
-    def by_seed(self) -> dict[int, Run]:
-        """Seed to run."""
-        return {result.config.training.seed: result.run for result in self.results}
+        return next((own.run.parameters for own in self.results if own.run.parameters is not None), None)
 
     @property
     def validation(self) -> SeedSummary:
         """Validation accuracy of the kept checkpoints over seeds, 0 to 1."""
-        return seed_summary([result.selected.validation_accuracy for result in self.results])
+        return seed_summary([result.run.selected.validation_accuracy for result in self.results])
 
     def records(self, name: str) -> list[EvaluationRecord]:
         """The evaluations on one set, in the order of the runs."""
@@ -131,39 +115,51 @@ class Results:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The results by configuration, in the order of their first run."""
-        return group(self.results)
+        """The results by label and configuration, in the order of their first run.
+
+        Where a label has several configurations, their names say how they differ.
+        """
+        members: dict[tuple[str, str], list[Result]] = {}
+        for result in self.results:
+            members.setdefault((result.label, json.dumps(result.settings, sort_keys=True)), []).append(result)
+        groups = []
+        for (label, _), own in members.items():
+            alike = [other[0].settings for (name, _), other in members.items() if name == label]
+            groups.append(Group(label + _difference(own[0].settings, alike), label, own[0].run.config, tuple(own)))
+        return groups
 
     @cached_property
     def sweeps(self) -> list[list[Group]]:
         """The sweeps over routing iterations: groups that differ in nothing else, by rising number of iterations."""
-        sweeps: dict[tuple[str, ...], list[Group]] = {}
+        sweeps: dict[tuple[str, str], list[Group]] = {}
         for own in self.groups:
             if own.routings is not None:
-                alike = (own.label, own.config.but_for_routing, own.results[0].origin)
-                sweeps.setdefault(alike, []).append(own)
+                others = own.results[0].settings | {_ROUTINGS: None}
+                sweeps.setdefault((own.label, json.dumps(others, sort_keys=True)), []).append(own)
         return [sorted(own, key=lambda g: g.routings or 0) for own in sweeps.values() if len(own) > 1]
 
     @cached_property
     def whole(self) -> Results:
         """Without the runs that stopped at an accuracy, unless there are no others."""
-        kept = tuple(result for result in self.results if result.config.training.stop_at is None)
+        kept = tuple(result for result in self.results if result.run.config.training.stop_at is None)
         return replace(self, results=kept) if kept else self
 
     def best_of(self, matched: Group) -> Group | None:
         """The runs of a group that stopped at an accuracy, trained to the end; None for one that did, or without."""
         if matched.config.training.stop_at is None:
             return None
-        wanted = settings(matched.results[0]) | {"training.stop_at": None}
-        return next((own for own in self.groups if settings(own.results[0]) == wanted), None)
+        wanted = matched.results[0].settings | {"training.stop_at": None}
+        return next((own for own in self.groups if own.results[0].settings == wanted), None)
 
     @property
     def sets(self) -> list[str]:
         """Names of all sets that any run was tested on, originals before affine ones."""
-        names = {name for result in self.results for name in result.evaluations}
-        bases = {name: name.partition("@")[0].removesuffix("-sample") for name in names}
-        last = len(_SET_ORDER)
-        return sorted(names, key=lambda n: (_SET_ORDER.index(bases[n]) if bases[n] in _SET_ORDER else last, n))
+
+        def place(name: str) -> tuple[int, str]:
+            base = name.partition("@")[0].removesuffix("-sample")
+            return _SET_ORDER.index(base) if base in _SET_ORDER else len(_SET_ORDER), name
+
+        return sorted({name for result in self.results for name in result.evaluations}, key=place)
 
 
 def read_results(runs: Iterable[LabelledRun], workspace: Workspace | None = None) -> Results:
@@ -186,38 +182,40 @@ def read_results(runs: Iterable[LabelledRun], workspace: Workspace | None = None
         if known is result:
             problems += left_out
         elif known.run.path != result.run.path:
-            kept, copy = (result, known) if result.name.endswith(manifest.key[:8]) else (known, result)
+            named = result.run.name.endswith(manifest.key[:8])
+            kept, copy = (result, known) if named else (known, result)
             results[labelled.label, manifest.key] = kept
-            problems.append(f"Run {copy.name} is left out: it is a copy of {kept.name}, and a seed counts once.")
+            problems.append(
+                f"Run {copy.run.name} is left out: it is a copy of {kept.run.name}, and a seed counts once."
+            )
     return Results(tuple(results.values()), tuple(problems), workspace)
 
 
 def _read(labelled: LabelledRun) -> tuple[Result, list[str]]:
     """A finished run, and a sentence for each of its files that is left out."""
     run = labelled.run
-    config, history, environment, origin = run.config, tuple(run.history), run.environment, run.origin
-    if not history:
+    _ = run.config, run.environment  # read and verified here, not in the middle of a report
+    if not run.history:
         raise ArtefactError("its training history is empty.")
     evaluations, problems = {}, []
-    code = json.loads(origin).get("code")
+    code = run.origin.get("code")
     for path in sorted(run.path.glob("eval-*.json")):
         try:
             record = run.evaluation(path)
+            if is_earlier_edition(record.set, record.split, record.set_key):
+                raise ArtefactError(
+                    f"{record.set} had other images when it was made; 'affbench eval --set {record.set} --run "
+                    f"{run.name}' makes it again."
+                )
         except AffbenchError as error:
             problems.append(f"An evaluation of run {run.name} is left out: {error}")
-            continue
-        if is_earlier_edition(record.set, record.split, record.set_key):
-            problems.append(
-                f"An evaluation of run {run.name} is left out: {record.set} had other images when it was made; "
-                f"'affbench eval --set {record.set} --run {run.name}' makes it again."
-            )
             continue
         evaluations[record.set] = record
         if None not in (code, record.code) and code != record.code:
             problems.append(f"Run {run.name} was tested on {record.set} with other code of its model than trained it.")
     if not evaluations:
         problems.append(f"Run {run.name} was not tested on any set yet; only its training is shown.")
-    return Result(labelled.label, run, config, history, environment, evaluations, origin), problems
+    return Result(labelled.label, run, evaluations), problems
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -228,36 +226,17 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def settings(result: Result) -> dict[str, Any]:
-    """All that determined a run but its seed: configuration, dotted (``model.options.routings``), data and code."""
-    flat = _flat(result.config.model_dump(mode="json"))
-    del flat["training.seed"]
-    return flat | {key: str(value)[:8] for key, value in json.loads(result.origin).items() if value is not None}
-
-
-def group(results: Sequence[Result]) -> list[Group]:
-    """Group results by label and configuration; where a label has several, their names say how they differ."""
-    members: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        members.setdefault((result.label, json.dumps(settings(result), sort_keys=True)), []).append(result)
-    groups = []
-    for (label, _), own in members.items():
-        all_settings = [settings(other[0]) for (name, _), other in members.items() if name == label]
-        groups.append(Group(label + _difference(settings(own[0]), all_settings), label, own[0].config, (*own,)))
-    return groups
-
-
 def _difference(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     """What tells one configuration from the others, such as ``" (routing 3)"``; "" where it is the only one."""
     parts = []
     for key in dict.fromkeys(key for other in others for key in other):
-        if len({json.dumps(other.get(key)) for other in others}) > 1:
-            value = mine.get(key)
-            if key == "training.stop_at":
-                parts.append("to the end" if value is None else f"stopped at {100 * value:g}%")
-                continue
-            if key == "code" and value is None:
-                value = "not recorded"
-            name = "routing" if key == "model.options.routings" else key.rpartition(".")[2]
-            parts.append(f"{name} {'default' if value is None else value}")
+        if len({json.dumps(other.get(key)) for other in others}) == 1:
+            continue
+        value, name = mine.get(key), "routing" if key == _ROUTINGS else key.rpartition(".")[2]
+        if key == "training.stop_at":
+            parts.append("to the end" if value is None else f"stopped at {100 * value:g}%")
+        elif value is None:
+            parts.append(f"{name} {'not recorded' if key == 'code' else 'default'}")
+        else:
+            parts.append(f"{name} {value}")
     return f" ({', '.join(parts)})" if parts else ""

@@ -119,14 +119,6 @@ class RunConfig(_Frozen):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
 
-    @property
-    def but_for_routing(self) -> str:
-        """All of it but routing iterations and seed, as JSON: what the runs of a sweep have in common."""
-        options = {key: value for key, value in self.model.options.items() if key != "routings"}
-        model = self.model.model_copy(update={"options": options})
-        training = self.training.model_copy(update={"seed": 0})
-        return self.model_copy(update={"model": model, "training": training}).model_dump_json()
-
     def to_toml(self) -> str:
         """The run as TOML that `read_run_config` reads back; keys that are None are left out, but for options."""
         content = self.model_dump(mode="json", exclude_none=True)

@@ -23,15 +23,6 @@ _SMALLEST_P = 1e-12  # the exact randomisation distribution is summed in float64
 
 
 @dataclass(frozen=True)
-class ClusteredInterval:
-    """Interval of an accuracy whose images come in clusters; what clustering multiplies its variance by."""
-
-    low: float
-    high: float
-    design_effect: float
-
-
-@dataclass(frozen=True)
 class PairedDifference:
     """Accuracy of one model minus another's on the same images, and the p value of "they are exchangeable"."""
 
@@ -94,7 +85,7 @@ def _wilson(share: float, n: float) -> tuple[float, float]:
 
 def clustered_interval(
     correct: npt.ArrayLike, cluster: npt.ArrayLike, resamples: int = 4000, seed: int = 0
-) -> ClusteredInterval:
+) -> tuple[float, float]:
     """Interval of an accuracy when several images come from one original: a bootstrap over originals.
 
     Takes whether each image is right, bool (N,), and its original, int (N,), which is resampled whole. Where the spread
@@ -104,10 +95,8 @@ def clustered_interval(
     """
     data = _gather(np.asarray(correct, np.float64), cluster)
     if len(data.count) == 1 or data.mean in (0.0, 1.0):
-        low, high = _wilson(data.mean, data.clusters)
-    else:
-        low, high = _bca(data, resamples, seed)
-    return ClusteredInterval(low, high, _design_effect(data))
+        return _wilson(data.mean, data.clusters)
+    return _bca(data, resamples, seed)
 
 
 def paired_difference(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike, cluster: npt.ArrayLike) -> PairedDifference:
@@ -174,19 +163,6 @@ def _bca(data: _Clusters, resamples: int, seed: int) -> tuple[float, float]:
     z = z0 + stats.norm.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     low, high = np.quantile(means, stats.norm.cdf(z0 + z / (1 - acceleration * z)))
     return float(low), float(high)
-
-
-def _design_effect(data: _Clusters) -> float:
-    """Variance of an accuracy over that of as many independent images (Kish 1965, section 5.4).
-
-    Where it cannot be estimated, the largest it can be: the mean size of the images' clusters.
-    """
-    share, clusters = data.mean, data.clusters
-    if share in (0.0, 1.0) or clusters == 1:
-        return float(data.count @ data.size**2) / data.images
-    residuals = data.total - share * data.size
-    variance = clusters / (clusters - 1) * float(data.count @ residuals**2) / data.images**2  # first-order, "sandwich"
-    return variance / (share * (1 - share) / data.images)
 
 
 def _randomisation_p(data: _Clusters) -> float:

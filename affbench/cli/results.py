@@ -74,6 +74,8 @@ def leaderboard(
     ] = None,
 ) -> None:
     """All runs by set, committed ones included; ranks respect ties within the noise."""
+    from dataclasses import asdict
+
     from affbench.experiment.reference import add_reference, leaderboards
     from affbench.report.leaderboard import leaderboard_table
     from affbench.run.folder import find_run
@@ -82,7 +84,7 @@ def leaderboard(
         session.show(f"added: {add_reference(run, session.workspace.results).path}")
     boards = leaderboards(session.workspace.results, set_name)
     session.show(*(leaderboard_table(board).to_rich() for board in boards))
-    session.document({"leaderboards": [board.to_dict() for board in boards]})
+    session.document({"leaderboards": [asdict(board) for board in boards]})
 
 
 @figure.command()

@@ -149,8 +149,7 @@ def benchmark(
         dataset = part.load(folder)
         result = evaluate(module, dataset, batch_size, progress=progress)
         interval = result.ci95_clustered or result.ci95
-        family = dataset.name.partition("@")[0].removesuffix("-sample")
-        scores.append(Score(dataset.name, result.n, result.accuracy, interval, published_for(family)))
+        scores.append(Score(dataset.name, result.n, result.accuracy, interval, published_for(dataset.name)))
     return Standing(named, parameter_count(module), tuple(scores))
 
 

@@ -128,16 +128,17 @@ def report_code() -> str:
 
 
 def _details(result: Result) -> _RunDetails:
-    best, environment = result.selected, result.environment
+    run = result.run
+    best, environment = run.selected, run.environment
     facts = [
-        f"seed {result.config.training.seed}",
-        f"checkpoint of epoch {best.epoch:g} of {result.history[-1].epoch:g}",
+        f"seed {result.seed}",
+        f"checkpoint of epoch {best.epoch:g} of {run.history[-1].epoch:g}",
         f"validation {percent(best.validation_accuracy)}%",
         *(f"{name} {percent(record.accuracy)}%" for name, record in result.evaluations.items()),
         f"{result.seconds_per_epoch:.1f} s per epoch on {environment.get('device_name') or 'an unnamed device'}",
     ]
-    text = json.dumps(dict(environment), indent=2, ensure_ascii=False)
-    return _RunDetails(result.name, "; ".join(facts), result.config.to_toml().strip(), text)
+    text = json.dumps(environment, indent=2, ensure_ascii=False)
+    return _RunDetails(run.name, "; ".join(facts), run.config.to_toml().strip(), text)
 
 
 def _environment() -> Environment:

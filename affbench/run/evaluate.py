@@ -132,7 +132,7 @@ def predict(
     """The predicted class of each image, uint8 (N,), and its score, float32 (N,); arguments as for `evaluate`."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"a model to test is a torch.nn.Module, not {described(model)}.")
-    device = _device(model)
+    device = device_of(model)
     images = torch.from_numpy(dataset.images)
     if device.type == "cpu":
         keep_memory()
@@ -178,7 +178,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _second_look(model: nn.Module, dataset: Dataset) -> str | None:
     """What is wrong if images are scored otherwise in other company; batches stay as large, so rounding stays alike."""
     index = np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).astype(np.int64)
-    images = to_float(torch.from_numpy(dataset.images[index]).to(_device(model)))
+    images = to_float(torch.from_numpy(dataset.images[index]).to(device_of(model)))
     batches = max(1, len(images) // 4)  # never of a single image, which batch statistics do not allow
     other = torch.arange(len(images)).remainder(batches).argsort(stable=True)
     first, second = torch.empty(2, len(images), CLASSES, dtype=torch.float64)
@@ -200,7 +200,8 @@ def _second_look(model: nn.Module, dataset: Dataset) -> str | None:
     )
 
 
-def _device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
@@ -253,7 +254,7 @@ def assess(
         correct=share.correct,
         accuracy=share.accuracy,
         accuracy_ci95=share.ci95,
-        accuracy_ci95_clustered=None if interval is None else (interval.low, interval.high),
+        accuracy_ci95_clustered=interval,
         per_class=tuple(
             ClassShare(label=label, **_share(right[dataset.labels == label]).model_dump())
             for label in np.unique(dataset.labels).tolist()

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ CONFIG, HISTORY, WEIGHTS, ENVIRONMENT = "config.toml", "history.csv", "model.saf
 RESUME = "resume.pt"
 OWN = re.compile(  # names of the files that affbench writes into a run's folder
     r"config\.toml|history\.csv|model\.safetensors|(environment|manifest)\.json|resume\.pt|eval-[^/]+\.json"
-    r"|predictions-[^/]+\.h5|factors/[^/]+\.json|tensorboard/events\.[^/]+"
+    r"|predictions-[^/]+\.h5|(factors|entropy)/[^/]+\.json|tensorboard/events\.[^/]+"
 )
 
 
@@ -164,10 +163,10 @@ class Run:
         return store.read_manifest(self.path)
 
     @property
-    def origin(self) -> str:
-        """What besides the configuration determined the run, as JSON: data and code; "{}" where it does not say."""
+    def origin(self) -> dict[str, Any]:
+        """What besides the configuration determined the run: data and code, where it says so."""
         inputs = self.manifest.inputs if self.manifest else {}
-        return json.dumps({key: value for key, value in inputs.items() if key != "config"}, sort_keys=True)
+        return {key: value for key, value in inputs.items() if key != "config"}
 
     @property
     def made_at(self) -> float:
@@ -181,6 +180,12 @@ class Run:
     def finished(self) -> bool:
         """Whether training ended and the checkpoint counts."""
         return (self.path / store.MANIFEST).is_file()
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of trained parameters, where the run says it."""
+        value = self.environment.get("parameters")
+        return value if isinstance(value, int) else None
 
     @property
     def selected(self) -> Epoch:

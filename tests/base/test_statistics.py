@@ -58,25 +58,17 @@ def test_clustered_interval_covers_what_it_says_and_wilson_does_not() -> None:
         right, cluster, truth = affnist_like(rng, digits=150)
         interval = clustered_interval(right, cluster, resamples=400, seed=int(rng.integers(2**31)))
         low, high = wilson_interval(int(right.sum()), len(right))
-        covered += interval.low <= truth <= interval.high
+        covered += interval[0] <= truth <= interval[1]
         naive += low <= truth <= high
     assert 0.93 <= covered / simulations <= 0.97
     assert naive / simulations < 0.6
-
-
-def test_design_effect_is_that_of_the_intraclass_correlation() -> None:
-    independent = np.random.default_rng(0).random(32_000) < 0.8
-    cluster = np.repeat(np.arange(1000), 32)
-    assert clustered_interval(independent, cluster, resamples=100).design_effect == pytest.approx(1, abs=0.15)
-    together = np.repeat(np.random.default_rng(0).random(1000) < 0.8, 32)
-    assert clustered_interval(together, cluster, resamples=100).design_effect == pytest.approx(32, rel=0.01)
 
 
 def test_clustered_interval_repeats_and_knows_its_edges() -> None:
     right, cluster, _ = affnist_like(np.random.default_rng(0), digits=50)
     assert clustered_interval(right, cluster, seed=3) == clustered_interval(right, cluster, seed=3)
     whole = clustered_interval(np.ones(64, bool), np.repeat(np.arange(2), 32))
-    assert whole.high == 1
+    assert whole[1] == 1
     with pytest.raises(UsageError):
         clustered_interval(right, cluster[:-1])
 
@@ -84,7 +76,7 @@ def test_clustered_interval_repeats_and_knows_its_edges() -> None:
 def test_clusters_of_one_image_give_about_wilsons_interval() -> None:
     right = np.random.default_rng(0).random(5000) < 0.9
     interval = clustered_interval(right, np.arange(5000))
-    assert (interval.low, interval.high) == pytest.approx(wilson_interval(int(right.sum()), 5000), abs=2e-3)
+    assert interval == pytest.approx(wilson_interval(int(right.sum()), 5000), abs=2e-3)
 
 
 def test_paired_difference_is_exact_under_exchange_of_the_models() -> None:

@@ -78,7 +78,7 @@ def record(run: Path, config: RunConfig, name: str, accuracy: float, n: int = 64
         correct=whole.correct,
         accuracy=whole.accuracy,
         accuracy_ci95=whole.ci95,
-        accuracy_ci95_clustered=clustered and (clustered.low, clustered.high),
+        accuracy_ci95_clustered=clustered,
         per_class=tuple(ClassShare(label=k, **share(right[labels == k])) for k in range(10)),
         confusion=tuple(tuple(int(c) for c in row) for row in confusion),
         by_transformation=affine,

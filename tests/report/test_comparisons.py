@@ -9,7 +9,7 @@ import pytest
 from run_folders import make_run
 
 from affbench.analysis.comparison import compare
-from affbench.analysis.results import LabelledRun, read_results
+from affbench.analysis.results import Group, LabelledRun, read_results
 from affbench.base.errors import ArtefactError
 from affbench.base.statistics import paired_difference
 from affbench.report.sections import matched, pairs
@@ -19,8 +19,9 @@ from affbench.run.record import predictions_path
 AFFINE = "affnist-synthetic"
 
 
-def by_seed(runs: list[LabelledRun]) -> dict[int, Run]:
-    return {entry.run.config.training.seed: entry.run for entry in runs}
+def group(runs: list[LabelledRun]) -> Group:
+    (own,) = read_results(runs).groups
+    return own
 
 
 def several(folder: Path, label: str, shares: list[float], stop_at: float | None = None) -> list[LabelledRun]:
@@ -31,15 +32,15 @@ def several(folder: Path, label: str, shares: list[float], stop_at: float | None
 
 
 def test_difference_is_that_of_the_accuracies_and_keeps_versions_of_a_digit_together(tmp_path: Path) -> None:
-    first = by_seed(several(tmp_path, "capsnet", [0.80, 0.82]))
-    second = by_seed(several(tmp_path, "cnn", [0.70, 0.74]))
+    first = group(several(tmp_path, "capsnet", [0.80, 0.82]))
+    second = group(several(tmp_path, "cnn", [0.70, 0.74]))
     found = compare(first, second, AFFINE)
     assert found is not None
-    assert found.seeds == (0, 1)
+    assert found.over_seeds.n == 2
     assert (found.n, found.n_originals) == (640, 80)
     assert found.over_digits.difference == pytest.approx(0.09, abs=2e-3)
     assert found.over_seeds.mean == pytest.approx(found.over_digits.difference)
-    right = [np.concatenate([_right(runs[seed]) for seed in (0, 1)]) for runs in (first, second)]
+    right = [np.concatenate([_right(result.run) for result in own.results]) for own in (first, second)]
     assert found.over_digits == paired_difference(*right, np.tile(np.arange(640) // 8, 2))
 
 
@@ -51,13 +52,13 @@ def _right(run: Run) -> np.ndarray:
 
 
 def test_only_common_seeds_and_the_same_images_are_compared(tmp_path: Path) -> None:
-    first = by_seed(several(tmp_path, "capsnet", [0.8, 0.8]))
-    second = by_seed(several(tmp_path, "cnn", [0.7, 0.7, 0.7]))
+    first = group(several(tmp_path, "capsnet", [0.8, 0.8]))
+    second = group(several(tmp_path, "cnn", [0.7, 0.7, 0.7]))
     found = compare(first, second, AFFINE)
     assert found is not None
-    assert found.seeds == (0, 1)
+    assert found.over_seeds.n == 2
     assert compare(first, second, "mnist-translated") is None
-    assert compare({}, second, AFFINE) is None
+    assert compare(first, group(several(tmp_path, "cnn-gap", [0.7] * 4)[3:]), AFFINE) is None
 
 
 def test_damaged_predictions_are_named_and_missing_ones_left_out(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_damaged_predictions_are_named_and_missing_ones_left_out(tmp_path: Path)
     path = predictions_path(runs[0].run, AFFINE)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtefactError, match=r"predictions-affnist-synthetic.h5 is damaged; 'affbench eval --run"):
-        compare(by_seed(runs[:1]), by_seed(runs[1:]), AFFINE)
+        compare(group(runs[:1]), group(runs[1:]), AFFINE)
     section = pairs.section(read_results(runs), tmp_path)
     assert not section.tables
     assert "is damaged" in section.problems[0]

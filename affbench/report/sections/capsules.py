@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from affbench.analysis.capsules import Perturbation, has_capsules, has_decoder, perturb, reconstruct
+from affbench.analysis.capsules import OFFSETS, Floats, has_capsules, has_decoder, of_class, perturb, reconstruct
 from affbench.analysis.results import Result, Results
 from affbench.base.device import resolve_device
 from affbench.base.errors import UsageError
@@ -45,8 +45,7 @@ def section(results: Results, folder: Path) -> Section:
 
 def reconstruction_figure(run: Run, workspace: Workspace, folder: Path) -> Drawing:
     """Real test digits over their reconstructions from the capsule of the predicted class, a column per class."""
-    model = capsule_model(run, workspace)
-    _check_decoder(model, run)
+    model = capsule_model(run, workspace, drawing=True)
     digits = _some_of_each(find_part(run.config.data.train_set, limit=SEARCHED).load(workspace.data))
     predictions, _ = predict(model, digits)
     drawn = reconstruct(model, digits.images, predictions)
@@ -78,12 +77,9 @@ def perturbation_figure(run: Run, workspace: Workspace, folder: Path, *, digit: 
     Of the class, the first test digit in the middle of the canvas that is classified correctly is taken.
     """
     check_digit(digit)
-    model = capsule_model(run, workspace)
-    _check_decoder(model, run)
+    model = capsule_model(run, workspace, drawing=True)
     digits = find_part(_centred_set(run), limit=SEARCHED).load(workspace.data)
-    found = np.flatnonzero(digits.labels == digit)[:20]
-    if not len(found):
-        raise UsageError(f"there is no digit of class {digit} among the first {len(digits):,} of '{digits.name}'.")
+    found = of_class(digits, digit, 20)
     subset = Dataset(digits.name, digits.split, digits.images[found], digits.labels[found])
     predictions, _ = predict(model, subset)
     right = np.flatnonzero(predictions == digit)
@@ -98,44 +94,38 @@ def perturbation_figure(run: Run, workspace: Workspace, folder: Path, *, digit: 
     return _draw_perturbation(perturb(model, subset.images[chosen], digit), path, title, caption)
 
 
-def _draw_perturbation(found: Perturbation, path: Path, title: str, caption: str) -> Drawing:
+def _draw_perturbation(drawn: Floats, path: Path, title: str, caption: str) -> Drawing:
     """A row per dimension, a column per change."""
-    tiles = np.clip(np.rint(255 * found.drawn), 0, 255).astype(np.uint8)
+    tiles = np.clip(np.rint(255 * drawn), 0, 255).astype(np.uint8)
     dimensions, steps = tiles.shape[:2]
     figure = new_figure(0.6 * steps + 1.2, 0.6 * dimensions + 1.0, title)
     axes = figure.subplots()
-    heads = ["0" if value == 0 else f"{value:+.2f}".replace("-", "−") for value in found.offsets]
+    heads = ["0" if value == 0 else f"{value:+.2f}".replace("-", "−") for value in OFFSETS]
     show_sheet(axes, tiles, [str(number) for number in range(dimensions)], heads)
     axes.set_ylabel("dimension of the class capsule", fontsize=10, color=INK)
     axes.set_xlabel("added to the dimension", fontsize=10, color=INK)
     axes.xaxis.set_label_position("top")
-    middle = min(range(steps), key=lambda number: abs(found.offsets[number]))
-    change = ((found.drawn - found.drawn[:, middle : middle + 1]) ** 2).sum((2, 3))
+    change = ((drawn - drawn[:, [OFFSETS.index(0)]]) ** 2).sum((2, 3))
     header = ("dimension", "added", "sum_of_squared_changes", "mean_intensity")
     rows = (
-        (d, offset, float(change[d, s]), float(found.drawn[d, s].mean()))
+        (d, offset, float(change[d, s]), float(drawn[d, s].mean()))
         for d in range(dimensions)
-        for s, offset in enumerate(found.offsets)
+        for s, offset in enumerate(OFFSETS)
     )
     return save_drawing(figure, path, title, caption, header, rows)
 
 
-def capsule_model(run: Run, workspace: Workspace) -> nn.Module:
-    """The model of a run, which has to have class capsules."""
+def capsule_model(run: Run, workspace: Workspace, *, drawing: bool = False) -> nn.Module:
+    """The model of a run, which has to have class capsules, and for drawing a decoder."""
     model = load_model(run, resolve_device(workspace.device))
     if not has_capsules(model):
-        raise _lacking(run, "class capsules", "")
-    return model
-
-
-def _check_decoder(model: nn.Module, run: Run) -> None:
-    if not has_decoder(model):
-        raise _lacking(run, "decoder", " with a decoder")
-
-
-def _lacking(run: Run, what: str, such: str) -> UsageError:
-    return UsageError(
-        f"run {run.name} is of model '{run.config.model.name}', which has no {what}; choose the run of a capsule "
+        lacking, such = "class capsules", ""
+    elif drawing and not has_decoder(model):
+        lacking, such = "decoder", " with a decoder"
+    else:
+        return model
+    raise UsageError(
+        f"run {run.name} is of model '{run.config.model.name}', which has no {lacking}; choose the run of a capsule "
         f"network{such} with --run."
     )
 

@@ -22,13 +22,13 @@ def section(results: Results, folder: Path) -> Section | None:
         return None
     rows = []
     try:
-        for run in sweep_runs(results.whole):
-            part = find_part(run.config.data.train_set, limit=ENTROPY_IMAGES)
+        for result in sweep_runs(results.whole):
+            part = find_part(result.run.config.data.train_set, limit=ENTROPY_IMAGES)
             with contextlib.suppress(UsageError):  # a model of one's own may route without coupling coefficients
-                own = run_entropy(run.run, part, results.workspace)
+                own = run_entropy(result.run, part, results.workspace)
                 entropy = (Cell(f"{own.nats:.4f}", own.nats), Cell(f"{100 * own.relative:.2f}", own.relative))
                 counts = map(whole, (own.iterations, own.images, own.capsules))
-                rows.append((Cell(run.name), *counts, *entropy, Cell(f"{100 * own.sd:.2f}", own.sd)))
+                rows.append((Cell(result.run.name), *counts, *entropy, Cell(f"{100 * own.sd:.2f}", own.sd)))
     except AffbenchError as error:
         return Section("Coupling entropy", problems=(f"Coupling entropies are left out: {error}",))
     if not rows:

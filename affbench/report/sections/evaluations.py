@@ -17,7 +17,7 @@ def section(results: Results, folder: Path) -> Section | None:
     rows = []
     for result in results.results:
         counts = [result.evaluations[name].evaluations if name in result.evaluations else 0 for name in sets]
-        rows.append((Cell(result.name), *map(whole, counts)))
+        rows.append((Cell(result.run.name), *map(whole, counts)))
     caption = (
         "How many times each checkpoint was tested on each set; answers from disk do not count. Selection uses "
         "validation only, whatever this number."

@@ -26,7 +26,7 @@ def section(results: Results, folder: Path) -> Section | None:
 
     def look(entry: Result, workspace: Workspace) -> list[tuple[str, list[FactorCurve]]]:
         with contextlib.suppress(UsageError):
-            one_factor_set(entry.config.data.train_set, "rotation")
+            one_factor_set(entry.run.config.data.train_set, "rotation")
             return [(entry.title, [factor_curve(entry.run, own, workspace, limit=EXPLAINED_DIGITS) for own in FACTORS])]
         return []
 

@@ -25,12 +25,12 @@ def matched_table(results: Results) -> Table | None:
             continue
         best = results.best_of(matched)
         name = Cell((best or matched).name)
-        epochs = [result.environment.get("stop_at_reached_epoch") for result in matched.results]
+        epochs = [result.run.environment.get("stop_at_reached_epoch") for result in matched.results]
         reached = [float(epoch) for epoch in epochs if isinstance(epoch, int | float)]
         how = Cell(f"matched at {100 * target:g}%\n{len(reached)} of {len(epochs)} seeds reached it")
         lines.append((matched, (name, how, _epochs(reached))))
         if best is not None:
-            kept = [result.selected.epoch for result in best.results]
+            kept = [result.run.selected.epoch for result in best.results]
             lines.append((best, (name, Cell("best"), _epochs(kept))))
     if not lines:
         return None

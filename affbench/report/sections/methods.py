@@ -79,15 +79,15 @@ def _digits(members: Iterable[Group]) -> str:
         count
         for own in members
         for result in own.results
-        if isinstance(count := result.environment.get("train_images"), int)
+        if isinstance(count := result.run.environment.get("train_images"), int)
     }
     return f"Training digits: {span(counts)}." if counts else ""
 
 
 def _selection(results: Results) -> str:
-    how = sorted({str(how) for r in results.results if (how := r.environment.get("selected_by"))})
+    how = sorted({str(how) for r in results.results if (how := r.run.environment.get("selected_by"))})
     by = f" ({'; '.join(how)})" if how else ""
-    seeds = sorted({result.config.training.seed for result in results.results})
+    seeds = sorted({result.seed for result in results.results})
     return (
         f"Selection. Of each run, the checkpoint with the highest validation accuracy was kept{by}; test sets played "
         f"no part in any choice. Seeds: {', '.join(map(str, seeds))}; the seed determines initial weights, order and "
@@ -127,8 +127,8 @@ def _intervals(results: Results) -> list[str]:
 
 def _software(results: Results) -> str:
     def values(key: str) -> str:
-        found: list[Result] = [r for r in results.results if r.environment.get(key)]
-        return ", ".join(dict.fromkeys(str(result.environment[key]) for result in found))
+        found: list[Result] = [r for r in results.results if r.run.environment.get(key)]
+        return ", ".join(dict.fromkeys(str(result.run.environment[key]) for result in found))
 
     parts = [f"affbench {values('affbench') or __version__}"]
     parts += [f"{name} {values(key)}" for key, name in (("torch", "PyTorch"), ("python", "Python")) if values(key)]

@@ -37,7 +37,7 @@ def section(results: Results, folder: Path) -> Section:
     for name in results.sets:
         for first, second in _pairs([own for own in groups if own.records(name)]):
             try:
-                comparison = compare(first.by_seed, second.by_seed, name)
+                comparison = compare(first, second, name)
             except AffbenchError as error:
                 problems.append(f"{first.name} and {second.name} are not compared on {name}: {error}")
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from affbench.analysis.claims import Claim, judge_claims, sweep_points
+from affbench.analysis.claims import Judgement, judge_claims, sweep_points
 from affbench.analysis.results import Group, Results
 from affbench.base.statistics import SeedSummary
 from affbench.report.drawing import Drawing, beginning, dress, legend, line_look, panels, save_drawing
@@ -60,31 +60,31 @@ def _spread(summary: SeedSummary | None) -> tuple[Cell, Cell, Cell]:
 
 def claims_table(results: Results) -> Table | None:
     """What the largest sweep says about each claim; None where no runs differ in their iterations."""
-    claims = judge_claims(sweep_points(results))
-    if not claims:
+    judged = judge_claims(sweep_points(results))
+    if not judged:
         return None
     caption = (
         "p values are two-sided and corrected after Holm over all tests of the table. A claim that there is no effect "
         "can only be contradicted: where it is not, the interval says how large an effect may have been missed."
     )
     columns = ("Claim", "Set", "Seeds", "Test", "Effect", "p (Holm)", "Verdict", "What these data say")
-    return Table("Claims of earlier work", columns, tuple(map(_claim, claims)), caption)
+    return Table("Claims of earlier work", columns, tuple(map(_claim, judged)), caption)
 
 
-def _claim(claim: Claim) -> tuple[Cell, ...]:
-    effect = ABSENT
-    if claim.effect is not None and claim.low is not None and claim.high is not None:
-        text = f"{claim.effect:+.2f} {claim.unit}\n[{claim.low:+.2f}, {claim.high:+.2f}]"
-        effect = Cell(text, claim.effect)
+def _claim(judged: Judgement) -> tuple[Cell, ...]:
+    effect, p = ABSENT, ABSENT
+    if judged.effect is not None and judged.p is not None:
+        text = f"{judged.effect:+.2f} {judged.unit}\n[{judged.low:+.2f}, {judged.high:+.2f}]"
+        effect, p = Cell(text, judged.effect), Cell(f"{judged.p:.3f}", judged.p)
     return (
-        Cell(f"{claim.statement}\n({claim.source})"),
-        Cell(claim.set or "training"),
-        whole(len(claim.seeds)),
-        Cell(claim.test),
+        Cell(f"{judged.claim.statement}\n({judged.claim.source})"),
+        Cell(judged.set or "training"),
+        whole(len(judged.seeds)),
+        Cell(judged.test),
         effect,
-        ABSENT if claim.p_holm is None else Cell(f"{claim.p_holm:.3f}", claim.p_holm),
-        Cell(claim.verdict),
-        Cell(claim.sentence),
+        p,
+        Cell(judged.verdict),
+        Cell(judged.sentence),
     )
 
 

@@ -28,21 +28,21 @@ def training_figure(results: Results, path: Path) -> Drawing | None:
     shown = groups[:_MOST_CURVES]
     figure = new_figure(9.5, 3.4 + 0.22 * math.ceil(len(shown) / 3))
     loss, train, validation = figure.subplots(1, 3)
-    most = max(len(result.history) for result in results.results)
+    most = max(len(result.run.history) for result in results.results)
     for number, own in enumerate(shown):
         look = line_look(number) | {"markersize": 3, "alpha": 0.9 if len(own.results) == 1 else 0.65}
         if most > 30:
             look["marker"] = None
         for result in own.results:
-            epochs = [row.epoch for row in result.history]
-            loss.plot(epochs, [row.train_loss for row in result.history], **look)
-            known = [math.nan if row.train_accuracy is None else 100 * row.train_accuracy for row in result.history]
+            epochs = [row.epoch for row in result.run.history]
+            loss.plot(epochs, [row.train_loss for row in result.run.history], **look)
+            known = [math.nan if row.train_accuracy is None else 100 * row.train_accuracy for row in result.run.history]
             train.plot(epochs, known, **look)
-            validation.plot(epochs, [100 * row.validation_accuracy for row in result.history], **look)
-            best = result.selected
+            validation.plot(epochs, [100 * row.validation_accuracy for row in result.run.history], **look)
+            best = result.run.selected
             ring = {"markerfacecolor": "none", "markeredgecolor": look["color"], "markeredgewidth": 1}
             validation.plot(best.epoch, 100 * best.validation_accuracy, marker="o", markersize=8, **ring)
-    positive = all(row.train_loss > 0 for result in results.results for row in result.history)
+    positive = all(row.train_loss > 0 for result in results.results for row in result.run.history)
     loss.set_yscale("log" if positive else "linear")
     titles = (("Training loss", ""), ("Training accuracy", "%"), ("Validation", "%"))
     for axes, (title, unit) in zip((loss, train, validation), titles, strict=True):
@@ -56,8 +56,8 @@ def training_figure(results: Results, path: Path) -> Drawing | None:
     )
     header = ("model", "run", "seed", "epoch", "train_loss", "train_accuracy", "validation_accuracy")
     rows = (
-        (own.name, result.name, result.config.training.seed, row.epoch, row.train_loss, row.train_accuracy,
+        (own.name, result.run.name, result.seed, row.epoch, row.train_loss, row.train_accuracy,
          row.validation_accuracy)
-        for own in groups for result in own.results for row in result.history
+        for own in groups for result in own.results for row in result.run.history
     )  # fmt: skip
     return save_drawing(figure, path, "Training", caption, header, rows)
