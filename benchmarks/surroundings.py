@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -256,7 +257,7 @@ CASES = (
     ),
     Case(
         "signal HUP, nohup",
-        (*TRAIN, "--epochs", "200", "--seed", "9", "--checkpoint-minutes", "0"),
+        (*TRAIN, "--epochs", "40", "--seed", "9", "--checkpoint-minutes", "0"),
         start="nohup " + HANGUP.replace("{}", "HUP"),
     ),
 )
@@ -323,28 +324,30 @@ def run(case: Case, home: Path) -> Ending:
         }
         arguments = [each.replace("{site}", site).replace("{home}", str(home)) for each in case.arguments]
         shell = IN_NAMESPACE if "mount " in case.start else ("bash", "-c")
-        try:
-            ended = subprocess.run(
-                [*shell, case.start, "sh", sys.executable, "-m", "affbench", *arguments],
-                cwd=folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=120,
-            )
-        except subprocess.TimeoutExpired:
-            return Ending(case, 124, "did not end within two minutes", good=False)
-        told = ended.stderr.strip()
+        with subprocess.Popen(
+            [*shell, case.start, "sh", sys.executable, "-m", "affbench", *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a group of its own, so that all of it can be ended
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup may have started this script
+        ) as process:
+            try:
+                output, told = (text.strip() for text in process.communicate(timeout=120))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return Ending(case, 124, "did not end within two minutes", good=False)
         if "unshare" in told or "mount:" in told:
             return Ending(case, None, told.splitlines()[-1], good=True)
-        broken = re.search("Traceback|This is a bug|Exception ignored|Fatal Python", told + ended.stdout)
-        good = not broken and ended.returncode in case.ends and bool(re.search(case.says, told))
+        broken = re.search("Traceback|This is a bug|Exception ignored|Fatal Python", told + output)
+        good = not broken and process.returncode in case.ends and bool(re.search(case.says, told))
         if (folder / "~").exists():
             good = False
         sentences = [line for line in told.splitlines() if line.startswith("affbench: ")] or told.splitlines()[-1:]
-        return Ending(case, ended.returncode, " ".join(sentences) if good else told or ended.stdout[-300:], good)
+        return Ending(case, process.returncode, " ".join(sentences) if good else told or output[-300:], good)
 
 
 def main() -> None:

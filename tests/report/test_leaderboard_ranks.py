@@ -27,6 +27,16 @@ def test_ranks_are_shared_where_intervals_overlap(tmp_path: Path) -> None:
         leaderboards(tmp_path, "affnist")
 
 
+def test_a_warning_stands_under_the_table_and_names_the_run(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", seed=seed, accuracy={"mnist-translated": 0.9}).run for seed in range(2)]
+    warned = runs[1].evaluations["mnist-translated"].model_copy(update={"warning": "the answers depend on the batch."})
+    write_evaluation(runs[1].path / "eval-mnist-translated.json", warned)
+    (board,) = leaderboards(tmp_path)
+    assert {row.run: row.warning for row in board.rows} == {runs[0].name: None, runs[1].name: warned.warning}
+    lines = leaderboard_table(board).caption.split("\n")
+    assert lines[1:] == [f"Warning, {runs[1].name}: the answers depend on the batch."]
+
+
 def test_what_cannot_be_read_is_left_out_and_a_copy_counts_once(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "runs", seed=seed, accuracy={"mnist-translated": 0.9}).run for seed in range(3)]
     path = runs[1].path / "environment.json"

@@ -50,6 +50,15 @@ def test_other_numbers_of_images_are_said(tmp_path: Path) -> None:
     assert [row[5].text.split("\n")[-1] for row in table.rows] == ["n 640", "n 320"]
 
 
+def test_a_warning_stands_under_the_summary_and_names_the_run(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, seed=seed, accuracy={"mnist-translated": 0.9}) for seed in range(2)]
+    own = runs[1].run
+    warned = own.evaluations["mnist-translated"].model_copy(update={"warning": "the answers depend on the batch."})
+    write_evaluation(own.path / "eval-mnist-translated.json", warned)
+    lines = summarise(read_results([runs[0], LabelledRun("CapsNet", Run(own.path))])).caption.split("\n")
+    assert lines[1:] == [f"Warning, {own.name} on mnist-translated: the answers depend on the batch."]
+
+
 def text_of(table: Table | None) -> str:
     assert table is not None
     return table.to_markdown()

@@ -50,6 +50,9 @@ def summarise(results: Results, *, title: str = "Summary", note: str = "") -> Ta
     for name in results.sets:
         if len({(record.set_key, record.n) for own in groups for record in own.records(name)}) > 1:
             caption += f" Not all models were tested on the same images of {name}: compare that column with care."
+    for record in (record for own in groups for name in results.sets for record in own.records(name)):
+        if record.warning:
+            caption += f"\nWarning, {record.run} on {record.set}: {record.warning}"
     columns = ("Model", "Parameters", "Routings", "Seeds", "Validation\naccuracy %", *headings)
     return Table(title, columns, rows, caption, note)
 
