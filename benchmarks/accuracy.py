@@ -21,7 +21,7 @@ from affbench.base.config import RunConfig
 from affbench.base.statistics import seed_summary
 from affbench.base.workspace import Workspace
 from affbench.cli.console import ConsoleProgress, console
-from affbench.data.sets import has_digits
+from affbench.data.sets import FAMILIES
 from affbench.models.capsnet import CapsNet
 from affbench.models.kernels.convolution import Conv2d
 from affbench.models.routing import CapsuleLayer, dynamic_routing_reference
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     given = parser.parse_args()
-    train_set = "mnist-translated" if has_digits("mnist", given.data_dir) else "mnist-translated-sample"
+    train_set = "mnist-translated" if FAMILIES["mnist"].is_there(given.data_dir) else "mnist-translated-sample"
     kinds = {
         "reference, float32": ("accuracy:reference_capsnet", "float32"),
         "fast, float32": ("capsnet", "float32"),

@@ -41,7 +41,7 @@ from affbench.base import store
 from affbench.base.config import RunConfig, read_pipeline, read_run_config
 from affbench.base.errors import AffbenchError
 from affbench.data import hdf5, idx
-from affbench.data.affnist import AffnistSource, convert, export_mat, read_homnist, read_mat
+from affbench.data.affnist import convert_npz, export_mat, read_homnist, read_mat
 from affbench.data.dataset import Dataset
 from affbench.data.synthesis import synthesize
 from affbench.run.folder import Run, read_evaluation
@@ -139,7 +139,7 @@ def seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
 
 def _converted(images: Path, labels: Path) -> Dataset:
     target = images.parent / "converted.h5"
-    convert(AffnistSource("npz", images, labels), target, "test", ATTRIBUTES)
+    convert_npz(images, labels, target, ATTRIBUTES)
     return hdf5.read_set(target)
 
 

@@ -26,7 +26,7 @@ from affbench.data.batches import to_float
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.data.sets import SetPart
 from affbench.data.synthesis import synthesize
-from affbench.data.transform import AffineRange, render
+from affbench.data.transform import render
 from affbench.models.routing import coupling_coefficients
 from affbench.run.evaluate import device_of, evaluating
 from affbench.run.folder import Run
@@ -166,7 +166,7 @@ def equivariance(
         curves.append(Curve(factor, values, *(np.stack(part) for part in zip(*parts, strict=True))))
     shares = []
     for label, own in chosen.items():
-        drawn = synthesize(digits.images[own], digits.labels[own], copies, ranges=AffineRange(), canvas=canvas)
+        drawn = synthesize(digits.images[own], digits.labels[own], copies, canvas=canvas)
         transforms, source_index = drawn.table
         ranks = transforms.argsort(0, kind="stable").argsort(0, kind="stable")
         groups = (*(ranks * BINS // len(drawn)).T, source_index)  # bins of equal counts by each factor, then the digit

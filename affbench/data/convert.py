@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from affbench.data import hdf5, idx, placement
-from affbench.data.affnist import AffnistSource, convert, read_homnist
+from affbench.data.affnist import convert_mat, convert_npz, read_homnist
 from affbench.data.dataset import Dataset
 from affbench.data.fetch.sources import Source
 from affbench.data.placement import CANVAS
@@ -75,12 +75,12 @@ Writer: TypeAlias = Callable[[Path, Official, Mapping[str, Any]], None]  # targe
 
 def write_affnist(target: Path, official: Official, attributes: Mapping[str, Any]) -> None:
     """Convert a split of affNIST."""
-    files, split = official.files, str(attributes["split"])
+    files = official.files
     if official.source.layout == "affnist-npz":
-        convert(AffnistSource("npz", *files), target, split, attributes)
+        convert_npz(files[0], files[1], target, attributes)
         return
     place = files[0] if len(files) == 1 else files[0].parent  # batches lie in a folder of their own, as 1.mat, 2.mat, …
-    convert(AffnistSource("mat", place), target, split, attributes, official.digits, official.originals)
+    convert_mat(place, target, attributes, official.digits, official.originals)
 
 
 def write_homnist(target: Path, official: Official, attributes: Mapping[str, Any]) -> None:

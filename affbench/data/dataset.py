@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,15 +13,6 @@ from affbench.base.errors import DataError
 
 CLASSES = 10
 
-TRANSFORM_COLUMNS = (
-    "rotation",
-    "shear",
-    "vertical_expansion",
-    "horizontal_expansion",
-    "vertical_translation",
-    "horizontal_translation",
-)
-
 TRANSFORM_UNITS = {
     "rotation": "degrees counter-clockwise",
     "shear": "pixels down per pixel right",
@@ -30,6 +22,8 @@ TRANSFORM_UNITS = {
     "horizontal_translation": "pixels right",
 }
 """Unit of each factor of an affine transformation, for headings and axes."""
+
+TRANSFORM_COLUMNS = tuple(TRANSFORM_UNITS)
 
 UNPAIRED = "as the file counts, MNIST's digits not found"
 """The attribute ``order`` of official sets whose ``source_index`` does not count in MNIST's order begins so."""
@@ -83,17 +77,28 @@ class Dataset:
 
     @property
     def table(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Transformations and source indices, where the set is sure to have them; `DataError` where it has none."""
+        """Transformations and source indices, which always come together; `DataError` where there are none."""
         if self.transforms is None or self.source_index is None:
-            raise DataError(f"{self.name} has no table of transformations.")
+            raise DataError(f"{self.name} has no transformation table.")
         return self.transforms, self.source_index
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays that the set has, by name, a row an image."""
+        names = ("images", "labels", "transforms", "source_index", "original_id")
+        return {name: values for name in names if (values := getattr(self, name)) is not None}
 
     def rows(self, part: slice) -> Dataset:
         """Some of the images as a set."""
-        optional = {name: getattr(self, name) for name in ("transforms", "source_index", "original_id")}
-        taken: dict[str, Any] = {name: None if values is None else values[part] for name, values in optional.items()}
-        return replace(self, images=self.images[part], labels=self.labels[part], **taken)
+        taken: dict[str, Any] = {name: values[part] for name, values in self.arrays.items()}
+        return replace(self, **taken)
 
     def head(self, n: int | None) -> Dataset:
         """The first `n` images as a set (all of them when `n` is None or larger than the set)."""
         return self if n is None or n >= len(self) else self.rows(slice(n))
+
+
+def joined(parts: Sequence[Dataset]) -> Dataset:
+    """The images of all parts of a set as one, called as the first."""
+    arrays: dict[str, Any] = {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays}
+    return replace(parts[0], **arrays)

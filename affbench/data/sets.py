@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -348,8 +348,8 @@ def load_dataset(
 def sample_of(part: SetPart, digits: int, data_dir: Path) -> Dataset:
     """The versions of the first `digits` digits of a synthetic affine set, without the rest of it."""
     images, labels = (values[:digits] for values in FAMILIES[part.spec.family].digits(part.split, data_dir))
-    seed, ranges = SEEDS[part.split], part.spec.ranges
-    return synthesize(images, labels, part.copies, seed, ranges=ranges, name=part.name, split=part.split)
+    made = synthesize(images, labels, part.copies, SEEDS[part.split], ranges=part.spec.ranges)
+    return replace(made, name=part.name, split=part.split)
 
 
 def originals_of(part: SetPart, data_dir: Path) -> Dataset | None:
@@ -370,16 +370,3 @@ def mnist_digits(split: Split, data_dir: Path) -> Dataset:
     parts = [FAMILIES["mnist"].digits(part, data_dir) for part in whole]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Dataset("mnist", split, images, labels)
-
-
-def has_digits(family: str, data_dir: Path) -> bool:
-    """Whether the files that the sets of a family are made from are there; for official ones, whether any set is."""
-    return FAMILIES[family].is_there(data_dir)
-
-
-def convertible(family: str) -> Iterable[SetPart]:
-    """What fetching a family converts at once: original, padded and translated digits, every split."""
-    for spec in FAMILIES[family].sets:
-        if not spec.affine:
-            for split in SPLITS:
-                yield SetPart(spec, split)

@@ -64,57 +64,68 @@ import numpy.typing as npt
 
 from affbench.base.errors import DataError, UsageError
 from affbench.data import placement
-from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset, joined
 from affbench.data.hdf5 import SetWriter
 from affbench.data.placement import CANVAS
-from affbench.data.transform import CHUNK, AffineRange, affine_matrices, truncate, warp
+from affbench.data.transform import AFFNIST, CHUNK, AffineRange, affine_matrices, truncate, warp
 from affbench.data.transform import render as render
 
 COPIES = 32  # transformed versions of every digit in affNIST
 FAINT = 12.75  # of 255: rendered levels up to this may leave the canvas; inferred from official images
 MAX_DRAWS = 100
 
+Images = npt.NDArray[np.uint8]
+
 
 def synthesize_chunks(
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.uint8],
+    images: Images,
+    labels: Images,
     copies: int = COPIES,
     seed: int = 0,
     *,
-    ranges: AffineRange | None = None,
+    ranges: AffineRange = AFFNIST,
     canvas: int = CANVAS,
-    name: str = "affnist-synthetic",
-    split: str = "test",
     chunk: int = CHUNK,
 ) -> Iterator[Dataset]:
-    """Make an affNIST-like set part by part, so that it never has to fit in memory.
-
-    `images`: uint8 (N, H, W) digits, 28×28 for affNIST; `labels`: uint8 (N,).
-    """
-    images = np.asarray(images)
-    labels = np.asarray(labels)
+    """Make an affNIST-like set part by part, so that it never has to fit in memory; arguments as of `synthesize`."""
+    images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim != 3 or images.dtype != np.uint8 or not images.size:
         raise UsageError(f"images must be uint8 (N, H, W); they are {images.dtype} {images.shape}.")
     if labels.shape != (len(images),):
         raise UsageError(f"labels must be ({len(images)},), one an image; they are {labels.shape}.")
-    for option, value, least in (("copies", copies, 1), ("seed", seed, 0), ("canvas", canvas, 1), ("chunk", chunk, 1)):
+    for option, value, least in (("copies", copies, 1), ("seed", seed, 0), ("canvas", canvas, 1)):
         if value < least:
             raise UsageError(f"{option} must be {least} or more; it is {value}.")
-    return _chunks(images, labels.astype(np.uint8), copies, seed, ranges or AffineRange(), canvas, name, split, chunk)
+    for copy in range(copies):
+        for start in range(0, len(images), chunk):
+            rows = slice(start, min(start + chunk, len(images)))
+            transforms, rendered = _draw(images, rows, copy, seed, ranges, canvas)
+            index = np.arange(rows.start, rows.stop, dtype=np.int32)
+            classes = labels[rows].astype(np.uint8)
+            yield Dataset("affnist-synthetic", "test", rendered, classes, transforms, index)
 
 
 def synthesize(
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.uint8],
+    images: Images,
+    labels: Images,
     copies: int = COPIES,
     seed: int = 0,
     *,
-    ranges: AffineRange | None = None,
+    ranges: AffineRange = AFFNIST,
     canvas: int = CANVAS,
-    name: str = "affnist-synthetic",
-    split: str = "test",
 ) -> Dataset:
-    """Make an affNIST-like set in memory; parameters and errors as for `synthesize_chunks`.
+    """Make an affNIST-like set in memory.
+
+    Parameters
+    ----------
+    images, labels
+        Digits, uint8 (N, H, W), 28×28 for affNIST, and their classes, uint8 (N,).
+    copies, seed
+        Versions of each digit, and the seed of their random numbers.
+    ranges
+        What the factors are drawn from; affNIST's ranges by default.
+    canvas
+        Height and width of the result in pixels.
 
     Returns
     -------
@@ -130,95 +141,50 @@ def synthesize(
     >>> made.images.shape, made.transforms.shape, made.source_index.tolist()
     ((3, 40, 40), (3, 6), [0, 0, 0])
     """
-    parts = synthesize_chunks(
-        images, labels, copies, seed, ranges=ranges, canvas=canvas, name=name, split=split, chunk=CHUNK
-    )
-    n = copies * len(images)
-    rendered = np.empty((n, canvas, canvas), np.uint8)
-    classes = np.empty(n, np.uint8)
-    transforms = np.empty((n, len(TRANSFORM_COLUMNS)), np.float32)
-    source_index = np.empty(n, np.int32)
-    start = 0
-    for part in parts:
-        rows = slice(start, start + len(part))
-        rendered[rows], classes[rows] = part.images, part.labels
-        transforms[rows], source_index[rows] = part.table
-        start += len(part)
-    return Dataset(name, split, rendered, classes, transforms, source_index)
+    return joined(list(synthesize_chunks(images, labels, copies, seed, ranges=ranges, canvas=canvas)))
 
 
 def write_synthetic(
     path: Path,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.uint8],
+    images: Images,
+    labels: Images,
     copies: int,
     seed: int,
     attributes: Mapping[str, Any],
     *,
-    ranges: AffineRange | None = None,
-    canvas: int = CANVAS,
+    ranges: AffineRange = AFFNIST,
 ) -> None:
     """Make an affNIST-like set straight into a converted file."""
-    ranges = ranges or AffineRange()
-    parts = synthesize_chunks(images, labels, copies, seed, ranges=ranges, canvas=canvas)
     described = {**attributes, "copies": copies, "seed": seed, "ranges": json.dumps(asdict(ranges))}
-    with SetWriter(path, copies * len(images), canvas, described, affine=True) as writer:
-        for part in parts:
+    with SetWriter(path, copies * len(images), CANVAS, described, affine=True) as writer:
+        for part in synthesize_chunks(images, labels, copies, seed, ranges=ranges):
             writer.append(part)
 
 
-def _chunks(
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.uint8],
-    copies: int,
-    seed: int,
-    ranges: AffineRange,
-    canvas: int,
-    name: str,
-    split: str,
-    chunk: int,
-) -> Iterator[Dataset]:
-    for copy in range(copies):
-        for start in range(0, len(images), chunk):
-            rows = slice(start, min(start + chunk, len(images)))
-            transforms, rendered = _draw(images, rows, copy, seed, ranges, canvas)
-            yield Dataset(
-                name,
-                split,
-                images=rendered,
-                labels=labels[rows],
-                transforms=transforms,
-                source_index=np.arange(rows.start, rows.stop, dtype=np.int32),
-            )
-
-
 def _draw(
-    images: npt.NDArray[np.uint8], rows: slice, copy: int, seed: int, ranges: AffineRange, canvas: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    images: Images, rows: slice, copy: int, seed: int, ranges: AffineRange, canvas: int
+) -> tuple[npt.NDArray[np.float32], Images]:
     """Transformations (n, 6) of some rows of all images, and the images (n, canvas, canvas) that they make."""
-    n = len(images)
-    transforms = np.empty((rows.stop - rows.start, len(TRANSFORM_COLUMNS)), np.float32)
-    rendered = np.empty((len(transforms), canvas, canvas), np.uint8)
+    digits = images[rows]
+    transforms = np.empty((len(digits), len(TRANSFORM_COLUMNS)), np.float32)
+    rendered = np.empty((len(digits), canvas, canvas), np.uint8)
     shape = np.array([ranges.rotation, ranges.shear, ranges.vertical_expansion, ranges.horizontal_expansion])
-    pending = np.arange(len(transforms))
+    pending = np.arange(len(digits))
     for attempt in range(MAX_DRAWS):
         # Every attempt draws for all digits, so that the numbers of one never depend on the fate of another.
-        uniform = np.random.default_rng((seed, copy, attempt)).random((n, len(TRANSFORM_COLUMNS)))[rows][pending]
-        drawn = np.zeros((len(pending), len(TRANSFORM_COLUMNS)), np.float32)
+        uniform = np.random.default_rng((seed, copy, attempt)).random((len(images), transforms.shape[1]))[rows][pending]
+        drawn = np.zeros((len(pending), transforms.shape[1]), np.float32)
         drawn[:, :4] = shape[:, 0] + uniform[:, :4] * (shape[:, 1] - shape[:, 0])
-        unmoved, low, high = _unmoved(images[rows][pending], drawn, canvas)
+        unmoved, low, high = _unmoved(digits[pending], drawn, canvas)
         for axis, limits in enumerate((ranges.vertical_translation, ranges.horizontal_translation)):
             if limits is not None:
                 low[:, axis] = np.maximum(low[:, axis], math.ceil(limits[0]))
                 high[:, axis] = np.minimum(high[:, axis], math.floor(limits[1]))
         fits = (low <= high).all(axis=1)
         drawn[:, 4:] = low + np.floor(uniform[:, 4:] * (high - low + 1))
-        centred = placement.centred(canvas, unmoved.shape[-1])
-        offsets = drawn[fits, 4:].astype(np.int64) + centred
-        rendered[pending[fits]] = placement.place(
-            placement.frame(unmoved), np.flatnonzero(fits), offsets, np.arange(canvas)
-        )
-        transforms[pending[fits]] = drawn[fits]
+        offsets = drawn[fits, 4:].astype(np.int64) + placement.centred(canvas, unmoved.shape[-1])
+        placed = placement.place(placement.frame(unmoved), np.flatnonzero(fits), offsets, np.arange(canvas))
+        transforms[pending[fits]], rendered[pending[fits]] = drawn[fits], placed
         pending = pending[~fits]
         if not len(pending):
             return transforms, rendered
@@ -229,8 +195,8 @@ def _draw(
 
 
 def _unmoved(
-    images: npt.NDArray[np.uint8], transforms: npt.NDArray[np.float32], canvas: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    images: Images, transforms: npt.NDArray[np.float32], canvas: int
+) -> tuple[Images, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Images rendered before any translation, and the lowest and highest (down, right) that keep them on the canvas.
 
     They come on a canvas of their own, as large as the farthest ink needs: what is moved by whole pixels need not be
@@ -240,22 +206,20 @@ def _unmoved(
     size = canvas + 2 * max(0, math.ceil(_reach(images, matrices) - (canvas - 1) / 2))
     step = max(1, CHUNK * CANVAS**2 // size**2)  # so that wide ranges take no more memory
     unmoved = np.empty((len(images), size, size), np.uint8)
-    box = np.zeros((2, len(images), 2), np.int64)  # first and last (row, column) with ink
-    box[1] = -1
+    first, last = np.empty((2, len(images), 2), np.int64)  # (row, column) with ink, or the middle where there is none
     for start in range(0, len(images), step):
         part = slice(start, start + step)
         levels = warp(images[part], matrices[part], size)
         unmoved[part] = truncate(levels)
-        dark = levels > FAINT
         for axis in range(2):
-            ink: npt.NDArray[np.bool_] = np.any(dark, axis=2 - axis)
-            box[0, part, axis] = np.where(ink.any(axis=1), ink.argmax(axis=1), size // 2)
-            box[1, part, axis] = np.where(ink.any(axis=1), size - 1 - ink[:, ::-1].argmax(axis=1), size // 2)
+            ink: npt.NDArray[np.bool_] = np.any(levels > FAINT, axis=2 - axis)
+            first[part, axis] = np.where(ink.any(axis=1), ink.argmax(axis=1), size // 2)
+            last[part, axis] = np.where(ink.any(axis=1), size - 1 - ink[:, ::-1].argmax(axis=1), size // 2)
     centred = placement.centred(canvas, size)
-    return unmoved, -centred - box[0], canvas - 1 - centred - box[1]
+    return unmoved, -centred - first, canvas - 1 - centred - last
 
 
-def _reach(images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.float64]) -> float:
+def _reach(images: Images, matrices: npt.NDArray[np.float64]) -> float:
     """How far from the centre of the canvas, along an axis, any ink lies, in pixels."""
     ends = []
     for axis in (1, 2):  # by column for x, by row for y

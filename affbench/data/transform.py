@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +16,12 @@ from affbench.data.placement import CANVAS, FRAME
 CHUNK = 1024  # images rendered at once: 26 MB of sampling positions at 40×40
 _LAST_BITS = 1e-6  # of a level: what is whole in exact arithmetic is not truncated to the level below
 
+NEUTRAL = tuple(1.0 if name.endswith("expansion") else 0.0 for name in TRANSFORM_COLUMNS)
+"""The transformation that changes nothing but pads the digit."""
+
 Range = tuple[float, float]
+_LIMITS = {"rotation": (-360.0, 360.0), "vertical_expansion": (0.1, 10.0), "horizontal_expansion": (0.1, 10.0)}
+_FINITE = float(np.finfo(float).max)
 
 
 @dataclass(frozen=True)
@@ -32,41 +37,26 @@ class AffineRange:
     horizontal_translation: Range | None = None
 
     def __post_init__(self) -> None:
-        limits = {"rotation": (-360.0, 360.0), "vertical_expansion": (0.1, 10.0), "horizontal_expansion": (0.1, 10.0)}
-        for field in fields(self):
-            interval = getattr(self, field.name)
-            if interval is None and field.name.endswith("translation"):
+        for name, interval in asdict(self).items():
+            if interval is None and name.endswith("translation"):
                 continue
-            try:
-                low, high = (float(bound) for bound in interval)
-            except (TypeError, ValueError):
-                raise UsageError(f"{field.name} must be two numbers, low and high; it is {interval!r}.") from None
-            smallest, largest = limits.get(field.name, (-math.inf, math.inf))
-            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise UsageError(f"{field.name} must be a finite interval, low to high; it is {low:g} to {high:g}.")
-            if low < smallest or high > largest:
-                raise UsageError(
-                    f"{field.name} must lie within {smallest:g} to {largest:g}; it is {low:g} to {high:g}."
-                )
-            if field.name.endswith("translation") and math.floor(high) < math.ceil(low):
-                raise UsageError(f"{field.name} counts whole pixels, and there is none from {low:g} to {high:g}.")
-            object.__setattr__(self, field.name, (low, high))
+            low, high = interval
+            smallest, largest = _LIMITS.get(name, (-_FINITE, _FINITE))
+            if not smallest <= low <= high <= largest:  # also not a number
+                within = f" within {smallest:g} to {largest:g}" if name in _LIMITS else ""
+                raise UsageError(f"{name} must be a finite interval, low to high,{within}; it is {low:g} to {high:g}.")
+            if name.endswith("translation") and math.floor(high) < math.ceil(low):
+                raise UsageError(f"{name} counts whole pixels, and there is none from {low:g} to {high:g}.")
 
     @classmethod
     def around(
-        cls,
-        *,
-        rotation: float = 20.0,
-        shear: float = 0.2,
-        expansion: float = 0.2,
-        translation: float | None = None,
+        cls, *, rotation: float = 20.0, shear: float = 0.2, expansion: float = 0.2, translation: float | None = None
     ) -> Self:
         """Intervals given by their half-widths around the neutral transformation; 0 switches a factor off."""
-        for name, value in (("rotation", rotation), ("shear", shear), ("expansion", expansion)):
-            if not value >= 0:
+        given = {"rotation": rotation, "shear": shear, "expansion": expansion, "translation": translation}
+        for name, value in given.items():
+            if value is not None and not value >= 0:
                 raise UsageError(f"{name} must not be negative; it is {value:g}.")
-        if translation is not None and not translation >= 0:
-            raise UsageError(f"translation must not be negative; it is {translation:g}.")
         shift = None if translation is None else (-translation, translation)
         size = (1 - expansion, 1 + expansion)
         return cls((-rotation, rotation), (-shear, shear), size, size, shift, shift)
@@ -76,51 +66,35 @@ class AffineRange:
         for name in factors:
             if name not in TRANSFORM_COLUMNS:
                 raise UsageError(f"there is no factor {name!r}; the factors are {', '.join(TRANSFORM_COLUMNS)}.")
-        neutral = {
-            name: (1.0, 1.0) if name.endswith("expansion") else (0.0, 0.0)
-            for name in TRANSFORM_COLUMNS
-            if name not in factors
-        }
-        return replace(self, **neutral)
+        neutral = zip(TRANSFORM_COLUMNS, NEUTRAL, strict=True)
+        return replace(self, **{name: (value, value) for name, value in neutral if name not in factors})
 
 
-def linear_maps(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """The linear part E·S·R of each transformation, acting on (x, y).
-
-    `transforms`: floating point (N, 6), columns as `TRANSFORM_COLUMNS`; gives float64 (N, 2, 2).
-    """
-    rotation, shear, vertical, horizontal = np.asarray(transforms, np.float64).T[:4]
-    cos, sin = np.cos(np.deg2rad(rotation)), np.sin(np.deg2rad(rotation))
-    maps = np.empty((len(transforms), 2, 2))
-    maps[:, 0, 0] = horizontal * cos
-    maps[:, 0, 1] = horizontal * sin
-    maps[:, 1, 0] = vertical * (shear * cos - sin)
-    maps[:, 1, 1] = vertical * (shear * sin + cos)
-    return maps
+AFFNIST = AffineRange()
+"""affNIST's ranges."""
 
 
 def affine_matrices(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """The whole transformations as homogeneous matrices on (x, y, 1), digit to canvas.
+    """The transformations as homogeneous matrices on (x, y, 1), digit to canvas: E·S·R and the translation.
 
     `transforms`: floating point (N, 6), columns as `TRANSFORM_COLUMNS`; gives float64 (N, 3, 3).
     """
+    rotation, shear, vertical, horizontal, down, right = np.asarray(transforms, np.float64).T
+    cos, sin = np.cos(np.deg2rad(rotation)), np.sin(np.deg2rad(rotation))
     matrices = np.tile(np.eye(3), (len(transforms), 1, 1))
-    matrices[:, :2, :2] = linear_maps(transforms)
-    matrices[:, 0, 2] = transforms[:, 5]
-    matrices[:, 1, 2] = transforms[:, 4]
+    matrices[:, 0] = np.stack([horizontal * cos, horizontal * sin, right], axis=1)
+    matrices[:, 1] = np.stack([vertical * (shear * cos - sin), vertical * (shear * sin + cos), down], axis=1)
     return matrices
 
 
-def old_to_new(
-    transforms: npt.NDArray[np.floating[Any]], frame: int = FRAME, canvas: int = CANVAS
-) -> npt.NDArray[np.float64]:
-    """The transformations as the official files store them: from the digit's pixels to the canvas's.
+def old_to_new(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """The transformations as the official files store them: from the 28×28 digit's pixels to the 40×40 canvas's.
 
     `transforms`: floating point (N, 6), columns as `TRANSFORM_COLUMNS`; gives float64 (N, 2, 3), on (row, column, 1),
     counted from 0 at the upper left pixel.
     """
     matrices = affine_matrices(transforms)[:, [1, 0]][:, :, [1, 0, 2]]  # on (y, x, 1) about the centres
-    matrices[:, :, 2] += (canvas - 1) / 2 - matrices[:, :, :2].sum(axis=2) * (frame - 1) / 2
+    matrices[:, :, 2] += (CANVAS - 1) / 2 - matrices[:, :, :2].sum(axis=2) * (FRAME - 1) / 2
     return matrices
 
 
@@ -136,24 +110,16 @@ def warp(
     from torch.nn.functional import grid_sample
 
     height, width = images.shape[1:]
-    a, b, c, d = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 0], matrices[:, 1, 1]
+    a, b, c, d = matrices[:, :2, :2].reshape(-1, 4).T[..., None, None]
     determinant = a * d - b * c
     axis = np.arange(canvas) - (canvas - 1) / 2
-    x = axis - matrices[:, 0, 2, None]  # (N, canvas), by column
-    y = axis - matrices[:, 1, 2, None]  # (N, canvas), by row
+    x = axis[None, None, :] - matrices[:, 0, 2, None, None]  # (N, 1, canvas), by column
+    y = axis[None, :, None] - matrices[:, 1, 2, None, None]  # (N, canvas, 1), by row
     # grid_sample wants positions scaled to −1 … 1 between the centres of the first and the last pixel.
     across, down = 2 / max(width - 1, 1), 2 / max(height - 1, 1)
     grid = np.empty((len(images), canvas, canvas, 2))
-    np.add(
-        ((d / determinant * across)[:, None] * x)[:, None, :],
-        ((-b / determinant * across)[:, None] * y)[:, :, None],
-        out=grid[..., 0],
-    )
-    np.add(
-        ((-c / determinant * down)[:, None] * x)[:, None, :],
-        ((a / determinant * down)[:, None] * y)[:, :, None],
-        out=grid[..., 1],
-    )
+    np.add(d / determinant * across * x, -b / determinant * across * y, out=grid[..., 0])
+    np.add(-c / determinant * down * x, a / determinant * down * y, out=grid[..., 1])
     # In float64 a last-bit difference between machines moves a pixel to another level about once in 10¹².
     sampled = grid_sample(
         torch.from_numpy(images.astype(np.float64))[:, None],

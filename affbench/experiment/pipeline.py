@@ -15,7 +15,7 @@ from affbench.base import store
 from affbench.base.config import EvaluationConfig, Pipeline, RunConfig
 from affbench.base.errors import AffbenchError, DataError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.data.sets import SetPart, find_part, find_set, has_digits
+from affbench.data.sets import FAMILIES, SetPart, find_part, find_set
 from affbench.data.synthesis import COPIES
 from affbench.experiment import ray as cluster
 from affbench.experiment.cells import (
@@ -271,7 +271,7 @@ def _conversion(part: SetPart, workspace: Workspace) -> Step:
     state: State = "to do"
     if part.is_ready(workspace.data):
         state = "cached"
-    elif part.spec.form == "official" or not has_digits(part.spec.family, workspace.data):
+    elif part.spec.form == "official" or not FAMILIES[part.spec.family].is_there(workspace.data):
         state = "missing"
     return Step("convert", f"{part.name} ({part.split})", state)
 

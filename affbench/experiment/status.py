@@ -10,7 +10,7 @@ import h5py
 
 from affbench.base import store
 from affbench.base.errors import AffbenchError
-from affbench.data.sets import FAMILIES, has_digits, raw_dir, sets_dir
+from affbench.data.sets import FAMILIES, raw_dir, sets_dir
 from affbench.run.folder import Run, list_runs
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def read_status(data_dir: Path, results_dir: Path) -> Status:
 def _raw(family: str, data_dir: Path) -> RawFiles:
     folder = raw_dir(data_dir, family)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return RawFiles(family, has_digits(family, data_dir), size)
+    return RawFiles(family, FAMILIES[family].is_there(data_dir), size)
 
 
 def _converted(path: Path) -> ConvertedSet:

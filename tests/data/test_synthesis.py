@@ -60,7 +60,6 @@ def by_definition(image: np.ndarray, row: np.ndarray, canvas: int = 40) -> np.nd
 
 def test_rendering_is_the_convention_truncated(digits: tuple[np.ndarray, np.ndarray]) -> None:
     made = synthesize(digits[0][:40], digits[1][:40], copies=1, seed=5)
-    assert made.transforms is not None
     for image, row, rendered in zip(digits[0], made.transforms, made.images, strict=False):
         levels = by_definition(image, row)
         clear = np.abs(levels - np.rint(levels)) > 1e-6  # elsewhere the last bit decides
@@ -130,7 +129,6 @@ def test_translations_are_whole_pixels_uniform_over_what_keeps_the_ink() -> None
         0,
         ranges=AffineRange.around(rotation=0).only("vertical_translation", "horizontal_translation"),
     ).transforms
-    assert transforms is not None
     moves = transforms[:, 4:]
     assert (moves == np.rint(moves)).all()
     rows, columns = (np.unique(move, return_counts=True) for move in moves.T)
@@ -144,7 +142,6 @@ def test_translations_are_whole_pixels_uniform_over_what_keeps_the_ink() -> None
 
 def test_no_ink_above_the_limit_is_lost(digits: tuple[np.ndarray, np.ndarray]) -> None:
     made = synthesize(*digits, copies=4, seed=3)
-    assert made.transforms is not None
     lost = 0
     for image, row in zip(np.tile(digits[0], (4, 1, 1)), made.transforms, strict=True):
         outside = by_definition(image, row, canvas=100)
@@ -156,7 +153,6 @@ def test_no_ink_above_the_limit_is_lost(digits: tuple[np.ndarray, np.ndarray]) -
 
 def test_distribution_is_the_documented_one(digits: tuple[np.ndarray, np.ndarray]) -> None:
     transforms = synthesize(*digits, copies=100, seed=0).transforms
-    assert transforms is not None
     for column, (low, high) in enumerate([(-20, 20), (-0.2, 0.2), (0.8, 1.2), (0.8, 1.2)]):
         shares = (transforms[:, column] - low) / (high - low)
         assert shares.min() >= -1e-6
@@ -204,16 +200,13 @@ def test_layout_is_that_of_affnist(digits: tuple[np.ndarray, np.ndarray]) -> Non
     images, labels = digits
     made = synthesize(images, labels, copies=2, seed=0)
     assert made.images.shape == (200, 40, 40)
-    assert made.source_index is not None
     assert made.source_index.tolist() == [*range(100), *range(100)]
     assert (made.labels == np.tile(labels, 2)).all()
-    assert made.transforms is not None
     assert (made.transforms.dtype, made.transforms.shape) == (np.float32, (200, 6))
 
 
 def test_rendering_again_from_the_table_gives_the_same_bits(digits: tuple[np.ndarray, np.ndarray]) -> None:
     made = synthesize(*digits, copies=1, seed=2)
-    assert made.transforms is not None
     assert (render(digits[0], made.transforms) == made.images).all()
 
 
@@ -221,9 +214,6 @@ def test_factors_can_be_widened_and_switched_off(digits: tuple[np.ndarray, np.nd
     wide = synthesize(*digits, copies=5, seed=0, ranges=AffineRange.around(rotation=45)).transforms
     still = synthesize(*digits, copies=5, seed=0, ranges=AffineRange.around(translation=0)).transforms
     turned = synthesize(*digits, copies=5, seed=0, ranges=AffineRange.around(rotation=60).only("rotation")).transforms
-    assert wide is not None
-    assert still is not None
-    assert turned is not None
     assert 40 < np.abs(wide[:, 0]).max() <= 45
     assert (still[:, 4:] == 0).all()
     assert np.abs(turned[:, 0]).max() > 50
@@ -234,7 +224,6 @@ def test_written_set_is_the_one_in_memory(tmp_path: Path, digits: tuple[np.ndarr
     write_synthetic(tmp_path / "made.h5", *digits, 2, 4, ATTRIBUTES)
     written, made = read_set(tmp_path / "made.h5"), synthesize(*digits, copies=2, seed=4)
     assert (written.images == made.images).all()
-    assert made.transforms is not None
     assert (written.transforms == made.transforms).all()
     assert written.attributes["copies"] == 2
 
@@ -243,7 +232,7 @@ def test_written_set_is_the_one_in_memory(tmp_path: Path, digits: tuple[np.ndarr
     ("make", "complaint"),
     [
         (lambda: AffineRange(rotation=(5, -5)), "rotation must be a finite interval, low to high"),
-        (lambda: AffineRange(vertical_expansion=(0, 1)), "vertical_expansion must lie within 0.1 to 10"),
+        (lambda: AffineRange(vertical_expansion=(0, 1)), "vertical_expansion must be .* within 0.1 to 10;"),
         (lambda: AffineRange.around(shear=-1), "shear must not be negative"),
         (
             lambda: AffineRange(vertical_translation=(0.2, 0.8)),

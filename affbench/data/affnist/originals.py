@@ -10,7 +10,6 @@ as exported ones, are recognised first.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,62 +27,47 @@ EQUAL = 0.5  # share of equal ink pixels from which a digit is the original; ano
 FOUND = 0.99  # share of the originals that must be found for the order to be believed
 
 Images = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """The original of every image."""
-
-    source_index: npt.NDArray[np.int32]  # int32 (N,), from 0, in the digits' order
-    order: str  # how it was found, for the set's attributes
+Index = npt.NDArray[np.int32]
 
 
 def pair(
-    read: Callable[[int, int], Images],
-    labels: Images,
-    transforms: npt.NDArray[np.float32],
-    ids: npt.NDArray[np.int32],
-    digits: Dataset,
-    originals: Images | None = None,
-) -> Pairing:
-    """Find the digit that each image was made from.
+    read: Callable[[int, int], Images], known: Dataset, digits: Dataset, originals: Images | None = None
+) -> tuple[Index, str]:
+    """The digit (N,) that each image was made from, counted from 0, and how it was found; `DataError` if it was not.
 
-    `read`: images from a first to before a last one: uint8 (n, 40, 40); `labels, transforms, ids`: (N,), (N, 6) and
-    (N,) of all images; the ids name the originals within the file, from 0; `originals`: the originals in the file's
-    order, uint8 (M, 28, 28), where there are any.
+    `read`: images from a first to before a last one: uint8 (n, 40, 40); `known`: their labels and table, whose
+    ``source_index`` counts within the file; `originals`: the originals in the file's order, uint8 (M, 28, 28), where
+    there are any.
     """
+    (transforms, ids), labels = known.table, known.labels
     few = np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids))).astype(int)
     if ids.max() < len(digits) and (labels == digits.labels[ids]).mean() > FOUND:
         stored = np.concatenate([read(row, row + 1) for row in few])
         if np.median(equal_ink(stored, render(digits.images[ids[few]], transforms[few]))) > EQUAL:
-            return Pairing(ids, "as in the file, which counts in MNIST's order")
+            return ids, "as in the file, which counts in MNIST's order"
     if originals is not None and ids.max() < len(originals):
-        return Pairing(_same(originals, digits)[ids], "found by the pixels of the file's originals")
-    unique, first, group = np.unique(ids, return_index=True, return_inverse=True)
-    sums, examples = _brought_back(read, transforms, group, first)
-    found, equal = nearest(sums, labels[first], examples, affine_matrices(transforms[first]), digits)
+        return _same(originals, digits)[ids], "found by the pixels of the file's originals"
+    _, first, group = np.unique(ids, return_index=True, return_inverse=True)
+    looks, examples = _looks(read, transforms, group, first)
+    found, equal = nearest(looks, labels[first], examples, affine_matrices(transforms[first]), digits)
     share = float((equal > EQUAL).mean())
     if share < FOUND:
-        raise DataError(
-            f"of {len(unique):,} originals only {share:.1%} are MNIST digits under the stored transformations"
-        )
-    return Pairing(found[group].astype(np.int32), f"found by pixels, {share:.2%} of the originals confirmed")
+        raise DataError(f"only {share:.1%} of {len(first):,} originals are MNIST digits by the stored table")
+    return found[group], f"found by pixels, {share:.2%} of the originals confirmed"
 
 
 def nearest(
     looks: npt.NDArray[np.float32], labels: Images, stored: Images, matrices: npt.NDArray[np.float64], digits: Dataset
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+) -> tuple[Index, npt.NDArray[np.float64]]:
     """The digit of the same label that each look (n, 28, 28) shows, and how far it explains the stored image.
 
-    Gives int32 (n,), from 0; gives float64 (n,), share of equal ink pixels when the digit is rendered under its matrix
-    (n, 3, 3).
+    Gives int32 (n,), from 0, and float64 (n,), the share of equal ink pixels when the digit is rendered under its
+    matrix (n, 3, 3).
     """
     found, best = np.zeros(len(looks), np.int32), np.full(len(looks), -1.0)
     pixels = digits.images.reshape(len(digits), -1).astype(np.float32)
     for label in np.unique(labels):
         rows, candidates = np.flatnonzero(labels == label), np.flatnonzero(digits.labels == label)
-        if not len(candidates):
-            continue
         distance = (pixels[candidates] ** 2).sum(1) - 2 * looks[rows].reshape(len(rows), -1) @ pixels[candidates].T
         for place in range(min(CANDIDATES, len(candidates))):
             choice = candidates[np.argpartition(distance, place, axis=1)[:, place]]
@@ -102,10 +86,10 @@ def equal_ink(stored: Images, rendered: Images) -> npt.NDArray[np.float64]:
 
 def brought_back(images: Images, matrices: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     """Images in the digit's frame again: float32 (n, 28, 28), by the transformations (n, 3, 3) that made them."""
-    return warp(images, np.linalg.inv(np.asarray(matrices, np.float64)), FRAME).astype(np.float32)
+    return warp(images, np.linalg.inv(matrices), FRAME).astype(np.float32)
 
 
-def _brought_back(
+def _looks(
     read: Callable[[int, int], Images],
     transforms: npt.NDArray[np.float32],
     group: npt.NDArray[np.int64],
@@ -116,22 +100,20 @@ def _brought_back(
     version = np.empty(len(group), np.int64)
     version[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order])
     looks = np.zeros((len(first), FRAME, FRAME), np.float32)
-    counts = np.zeros((len(first), 1, 1), np.float32)
     examples = np.zeros((len(first), *read(0, 1).shape[1:]), np.uint8)
     for start in range(0, len(group), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(group)))
-        images = read(start, start + len(rows))
+        images = read(start, min(start + CHUNK, len(group)))
+        rows = np.arange(start, start + len(images))
+        new = version[rows] == 0
+        examples[group[rows[new]]] = images[new]
         used = version[rows] < VERSIONS
-        kept = version[rows] == 0
-        examples[group[rows[kept]]] = images[kept]
         if used.any():
-            look = brought_back(images[used], affine_matrices(transforms[rows[used]]))
-            np.add.at(looks, group[rows[used]], look)
-            np.add.at(counts, group[rows[used]], 1)
-    return looks / counts, examples
+            np.add.at(looks, group[rows[used]], brought_back(images[used], affine_matrices(transforms[rows[used]])))
+    looks /= np.minimum(np.bincount(group), VERSIONS)[:, None, None]
+    return looks, examples
 
 
-def _same(originals: Images, digits: Dataset) -> npt.NDArray[np.int32]:
+def _same(originals: Images, digits: Dataset) -> Index:
     """Where each original stands among the digits, by its pixels; of equal digits the first."""
     places = {image.tobytes(): index for index, image in reversed(list(enumerate(digits.images)))}
     found = [places.get(image.tobytes(), -1) for image in originals]

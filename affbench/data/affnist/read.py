@@ -1,56 +1,49 @@
-"""affNIST as others store it: MATLAB files, batches and NumPy archives in, converted sets out."""
+"""affNIST as others store it: MATLAB files, batches and zip archives of them, and NumPy archives of images and labels.
+
+A .mat file holds one 1×1 struct ``affNISTdata`` with eight fields. The names of six are known; those of the inverse
+matrix and of the index of the case have not been seen. So every field is found by its name where the name says enough,
+else by its shape and values, and never by its position alone. Three fields are 6×N floating point: the table of
+transformations, the matrix from the digit's pixels to the canvas's, and its inverse; where names fail, the table is the
+one from which another can be computed.
+
+Images are stored 1600×N, one image a column in row-major order. Indices count from 1 there and from 0 here. What the
+six numbers of a transformation mean is documented in `affbench.data.synthesis` and checked by
+`affbench.data.affnist.verify`; in which order the originals count, in `affbench.data.affnist.originals`.
+
+References
+----------
+T. Tieleman, "affNIST", https://www.cs.toronto.edu/~tijmen/affNIST/
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from affbench.base.errors import DataError
-from affbench.data.affnist.layout import (
-    PIXELS,
-    ROWS,
-    listed,
-    read_fields,
-    read_images,
-    read_labels,
-    read_pixels,
-    read_source_index,
-    read_transforms,
-    refuse,
-)
-from affbench.data.affnist.originals import pair
-from affbench.data.containers import NpzArray, check_archive, extracted, read_mat_variables, reading
-from affbench.data.dataset import CLASSES, UNPAIRED, Dataset
-from affbench.data.hdf5 import SetWriter
+from affbench.data.containers import Array, NpzArray, Variables, check_archive, extracted, read_mat_variables, reading
+from affbench.data.dataset import CLASSES, TRANSFORM_COLUMNS, UNPAIRED, Dataset, joined
 from affbench.data.placement import CANVAS, FRAME
+from affbench.data.transform import old_to_new
 
 _LOG = logging.getLogger(__name__)
 
+STRUCT = "affNISTdata"
+PIXELS = CANVAS * CANVAS
+ROWS = 10_240  # images of a NumPy archive at once: 16 MB, a whole number of the converted file's chunks
+ORIGINALS = 60_000  # digits in MNIST's training file, the most that originals can count to
+AGREEMENT = 1e-4  # how far a stored matrix may lie from the one that the table gives
+LOW, HIGH = (-360, -10, 0.01, 0.01, -1000, -1000), (360, 10, 100, 100, 1000, 1000)  # of any affine set's factors
 
-@dataclass(frozen=True)
-class AffnistSource:
-    """Where a split of affNIST lies on disk."""
-
-    kind: Literal["mat", "npz"]  # ``"mat"``: with transformations; ``"npz"``: images and labels only
-    # A .mat file, a folder of ``1.mat``, ``2.mat``, …, a zip archive of either, or the .npz file of the images
-    path: Path
-    labels: Path | None = None  # the .npz file of the labels
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files it consists of, for checksums."""
-        if self.labels is not None:
-            return (self.path, self.labels)
-        if self.path.is_dir():
-            return tuple(self.path / name for name in _members(self.path))
-        return (self.path,)
+Fields = Mapping[str, Array]
 
 
 def read_mat(path: Path | str, name: str = "affnist", split: str = "test") -> Dataset:
@@ -75,226 +68,255 @@ def read_mat(path: Path | str, name: str = "affnist", split: str = "test") -> Da
     DataError
         The file is missing, damaged, not affNIST, lacks a field, or its fields contradict each other.
     """
-    path = Path(path)
-    parts = [_read_file(file, label, name, split) for file, label in _open_members(path, _members(path))]
-    matrices = _worst(path, parts)
-    if len(parts) == 1:
-        return parts[0]
-    n = sum(len(part) for part in parts)
-    whole = Dataset(
-        name,
-        split,
-        np.empty((n, CANVAS, CANVAS), np.uint8),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.table[0] for part in parts]),
-        np.concatenate([part.table[1] for part in parts]),
-        attributes={"matrices": matrices, "order": UNPAIRED},
-    )
-    stop = n
-    while parts:  # from the last to the first, so that every part goes as soon as it is copied
-        part = parts.pop()
-        whole.images[stop - len(part) : stop] = part.images
-        stop -= len(part)
-    return whole
+    parts = list(read_parts(Path(path)))
+    attributes = {"matrices": said_of_matrices(Path(path), parts), "order": UNPAIRED}
+    return replace(joined(parts), name=name, split=split, attributes=attributes)
 
 
-def read_originals(path: Path | str) -> npt.NDArray[np.uint8]:
-    """The originals of affNIST, in the order in which its files count them: uint8 (M, 28, 28)."""
-    path = Path(path)
-    with contextlib.closing(_open_members(path, _members(path))) as members:  # a temporary file goes when it closes
-        file, label = next(members)
-        fields = read_fields(label, read_mat_variables(file))
-    if any(value.ndim == 2 and PIXELS in value.shape for value in fields.values()):
-        margin = (CANVAS - FRAME) // 2
-        return read_images(label, fields)[:, margin:-margin, margin:-margin]
-    return read_images(label, fields, FRAME)
+def read_parts(path: Path) -> Iterator[Dataset]:
+    """The files of a source one by one; the attribute ``matrices`` is what each says of its matrices."""
+    for label, variables in _opened(path):
+        with reading(Path(label), "affNIST"):
+            fields = _fields(variables)
+            images = _images(fields)
+            transforms, matrices = _transforms(fields, len(images))
+            source_index = _source_index(fields, len(images))
+            labels = _labels(fields, len(images))
+        yield Dataset("affnist", "", images, labels, transforms, source_index, attributes={"matrices": matrices})
 
 
-def convert(
-    source: AffnistSource,
-    target: Path,
-    split: str,
-    attributes: Mapping[str, Any],
-    digits: Dataset | None = None,
-    originals: Path | None = None,
-) -> None:
-    """Write a converted set from a source, part by part."""
-    if source.kind == "npz":
-        count, parts = _npz_parts(source, split)
-    else:
-        count, parts = _mat_parts(source.path, split)
-    # Official files carry the transformations, the NumPy mirror does not.
-    affine = source.kind == "mat"
-    described = {**attributes, "split": split, "layout": "MATLAB" if affine else "NumPy"}
-    whole = []
-    with SetWriter(target, count, CANVAS, described, affine=affine) as writer:
-        for part in parts:
-            for start in range(0, len(part), ROWS):
-                writer.append(part.rows(slice(start, start + ROWS)))
-            whole.append(replace(part, images=part.images[:0]))
-        if affine:
-            table, ids, labels = (
-                np.concatenate([getattr(part, name) for part in whole])
-                for name in ("transforms", "source_index", "labels")
-            )
-            _check_originals(str(source.path), ids)
-            order = UNPAIRED
-            if digits is not None:
-                try:
-                    found = pair(
-                        writer.images,
-                        labels,
-                        table,
-                        ids,
-                        digits,
-                        None if originals is None else read_originals(originals),
-                    )
-                except DataError as error:
-                    order = f"{UNPAIRED}: {error}"
-                else:
-                    writer.add_originals(found.source_index, ids + 1)
-                    order = found.order
-            if order.startswith(UNPAIRED):
-                _LOG.warning("source_index of %s counts %s", source.path, order)
-            writer.describe(matrices=_worst(source.path, whole), order=order)
-
-
-def _check_originals(label: str, ids: npt.NDArray[np.int32]) -> None:
-    """Every original of a whole set comes equally often, and there are many."""
-    versions = np.unique(ids, return_counts=True)[1]
-    if len(versions) == 1 and len(ids) > 1:
-        refuse(label, "not affNIST", f"all of its {len(ids):,} images have the same original")
-    if versions.min() != versions.max():
-        refuse(label, "incomplete", f"some originals have {versions.min():,} versions in it, others {versions.max():,}")
-
-
-def _worst(label: Path, parts: list[Dataset]) -> str:
+def said_of_matrices(path: Path, parts: list[Dataset]) -> str:
     """What the parts of a set say about its matrices; the first that disagrees speaks for all, aloud."""
     said = [str(part.attributes["matrices"]) for part in parts]
     worst = next((words for words in said if words.startswith("disagree")), said[0])
     if worst.startswith("disagree"):
-        _LOG.warning("the matrices in %s %s; 'affbench verify' says which of the two the images follow", label, worst)
+        _LOG.warning("the matrices in %s %s; 'affbench verify' says which of the two the images follow", path, worst)
     return worst
 
 
+def read_originals(path: Path | str) -> npt.NDArray[np.uint8]:
+    """The originals of affNIST, in the order in which its files count them: uint8 (M, 28, 28)."""
+    with contextlib.closing(_opened(Path(path))) as files:  # a temporary file goes when it closes
+        label, variables = next(files)
+    with reading(Path(label), "affNIST"):
+        fields = _fields(variables)
+        if any(value.ndim == 2 and PIXELS in value.shape for value in fields.values()):
+            margin = (CANVAS - FRAME) // 2
+            return _images(fields)[:, margin:-margin, margin:-margin]
+        return _images(fields, FRAME)
+
+
 def read_homnist(path: Path | str) -> Dataset:
-    """Read homNIST, the counterpart of affNIST under homographies.
+    """Read homNIST, the counterpart of affNIST under homographies: images uint8 (N, H, H), labels uint8 (N,).
 
-    Its layout is known from one loader, by the names of its variables only; so whichever axis of ``img_data`` has the
-    length of ``labels`` counts the images, and the others must make squares, taken in row-major order. The
-    homographies (3×3 each) must be there, one for each image, but are not kept: they fit no transformation table.
-
-    Gives images uint8 (N, H, H), labels uint8 (N,); no transforms.
+    Its layout is known from one loader, by the names of its variables only; so whichever axis of ``img_data`` is as
+    long as there are matrices counts the images, and the others must make squares, taken in row-major order. The
+    homographies (3×3 each) must be there, but are not kept: they fit no transformation table.
     """
-    path = Path(path)
-    members = _members(path)
-    if len(members) != 1:
-        raise DataError(f"{path} holds {len(members)} .mat files; homNIST is one.")
-    for file, label in _open_members(path, members):
-        variables = read_mat_variables(file)
-        for name in ("img_data", "labels", "hom_matrices"):
-            if not isinstance(variables.get(name), np.ndarray):
-                refuse(label, "not homNIST", f"it has no variable {name}; it has {listed(variables)}")
-        images, labels, matrices = (np.asarray(variables[name]) for name in ("img_data", "labels", "hom_matrices"))
-        one_of_n = labels.ndim == 2 and min(labels.shape) == CLASSES and labels.size > CLASSES
-        n = labels.size // CLASSES if one_of_n else labels.size
-        classes = read_labels(label, {"label_one_of_n" if one_of_n else "label_int": labels}, n)
-        if matrices.size != 9 * n:
-            refuse(label, "not homNIST", f"it has {n:,} labels, but {matrices.size / 9:g} matrices of 3×3")
+    (label, variables), *more = _opened(Path(path))
+    if more:
+        raise DataError(f"{path} holds several .mat files; homNIST is one.")
+    with reading(Path(label), "homNIST"):
+        images, labels, matrices = (variables.get(name) for name in ("img_data", "labels", "hom_matrices"))
+        if not all(isinstance(values, np.ndarray) for values in (images, labels, matrices)):
+            raise ValueError(f"its variables are {listed(variables)}, not img_data, labels and hom_matrices")
+        n, rest = divmod(matrices.size, 9)
         axis = next((axis for axis, length in enumerate(images.shape) if length == n), None)
-        side = round((images.size / max(n, 1)) ** 0.5)
-        if axis is None or not n or images.ndim not in (2, 3) or side * side * n != images.size:
-            refuse(label, "not homNIST", f"img_data {images.shape} is not {n:,} square images, one for each label")
+        side = math.isqrt(images.size // max(n, 1))
+        if rest or axis is None or not n or images.ndim not in (2, 3) or side * side * n != images.size:
+            raise ValueError(f"img_data {images.shape} is not {matrices.size / 9:g} square images, one for each matrix")
         rows = np.moveaxis(images, axis, 0).reshape(n, side * side)
-        return Dataset("homnist", "test", read_pixels(label, rows).reshape(n, side, side), classes)
-    raise AssertionError  # one member was opened
+        return Dataset("homnist", "test", _pixels(rows).reshape(n, side, side), _labels({"labels": labels}, n))
 
 
-def _members(path: Path) -> list[str]:
-    """The .mat files of a source, in order; a file by its own name."""
-    if path.suffix.lower() != ".zip":
-        if not path.is_dir():
-            return [path.name]
-        with reading(path, "a folder"):
-            names = [entry.name for entry in path.iterdir() if entry.suffix.lower() == ".mat"]
-    else:
-        names = [name for name in check_archive(path) if name.lower().endswith(".mat")]
-    stems = {name: PurePosixPath(name.replace("\\", "/")).stem for name in names}
-    numbered = {int(stem): name for name, stem in stems.items() if stem.isascii() and stem.isdigit() and len(stem) < 6}
-    if not names:
-        raise DataError(f"{path} holds no .mat file; affNIST comes as one, or as 1.mat, 2.mat, ….")
-    if len(names) == 1 and 1 not in numbered:
-        return names
-    if len(numbered) != len(names):
-        raise DataError(f"{path} holds several .mat files that are not the batches 1.mat, 2.mat, …: {listed(stems)}.")
-    missing = next((k for k in range(1, max(numbered) + 1) if k not in numbered), None)
-    if missing is not None or 0 in numbered:
-        raise DataError(f"{path} lacks the batch {missing or 1}.mat; fetch it again.")
-    return [numbered[k] for k in sorted(numbered)]
-
-
-def _open_members(path: Path, members: list[str]) -> Generator[tuple[Path, str], None, None]:
-    """Each .mat file of a source with what to call it in an error; those of an archive are temporary files."""
-    for name in members:
-        if path.suffix.lower() == ".zip":
-            with extracted(path, name) as file:
-                yield file, f"{name} in {path}"
-        else:
-            file = path / name if path.is_dir() else path
-            yield file, str(file)
-
-
-def _mat_parts(path: Path, split: str) -> tuple[int, Iterator[Dataset]]:
-    members = _members(path)
-    files = _open_members(path, members)
-    first = _read_file(*next(files), "affnist", split)
-
-    def parts() -> Iterator[Dataset]:
-        yield first
-        for file, label in files:
-            part = _read_file(file, label, "affnist", split)
-            if len(part) != len(first):  # every batch holds each original once
-                refuse(label, "not a batch of this set", f"it has {len(part):,} images, the first has {len(first):,}")
-            yield part
-
-    return len(first) * len(members), parts()
-
-
-def _npz_parts(source: AffnistSource, split: str) -> tuple[int, Iterator[Dataset]]:
-    images, labels = map(NpzArray, source.files)
+def read_npz(images_path: Path, labels_path: Path) -> tuple[int, Iterator[Dataset]]:
+    """The number of images of a NumPy mirror's two files, and the images in parts."""
+    images, labels = NpzArray(images_path), NpzArray(labels_path)
     n = images.shape[0]
     if images.shape[1:] not in ((PIXELS,), (CANVAS, CANVAS), (CANVAS, CANVAS, 1), (1, CANVAS, CANVAS)) or not n:
-        refuse(str(source.path), "not affNIST", f"its images are {images.shape}, not (N, 1600) or (N, 40, 40)")
-    if labels.shape[0] != n:
-        refuse(str(source.labels), "no match", f"it has {labels.shape[0]:,} labels for {n:,} images")
-    if labels.shape[1:] not in ((), (1,), (CLASSES,)):
-        refuse(str(source.labels), "not affNIST", f"its labels are {labels.shape}, not (N,) or (N, 10)")
+        raise DataError(f"{images_path} is not affNIST: its images are {images.shape}, not (N, 1600) or (N, 40, 40).")
+    if labels.shape not in ((n,), (n, 1), (n, CLASSES)):
+        raise DataError(f"{labels_path} is no match: its labels are {labels.shape} for {n:,} images.")
     field = "label_one_of_n" if labels.shape[1:] == (CLASSES,) else "label_int"
 
     def parts() -> Iterator[Dataset]:
         largest = None  # which decides whether floating point means 0 to 1 or 0 to 255, for the whole file
         for block, given in zip(images.rows(ROWS), labels.rows(ROWS), strict=True):
-            if largest is None:
-                largest = float(block.max()) if block.dtype.kind == "f" else 255.0
-            pixels = read_pixels(str(source.path), block.reshape(len(block), PIXELS), largest)
-            classes = read_labels(str(source.labels), {field: given}, len(block))
-            yield Dataset("affnist", split, pixels.reshape(-1, CANVAS, CANVAS), classes)
+            largest = float(block.max()) if largest is None else largest
+            with reading(images_path, "affNIST"):
+                pixels = _pixels(block.reshape(-1, PIXELS), largest).reshape(-1, CANVAS, CANVAS)
+            with reading(labels_path, "affNIST"):
+                classes = _labels({field: given}, len(block))
+            yield Dataset("affnist", "", pixels, classes)
 
     return n, parts()
 
 
-def _read_file(path: Path, label: str, name: str, split: str) -> Dataset:
-    """One .mat file; errors call it by its label."""
-    try:
-        fields = read_fields(label, read_mat_variables(path))
-    except DataError as error:  # a temporary file is called by the archive it came from
-        raise DataError(str(error).replace(str(path), label)) from error
-    with reading(Path(label), "affNIST"):
-        images = read_images(label, fields)
-        n = len(images)
-        transforms, matrices = read_transforms(label, fields, n)
-        source_index = read_source_index(label, fields, n)
-        labels = read_labels(label, fields, n)
-        return Dataset(
-            name, split, images, labels, transforms, source_index, attributes={"matrices": matrices, "order": UNPAIRED}
+def listed(names: Mapping[str, Any] | list[str]) -> str:
+    """Some names in a sentence."""
+    return ", ".join(list(names)[:8]) or "none"
+
+
+def members(path: Path) -> list[str]:
+    """The .mat files of a source, in order; a file by its own name."""
+    if path.suffix.lower() == ".zip":
+        names = check_archive(path)
+    elif path.is_dir():
+        with reading(path, "a folder"):
+            names = [entry.name for entry in path.iterdir()]
+    else:
+        return [path.name]
+    names = sorted(name for name in names if name.lower().endswith(".mat"))
+    if len(names) == 1:
+        return names
+    stems = {PurePosixPath(name.replace("\\", "/")).stem: name for name in names}
+    batches = {int(stem): name for stem, name in stems.items() if stem.isdecimal() and len(stem) < 6}
+    missing = next((k for k in range(1, len(names) + 1) if k not in batches), 0 if names else 1)
+    if missing:
+        raise DataError(
+            f"{path} lacks {missing}.mat: affNIST is one .mat file, or the batches 1.mat, 2.mat, …, and this holds "
+            f"{listed(names)}; fetch it again."
         )
+    return [batches[k] for k in sorted(batches)]
+
+
+def _opened(path: Path) -> Generator[tuple[str, Any], None, None]:
+    """The variables of each .mat file of a source, with what to call the file in an error."""
+    for name in members(path):
+        with contextlib.ExitStack() as stack:
+            if path.suffix.lower() == ".zip":
+                file, label = stack.enter_context(extracted(path, name)), f"{name} in {path}"
+            else:
+                file = path / name if path.is_dir() else path
+                label = str(file)
+            try:
+                variables = read_mat_variables(file)
+            except DataError as error:  # a temporary file is called by the archive it came from
+                raise DataError(str(error).replace(str(file), label)) from error
+        yield label, variables
+
+
+def _fields(variables: Variables) -> Fields:
+    """The fields of the struct, by lower-case name; a file whose fields are its variables will do too."""
+    structs = [value for value in variables.values() if isinstance(value, dict)]
+    found: Any = variables.get(STRUCT, structs[0] if len(structs) == 1 else variables)
+    if not isinstance(found, dict):
+        raise ValueError(f"its {STRUCT} is not a 1×1 struct")
+    if STRUCT not in variables and not any("image" in name.lower() or "label" in name.lower() for name in found):
+        raise ValueError(f"it has no struct {STRUCT}; it has {listed(variables)}")
+    for name, value in found.items():
+        known = name.lower() in ("image", "label_int", "human_readable_transform")
+        if known and not isinstance(value, np.ndarray):
+            raise ValueError(f"its field {name} holds no plain numbers")
+    return {name.lower(): value for name, value in found.items() if isinstance(value, np.ndarray)}
+
+
+def _named(fields: Fields, *names: str) -> Array | None:
+    return next((fields[name] for name in names if name in fields), None)
+
+
+def _images(fields: Fields, side: int = CANVAS) -> npt.NDArray[np.uint8]:
+    pixels, named = side * side, _named(fields, "image", "images")
+    choices = fields.values() if named is None else [named]
+    found = next((value for value in choices if value.ndim == 2 and pixels in value.shape and value.size), None)
+    if found is None:
+        what = "it lacks the field image" if named is None else f"its images are {named.shape}"
+        raise ValueError(f"{what}: none of them {pixels} values long")
+    rows = found.T if found.shape[0] == pixels else found
+    return _pixels(rows).reshape(-1, side, side)
+
+
+def _pixels(rows: Array, largest: float | None = None) -> npt.NDArray[np.uint8]:
+    """Images (N, P) as uint8; floating point from 0 to 1 or from 0 to 255, as the largest value of the file tells."""
+    if rows.dtype == np.uint8:
+        return np.ascontiguousarray(rows)
+    low, high = float(rows.min()), float(rows.max())
+    scale = 255 if rows.dtype.kind in "bf" and (high if largest is None else largest) <= 1 else 1
+    if not (low >= 0 and high * scale <= 255):  # also not a number
+        raise ValueError(f"its pixels run from {low:g} to {high:g}, not from 0 to 1 or to 255 throughout")
+    return np.ascontiguousarray(np.rint(rows * scale).astype(np.uint8))
+
+
+def _labels(fields: Fields, n: int) -> npt.NDArray[np.uint8]:
+    plain, marks = _named(fields, "label_int", "label", "labels"), _named(fields, "label_one_of_n", "one_of_n")
+    if plain is not None and plain.ndim == 2 and n > 1 and plain.size == CLASSES * n:
+        plain, marks = None, plain  # (10, N) under the plain name
+    if plain is None and marks is None:
+        marks = next((value for value in fields.values() if _marked(value, n) is not None), None)
+    if plain is None and marks is None:
+        raise ValueError("it lacks the labels, label_int or label_one_of_n")
+    if plain is not None and not (plain.size == n and np.isin(plain, range(CLASSES)).all()):
+        raise ValueError(f"its {plain.size:,} labels are not one of 0 to 9 for each of {n:,} images")
+    marked = None if marks is None else _marked(marks, n)
+    if marks is not None and marked is None:
+        raise ValueError(f"its one-of-n labels {marks.shape} do not mark one class for each of {n:,} images")
+    said = [values.ravel().astype(np.uint8) for values in (plain, marked) if values is not None]
+    if not np.array_equal(said[0], said[-1]):
+        raise ValueError("label_int and label_one_of_n name different classes")
+    return said[0]
+
+
+def _marked(values: Array, n: int) -> Array | None:
+    """The class of each image by one-of-n labels, (10, N) or else (N, 10); None where they mark none or several."""
+    for by_class in (values, values.T):
+        if by_class.shape == (CLASSES, n) and np.isin(values, (0, 1)).all() and (by_class.sum(axis=0) == 1).all():
+            return np.asarray(by_class.argmax(axis=0))
+    return None
+
+
+def _transforms(fields: Fields, n: int) -> tuple[npt.NDArray[np.float32], str]:
+    """The table of transformations, and what is to be said of the matrices beside it."""
+    columns = len(TRANSFORM_COLUMNS)
+    of_six = {name: value for name, value in fields.items() if value.shape in ((columns, n), (n, columns))}
+    six = {name: value.T if len(value) == columns else value for name, value in of_six.items()}
+    found = next((name for name in fields if name.startswith("human")), None) or _table_by_values(six)
+    if found not in six:
+        raise ValueError(f"it lacks the field human_readable_transform of 6 values for each of {n:,} images")
+    for name, values, low, high in zip(TRANSFORM_COLUMNS, six[found].T, LOW, HIGH, strict=True):
+        wrong = values[~((values >= low) & (values <= high))]  # also not a number
+        if len(wrong):
+            raise ValueError(f"its {name} of {wrong[0]:g} is no value that an affine set can have")
+    table = np.ascontiguousarray(six.pop(found), np.float32)
+    named = [value for name, value in six.items() if "old_to_new" in name]
+    matrices = named or [value for value in six.values() if not _off(table, value).any()]
+    if not matrices:
+        return table, "none in the file"
+    off = _off(table, matrices[0])
+    if not off.any():
+        return table, "agree with the table"
+    return table, f"disagree with the table in {off.mean():.1%} of the images, first in image {off.argmax():,} from 0"
+
+
+def _table_by_values(six: Fields) -> str | None:
+    """Which of the arrays (N, 6) is the table: matrices follow from it, and expansions are positive."""
+    usable = {name: value for name, value in six.items() if value.dtype.kind == "f" and np.isfinite(value).all()}
+    for name, value in usable.items():
+        if any(not _off(value, other).any() for key, other in usable.items() if key != name):
+            return name
+    positive = [name for name, value in usable.items() if (value[:, 2:4] > 0).all()]
+    whole = [name for name in positive if (usable[name][:, 4:] == np.rint(usable[name][:, 4:])).all()]
+    return next(iter(whole + positive), None)
+
+
+def _off(table: Array, matrices: Array) -> npt.NDArray[np.bool_]:
+    """Which matrices (N, 6), row by row on (row, column, 1), are not those of the table."""
+    return np.asarray(~(np.abs(old_to_new(table).reshape(-1, 6) - matrices).max(axis=1) <= AGREEMENT))
+
+
+def _source_index(fields: Fields, n: int) -> npt.NDArray[np.int32]:
+    vectors = {name: value.ravel() for name, value in fields.items() if value.shape in ((n,), (1, n), (n, 1))}
+    named = [name for name in vectors if any(word in name for word in ("orig", "source", "mnist", "base"))]
+    choices = named or [name for name in vectors if "label" not in name and name != "image"]
+    usable = [values for values in map(vectors.__getitem__, choices) if _counts(values)]
+    if not usable:
+        raise ValueError(f"it lacks original_id, the index of the original of each of its {n:,} images")
+    # An index of cases never repeats, one of originals may; of equals the last, as the official files have it.
+    index = min(reversed(usable), key=lambda values: float(values.max())).astype(np.int64)
+    originals: npt.NDArray[np.int32] = (index - (index.min() > 0)).astype(np.int32)
+    if originals.max() >= ORIGINALS:
+        raise ValueError(f"it points to original {index.max():,}, and MNIST has {ORIGINALS:,} at most")
+    return originals
+
+
+def _counts(values: Array) -> bool:
+    return bool(values.dtype.kind in "iuf" and ((values >= 0) & (values < 2**31) & (values == np.floor(values))).all())

@@ -1,23 +1,83 @@
-"""Affine sets as MATLAB files in affNIST's official layout, for other people's loaders."""
+"""Affine sets written: official files as converted sets, and any set as MATLAB files in affNIST's official layout."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import itertools
+import logging
+import re
 import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from affbench.base.errors import DataError, StorageError
-from affbench.base.store import atomic_path, temporary_folder, writing
-from affbench.data.dataset import CLASSES, Dataset
-from affbench.data.placement import CANVAS, FRAME
+from affbench.base.errors import DataError
+from affbench.base.store import atomic_folder, atomic_path, temporary_folder, writing
+from affbench.data.affnist.originals import pair
+from affbench.data.affnist.read import STRUCT, members, read_npz, read_originals, read_parts, said_of_matrices
+from affbench.data.dataset import CLASSES, UNPAIRED, Dataset, joined
+from affbench.data.hdf5 import SetWriter
+from affbench.data.placement import CANVAS
 from affbench.data.transform import old_to_new
+
+_LOG = logging.getLogger(__name__)
 
 LIMIT = 2**31 - 1  # bytes of a variable; MATLAB reads no larger one from a v5 file
 BATCH = 10_000  # images of a batch, where the set is not a number of versions of the same digits
+_MEMBER = re.compile(r"\d+\.mat")
+
+
+def convert_npz(images: Path, labels: Path, target: Path, attributes: Mapping[str, Any]) -> None:
+    """Write a converted set from the NumPy mirror, which has no transformations, part by part."""
+    count, parts = read_npz(images, labels)
+    with SetWriter(target, count, CANVAS, {**attributes, "layout": "NumPy"}, affine=False) as writer:
+        for part in parts:
+            writer.append(part)
+
+
+def convert_mat(
+    path: Path,
+    target: Path,
+    attributes: Mapping[str, Any],
+    digits: Dataset | None = None,
+    originals: Path | None = None,
+) -> None:
+    """Write a converted set from MATLAB files, part by part; what they count is looked for among the digits."""
+    batches, parts = len(members(path)), read_parts(path)
+    first = next(parts)
+    count, known = len(first) * batches, []
+    with SetWriter(target, count, CANVAS, {**attributes, "layout": "MATLAB"}, affine=True) as writer:
+        for number, part in enumerate(itertools.chain([first], parts), 1):
+            if len(part) != len(first):  # every batch holds each original once
+                raise DataError(f"{path} is no set: batch {number} has {len(part):,} images, 1 has {len(first):,}.")
+            writer.append(part)
+            known.append(replace(part, images=part.images[:0].copy()))  # a view would keep all of them
+        table = joined(known)
+        _check_originals(path, table.table[1])
+        order = UNPAIRED
+        if digits is not None:
+            try:
+                given = None if originals is None else read_originals(originals)
+                source_index, order = pair(writer.images, table, digits, given)
+                writer.add_originals(source_index, table.table[1] + 1)
+            except DataError as error:
+                order = f"{UNPAIRED}: {error}"
+        if order.startswith(UNPAIRED):
+            _LOG.warning("source_index of %s counts %s", path, order)
+        writer.describe(matrices=said_of_matrices(path, known), order=order)
+
+
+def _check_originals(path: Path, ids: npt.NDArray[np.int32]) -> None:
+    """Every original of a whole set comes equally often, and there are many."""
+    versions = np.unique(ids, return_counts=True)[1]
+    if len(versions) == 1 and len(ids) > 1:
+        raise DataError(f"{path} is not affNIST: all of its {len(ids):,} images have the same original.")
+    low, high = versions.min(), versions.max()
+    if low != high:
+        raise DataError(f"{path} is incomplete: some originals have {low:,} versions in it, others {high:,}.")
 
 
 def export_mat(dataset: Dataset, target: Path | str) -> list[Path]:
@@ -27,53 +87,50 @@ def export_mat(dataset: Dataset, target: Path | str) -> list[Path]:
     empty, holds batches ``1.mat``, ``2.mat``, …, each with one version of every digit, as the official ones.
     """
     target, name = Path(target), Path(target).name.lower()
-    if dataset.transforms is None or dataset.source_index is None:
-        raise DataError("only a set with transformations can be exported in affNIST's layout; this one has none.")
-    if not len(dataset):
-        raise DataError("a set without images cannot be exported.")
-    if dataset.canvas != CANVAS:
+    if not len(dataset) or dataset.transforms is None or dataset.canvas != CANVAS:
         raise DataError(
-            f"only {CANVAS}×{CANVAS} images can be exported in affNIST's layout; these are "
-            f"{dataset.canvas}×{dataset.canvas}."
+            f"only a set of {CANVAS}×{CANVAS} images with transformations can be exported in affNIST's layout; "
+            f"{dataset.name} is none."
         )
     if name.endswith(".mat"):
         with atomic_path(target) as path:
             _write(path, dataset)
         return [target]
-    if name.endswith(".zip"):
-        single = name.endswith(".mat.zip")
-        parts = [dataset] if single else _batches(dataset)
-        with (
-            atomic_path(target) as path,
-            temporary_folder() as folder,
-            zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive,  # the members are compressed already
-        ):
-            member = folder / "member.mat"
-            for number, part in enumerate(parts, 1):
-                with writing(member):
-                    _write(member, part)
-                archive.write(member, target.stem if single else f"{number}.mat")
-        return [target]
-    return _write_folder(target, _batches(dataset))
+    if not name.endswith(".zip"):
+        parts = _batches(dataset)
+        with atomic_folder(target, _MEMBER) as folder:
+            for name, part in parts.items():
+                _write(folder / name, part)
+        return [target / name for name in parts]
+    parts = {target.stem: dataset} if name.endswith(".mat.zip") else _batches(dataset)
+    with (
+        atomic_path(target) as path,
+        temporary_folder() as folder,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive,  # the members are compressed already
+    ):
+        member = folder / "member.mat"
+        for name, part in parts.items():
+            with writing(member):
+                _write(member, part)
+            archive.write(member, name)
+    return [target]
 
 
-def fields(dataset: Dataset) -> dict[str, np.ndarray[Any, Any]]:
+def fields(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
     """The eight fields of the official struct, one case a column, in their order, which public loaders rely on.
 
     The names of ``matrix_new_to_old`` and ``case_index`` have not been seen in an official file.
     """
     n, (transforms, source_index) = len(dataset), dataset.table
-    matrices = old_to_new(transforms, FRAME, CANVAS)
+    matrices = old_to_new(transforms)
     square = np.concatenate([matrices, np.tile([[[0.0, 0.0, 1.0]]], (n, 1, 1))], axis=1)
-    one_of_n = np.zeros((CLASSES, n), np.uint8)
-    one_of_n[dataset.labels, np.arange(n)] = 1
     ids = source_index + 1 if dataset.original_id is None else dataset.original_id
     return {
         "matrix_old_to_new": matrices.reshape(n, 6).T,
         "matrix_new_to_old": np.linalg.inv(square)[:, :2].reshape(n, 6).T,
         "image": dataset.images.reshape(n, -1).T,
         "case_index": np.arange(1, n + 1, dtype=np.int32)[None],
-        "label_one_of_n": one_of_n,
+        "label_one_of_n": np.eye(CLASSES, dtype=np.uint8)[dataset.labels].T,
         "label_int": dataset.labels[None],
         "human_readable_transform": transforms.T.astype(np.float64),
         "original_id": ids.astype(np.int32)[None],
@@ -91,31 +148,15 @@ def _write(path: Path, dataset: Dataset) -> None:
             f"export to a folder, or to a name ending in .zip, for batches."
         )
     with path.open("wb") as file:
-        scipy.io.savemat(file, {"affNISTdata": content}, do_compression=True)
+        scipy.io.savemat(file, {STRUCT: content}, do_compression=True)
 
 
-def _batches(dataset: Dataset) -> list[Dataset]:
-    """One version of every digit each, where the set runs version by version."""
+def _batches(dataset: Dataset) -> dict[str, Dataset]:
+    """One version of every digit each, where the set runs version by version; by the names of their files."""
     source_index = dataset.table[1]
     digits = int(np.argmax(source_index == source_index[-1])) + 1
     versions, rest = divmod(len(dataset), digits)
     if rest or not np.array_equal(source_index, np.tile(source_index[:digits], versions)):
         digits = BATCH
-    return [dataset.rows(slice(start, start + digits)) for start in range(0, len(dataset), digits)]
-
-
-def _write_folder(target: Path, parts: list[Dataset]) -> list[Path]:
-    with writing(target):
-        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-            raise StorageError(f"{target} is there already; give a new folder, or a name ending in .mat or .zip.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-        try:
-            for number, part in enumerate(parts, 1):
-                _write(folder / f"{number}.mat", part)
-            folder.chmod(0o755)
-            folder.replace(target)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-    return [target / f"{number}.mat" for number in range(1, len(parts) + 1)]
+    starts = range(0, len(dataset), digits)
+    return {f"{k}.mat": dataset.rows(slice(start, start + digits)) for k, start in enumerate(starts, 1)}

@@ -53,7 +53,7 @@ def fetch_for(name: str, split: str, data_dir: Path, progress: Progress | None =
 def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
     part = sets.find_part(name)
     family = sets.FAMILIES[part.spec.family]
-    if family.name == "affnist" and not sets.has_digits("mnist", data_dir):
+    if family.name == "affnist" and not sets.FAMILIES["mnist"].is_there(data_dir):
         with contextlib.suppress(DownloadError):  # to find the originals among; without them the file's order stays
             Fetcher(sets.raw_dir(data_dir, "mnist"), ways).first_of(sets.sources_of("mnist"))
     try:
@@ -66,7 +66,8 @@ def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
         ) from None
     with ways.progress.task(f"convert {name}", None):
         if family.write is None:
-            converted = [part.ensure(data_dir) for part in sets.convertible(family.name)]
+            plain = [spec for spec in family.sets if not spec.affine]
+            converted = [sets.SetPart(spec, split).ensure(data_dir) for spec in plain for split in sets.SPLITS]
         else:
             converted = [_convert_official(part, family.write, source, files, data_dir)]
     return FetchedSet(name, source.name, tuple(files), tuple(converted))
@@ -76,7 +77,7 @@ def _convert_official(part: SetPart, write: Writer, source: Source, fetched: Seq
     """Convert official files; the key of the set is that of their content."""
     files, more = fetched[: len(source.files)], fetched[len(source.files) :]
     checksums = {file.path.name: file.sha256 for file in files}
-    digits = sets.mnist_digits(part.split, data_dir) if sets.has_digits("mnist", data_dir) else None
+    digits = sets.mnist_digits(part.split, data_dir) if sets.FAMILIES["mnist"].is_there(data_dir) else None
     originals = next((file.path for file in more), None)
     official = Official(source, tuple(file.path for file in files), digits, originals)
     rest = f" and {len(files) - 1} more" if len(files) > 1 else ""

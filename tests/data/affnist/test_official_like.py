@@ -14,7 +14,7 @@ import scipy.io
 import scipy.ndimage
 
 from affbench.data import sets
-from affbench.data.affnist import AffnistSource, convert, export_mat, read_mat
+from affbench.data.affnist import convert_mat, export_mat, read_mat
 from affbench.data.affnist.originals import pair
 from affbench.data.affnist.verify import VerificationReport, verify_affnist
 from affbench.data.dataset import UNPAIRED, Dataset
@@ -94,7 +94,7 @@ PERMUTED = np.random.default_rng(7).permutation(DIGITS)
 
 
 def verified(read: Dataset, digits: Dataset) -> VerificationReport:
-    return verify_affnist(read, digits.images, digits.labels, SAMPLE, seed=0)
+    return verify_affnist(read, digits, SAMPLE, seed=0)
 
 
 @pytest.mark.parametrize("order", [IN_ORDER, PERMUTED], ids=["in MNIST's order", "permuted"])
@@ -102,12 +102,11 @@ def test_official_like_file_is_paired_and_verified(tmp_path: Path, digits: Datas
     path = Convention().write(tmp_path / "test.mat", digits, order)
     read = read_mat(path)
     assert read.attributes["matrices"] == "agree with the table"
-    assert read.source_index is not None
     assert read.source_index.tolist() == list(range(DIGITS)) * VERSIONS
     report = verified(read, digits)
     assert report.agrees, report.sentence
     assert report.equal > 0.99
-    convert(AffnistSource("mat", path), tmp_path / "set.h5", "test", ATTRIBUTES, digits)
+    convert_mat(path, tmp_path / "set.h5", ATTRIBUTES, digits)
     converted = read_set(tmp_path / "set.h5")
     assert np.array_equal(converted.source_index, np.tile(order, VERSIONS))  # in MNIST's order
     if order is PERMUTED:
@@ -128,7 +127,7 @@ def test_originals_are_taken_from_their_own_file_where_there_is_one(tmp_path: Pa
             }
         },
     )
-    convert(AffnistSource("mat", path), tmp_path / "set.h5", "test", ATTRIBUTES, digits, tmp_path / "originals.mat")
+    convert_mat(path, tmp_path / "set.h5", ATTRIBUTES, digits, tmp_path / "originals.mat")
     converted = read_set(tmp_path / "set.h5")
     assert np.array_equal(converted.source_index, np.tile(PERMUTED, VERSIONS))
     assert converted.attributes["order"] == "found by the pixels of the file's originals"
@@ -139,7 +138,7 @@ def test_originals_that_are_not_there_leave_the_order_of_the_file(
 ) -> None:
     path = Convention().write(tmp_path / "test.mat", digits, PERMUTED)
     others = dataclasses.replace(digits, images=digits.images[:, ::-1].copy())
-    convert(AffnistSource("mat", path), tmp_path / "set.h5", "test", ATTRIBUTES, others)
+    convert_mat(path, tmp_path / "set.h5", ATTRIBUTES, others)
     converted = read_set(tmp_path / "set.h5")
     assert np.array_equal(converted.source_index, np.tile(np.arange(DIGITS), VERSIONS))
     assert str(converted.attributes["order"]).startswith(UNPAIRED)
@@ -217,8 +216,7 @@ def test_plain_loader_reads_what_is_exported(tmp_path: Path, digits: Dataset) ->
 def test_every_original_is_found_among_many_digits(data_dir: Path) -> None:
     many = sets.load_dataset("mnist-sample", split="test", data_dir=data_dir)
     made = sets.sample_of(sets.find_part("affnist-synthetic-sample", copies=3), len(many), data_dir)
-    assert made.transforms is not None
     order = np.random.default_rng(3).permutation(len(many)).astype(np.int32)
     ids = np.tile(np.argsort(order), 3).astype(np.int32)  # original i of the file is digit order[i]
-    found = pair(lambda a, b: made.images[a:b], made.labels, made.transforms, ids, many)
-    assert np.array_equal(found.source_index, made.source_index)
+    found, _ = pair(lambda a, b: made.images[a:b], dataclasses.replace(made, source_index=ids), many)
+    assert np.array_equal(found, made.source_index)

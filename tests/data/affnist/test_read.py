@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 
 from affbench.base.errors import DataError
-from affbench.data.affnist import AffnistSource, convert, export_mat, read_homnist, read_mat
+from affbench.data.affnist import convert_mat, convert_npz, export_mat, read_homnist, read_mat
 from affbench.data.affnist.read import read_originals
 from affbench.data.dataset import Dataset
 from affbench.data.hdf5 import read_set
@@ -33,8 +33,6 @@ def made() -> Dataset:
 
 def fields(made: Dataset, **changes: Any) -> dict[str, Any]:
     """The eight fields as the official files have them: one case a column, indices from 1."""
-    assert made.transforms is not None
-    assert made.source_index is not None
     matrices = old_to_new(made.transforms)
     square = np.concatenate([matrices, np.tile([[[0, 0, 1]]], (N, 1, 1))], axis=1)
     one_of_n = np.zeros((10, N), np.uint8)
@@ -70,8 +68,6 @@ def save_v73(path: Path, content: dict[str, Any]) -> Path:
 
 
 def same(read: Dataset, made: Dataset) -> bool:
-    assert read.transforms is not None
-    assert made.transforms is not None
     return bool(
         (read.images == made.images).all()
         and (read.labels == made.labels).all()
@@ -85,7 +81,6 @@ def test_official_layout_is_read(tmp_path: Path, made: Dataset, compressed: bool
     read = read_mat(save(tmp_path / "test.mat", fields(made), do_compression=compressed))
     assert same(read, made)
     assert read.images.dtype == read.labels.dtype == np.uint8
-    assert read.transforms is not None
     assert read.transforms.dtype == np.float32
 
 
@@ -190,7 +185,7 @@ def test_implausible_official_files_are_refused(
 ) -> None:
     path = save(tmp_path / "test.mat", fields(made, **changes))
     with pytest.raises(DataError, match=complaint):
-        convert(AffnistSource("mat", path), tmp_path / "set.h5", "test", ATTRIBUTES)
+        convert_mat(path, tmp_path / "set.h5", ATTRIBUTES)
 
 
 def test_other_variables_are_refused(tmp_path: Path) -> None:
@@ -216,7 +211,7 @@ def test_exported_set_comes_back_in_every_form(tmp_path: Path, form: str) -> Non
     made = synthesize(images, (np.arange(11) % 10).astype(np.uint8), copies=3, seed=0)
     export_mat(made, tmp_path / form)
     assert same(read_mat(tmp_path / form), made)
-    convert(AffnistSource("mat", tmp_path / form), tmp_path / "set.h5", "test", ATTRIBUTES)
+    convert_mat(tmp_path / form, tmp_path / "set.h5", ATTRIBUTES)
     assert same(read_set(tmp_path / "set.h5"), made)
 
 
@@ -229,7 +224,6 @@ def test_export_is_what_public_loaders_expect(tmp_path: Path, made: Dataset) -> 
     assert by_position.dtype.names[0] == "matrix_old_to_new"
     assert by_position.dtype.names[2] == "image"
     assert by_position.dtype.names[4:] == ("label_one_of_n", "label_int", "human_readable_transform", "original_id")
-    assert made.transforms is not None
     assert np.array_equal(by_position[6].T, made.transforms)
     assert np.allclose(by_position[0].T, old_to_new(made.transforms).reshape(N, 6), rtol=0, atol=1e-12)
     forth, back = (by_position[k].T.reshape(N, 2, 3) for k in (0, 1))
@@ -241,15 +235,15 @@ def test_export_is_what_public_loaders_expect(tmp_path: Path, made: Dataset) -> 
     assert by_position[7].min() == 1
 
 
-def mirror(folder: Path) -> AffnistSource:
+def mirror(folder: Path) -> tuple[Path, Path]:
     """The files of the NumPy mirror."""
-    return AffnistSource("npz", folder / "affNIST_test_x.npz", folder / "affNIST_test_y.npz")
+    return folder / "affNIST_test_x.npz", folder / "affNIST_test_y.npz"
 
 
 def test_numpy_mirror_is_read_without_transformations(tmp_path: Path, made: Dataset) -> None:
     np.savez_compressed(tmp_path / "affNIST_test_x.npz", made.images.reshape(N, 1600))
     np.savez_compressed(tmp_path / "affNIST_test_y.npz", made.labels)
-    convert(mirror(tmp_path), tmp_path / "set.h5", "test", ATTRIBUTES)
+    convert_npz(*mirror(tmp_path), tmp_path / "set.h5", ATTRIBUTES)
     read = read_set(tmp_path / "set.h5")
     assert (read.images == made.images).all()
     assert (read.labels == made.labels).all()
@@ -268,7 +262,7 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path, made: Dataset) -> None
     np.savez(tmp_path / "affNIST_test_x.npz", made.images.reshape(N, 1600))
     np.savez(tmp_path / "affNIST_test_y.npz", objects)
     with pytest.raises(DataError, match=r"affNIST_test_y\.npz"):
-        convert(mirror(tmp_path), tmp_path / "set.h5", "test", ATTRIBUTES)
+        convert_npz(*mirror(tmp_path), tmp_path / "set.h5", ATTRIBUTES)
     assert not fired.exists()
 
 
