@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import email.utils
+import contextlib
 import re
 import time
 from dataclasses import dataclass
@@ -24,8 +24,6 @@ _BLOCK = 1 << 16
 _MAX_REDIRECTS = 5
 _CONNECT = 10.0  # seconds to wait for a connection
 _MOST_PATIENT = 60.0  # seconds; a server that asks for a longer pause (Retry-After) is not waited for any longer
-
-_ABSENT = {403, 404, 410}  # object stores answer 403 for what is not there, to all who may not list it
 _FOR_NOW = {408, 416, 425, 429, 500, 502, 503, 504}
 _PROXY = "check the environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
 _MEANING = {
@@ -57,9 +55,7 @@ class Refused(Exception):  # noqa: N818  (an outcome that the next source may ma
     reason: str
     retry: bool = False  # another attempt may help
     wait: float = 0.0  # seconds the server asked for before it
-    absent: bool = False  # there simply is no such file
     unreachable: bool = False  # the host did not answer at all
-    wrong: bool = False  # something came, but not the file
 
     def __str__(self) -> str:
         return self.reason
@@ -92,25 +88,22 @@ def unanswered(error: Exception) -> Refused:
 
 
 class Transfer:
-    """Brings a file from an address, and resumes where pooch's downloaders always begin again.
+    """A downloader for pooch that goes on where an earlier attempt, or an earlier run, stopped.
 
-    Bytes that have come so far lie in `part`; what it holds from an earlier run is used if it can be. `deadline` is a
-    reading of `time.monotonic`. After a call, `resumed` tells whether more than one answer made the file.
+    Bytes that have come so far lie in `part`. `deadline` is a reading of `time.monotonic`. After a call, `resumed`
+    tells whether more than one answer made the file.
     """
 
     def __init__(self, file: RemoteFile, part: Path, patience: Patience, deadline: float, progress: Progress) -> None:
         self.resumed = False
-        self._file = file
-        self._most = file.size or file.max_bytes
-        self.part = part
-        self._about = part.with_name(f"{part.name}.json")
-        self._patience = patience
-        self._deadline = deadline
-        self._over = f"the time limit of {patience.total:g} s for a file is over"
+        self._file, self._part, self._patience, self._deadline = file, part, patience, deadline
         self._progress = progress
+        self._most = file.size or file.max_bytes
+        self._about = part.with_name(f"{part.name}.json")  # the address, and what shows whether its content changed
+        self._over = f"the time limit of {patience.total:g} s for a file is over"
 
-    def __call__(self, url: str) -> None:
-        """Download `url` to `part`; `Refused` where the address cannot deliver."""
+    def __call__(self, url: str, output: str, _: object = None) -> None:
+        """Download `url`; `Refused` where the address cannot deliver."""
         tries, farthest = 0, self._size()
         while True:
             try:
@@ -122,47 +115,39 @@ class Transfer:
                 if self._size() > farthest:
                     tries, farthest = 0, self._size()
                 tries += 1
-                if tries >= self._patience.attempts:
-                    raise Refused(f"{refused} ({tries} attempts)", unreachable=refused.unreachable) from refused
                 pause = max(self._patience.wait * 2 ** (tries - 1), min(refused.wait, _MOST_PATIENT))
-                if time.monotonic() + pause >= self._deadline:
-                    raise Refused(f"{refused} ({tries} attempts), and {self._over}") from refused
+                over = f", and {self._over}" if time.monotonic() + pause >= self._deadline else ""
+                if over or tries >= self._patience.attempts:
+                    reason = f"{refused} ({tries} attempts){over}"
+                    raise Refused(reason, unreachable=refused.unreachable) from refused
                 time.sleep(pause)
+        self._part.replace(output)
+        self._about.unlink()
 
     def discard(self) -> None:
         """Forget what has come so far."""
-        self.part.unlink(missing_ok=True)
+        self._part.unlink(missing_ok=True)
         self._about.unlink(missing_ok=True)
 
     def _attempt(self, url: str) -> None:
-        start, headers = self._resumption(url)
-        if start and start == self._file.size:
-            self.resumed = True
-            return  # all is there already: an earlier run ended between the last byte and the check
+        start, headers = self._size(), {"User-Agent": f"affbench/{__version__}", "Accept-Encoding": "identity"}
+        validator = self._validator(url) if start else None
+        # Without a checksum only the server can tell that the rest belongs to the same file.
+        if start and (validator or self._file.published):
+            headers |= {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
         with requests.Session() as session, self._open(session, url, headers) as response:
-            self._check_status(response)
             start, total = self._extent(response, start)
             tag = response.headers.get("ETag", "")
             validator = tag if tag.startswith('"') else response.headers.get("Last-Modified")  # weak tags don't do
             store.write_json(self._about, {"url": shown(url), "validator": validator})
             self._receive(response, start, total)
 
-    def _resumption(self, url: str) -> tuple[int, dict[str, str]]:
-        """Where to go on, and the headers that ask for it."""
-        headers = {"User-Agent": f"affbench/{__version__}", "Accept-Encoding": "identity"}
-        start = self._size()
-        if not start:
-            return 0, headers
-        try:
+    def _validator(self, url: str) -> str | None:
+        """What the server said of the content of which a part is there."""
+        with contextlib.suppress(ArtefactError):
             about = store.read_json(self._about)
-        except ArtefactError:
-            about = {}
-        validator = about.get("validator") if about.get("url") == shown(url) else None
-        # Without a checksum only the server can tell that the rest belongs to the same file.
-        if not (validator or self._file.published) or start > (self._file.size or start):
-            self.discard()
-            return 0, headers
-        return start, headers | {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
+            return about.get("validator") if about.get("url") == shown(url) else None
+        return None
 
     def _open(self, session: requests.Session, url: str, headers: dict[str, str]) -> Any:
         """The answer to a request, after redirects that never lead from https to anything else."""
@@ -184,39 +169,25 @@ class Transfer:
             response.close()
         raise Refused(f"redirects more than {_MAX_REDIRECTS} times")
 
-    def _check_status(self, response: Any) -> None:
-        status = int(response.status_code)
-        if status in (200, 206):
-            if response.headers.get("Content-Type", "").startswith("text/html"):
-                raise Refused("answers with a web page instead of the file")
-            return
-        if status == 416:
-            self.discard()  # what is there is longer than the file
-        raise Refused(
-            f"{_MEANING.get(status, 'cannot deliver')} (HTTP {status})",
-            retry=status in _FOR_NOW,
-            wait=_retry_after(response.headers.get("Retry-After", "")),
-            absent=status in _ABSENT,
-        )
-
     def _extent(self, response: Any, start: int) -> tuple[int, int | None]:
         """The position of the answer's first byte in the file, and the file's size where it is told."""
-        total = None
-        if response.status_code == 200:
-            start, length = 0, response.headers.get("Content-Length", "")
-            if length.isdecimal():
-                total = int(length)
-            elif not (self._file.published or "chunked" in response.headers.get("Transfer-Encoding", "")):
-                raise Refused("announces no length, and no checksum would tell a broken transfer")
-        else:
-            told = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-            if not told or int(told[1]) != start:
-                self.discard()
-                raise Refused("answers with another range than asked for", retry=True)
-            total = None if told[2] == "*" else int(told[2])
-        if total is not None and total != (self._file.size or total):
+        status, told = response.status_code, response.headers
+        other_range = status == 206 and not told.get("Content-Range", "").startswith(f"bytes {start}-")
+        if status == 416 or other_range:  # what is there is longer than the file, or no beginning of it
             self.discard()
-            raise Refused(f"has something else: {total:,} bytes instead of {self._file.size:,}")
+            raise Refused(f"answers with another range than asked for (HTTP {status})", retry=True)
+        if status not in (200, 206):
+            wait = 0.0
+            with contextlib.suppress(urllib3.exceptions.InvalidHeader):
+                wait = urllib3.Retry().parse_retry_after(told.get("Retry-After", "0"))
+            raise Refused(f"{_MEANING.get(status, 'cannot deliver')} (HTTP {status})", status in _FOR_NOW, wait)
+        if told.get("Content-Type", "").startswith("text/html"):
+            raise Refused("answers with a web page instead of the file")
+        start = start if status == 206 else 0
+        length = told.get("Content-Length", "")
+        if not (length.isdecimal() or self._file.published or "chunked" in told.get("Transfer-Encoding", "")):
+            raise Refused("announces no length, and no checksum would tell a broken transfer")
+        total = start + int(length) if length.isdecimal() else None
         if total is not None and total > self._most:
             self.discard()
             raise Refused(f"has {total:,} bytes, more than the {self._most:,} allowed")
@@ -224,17 +195,15 @@ class Transfer:
 
     def _receive(self, response: Any, start: int, total: int | None) -> None:
         done = start
-        total = self._file.size if total is None else total
         self.resumed = start > 0
         # What has arrived, not a full block, so that a server that trickles meets the time limit.
         read = getattr(response.raw, "read1", response.raw.read)
         with (
-            store.writing(self.part),
-            self.part.open("ab" if start else "wb") as file,
+            self._part.open("ab" if start else "wb") as file,
             self._progress.task(self._file.name, total, "bytes") as task,
         ):
             task.advance(start)
-            while block := self._read(read, done, total):
+            while block := self._read(read, f"{done:,} bytes" if total is None else f"{done:,} of {total:,} bytes"):
                 done += len(block)
                 if done > self._most:
                     file.close()
@@ -244,38 +213,16 @@ class Transfer:
                 task.advance(len(block))
         if not done:
             raise Refused("sends an empty file")
-        if total is not None and done < total:
-            raise _broken(done, total)
 
-    def _read(self, read: Any, done: int, total: int | None) -> bytes:
+    def _read(self, read: Any, so_far: str) -> bytes:
         if time.monotonic() >= self._deadline:
-            raise Refused(f"was too slow: {self._over} after {_amount(done, total)} (kept, to go on from there)")
+            raise Refused(f"was too slow: {self._over} after {so_far} (kept, to go on from there)")
         try:
             return bytes(read(_BLOCK, decode_content=False))  # a .gz file is wanted as it is
         except urllib3.exceptions.ReadTimeoutError as error:
-            raise Refused(
-                f"fell silent after {_amount(done, total)}", retry=time.monotonic() < self._deadline
-            ) from error
+            raise Refused(f"fell silent after {so_far}", retry=True) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _broken(done, total) from error
+            raise Refused(f"broke off after {so_far}", retry=True) from error
 
     def _size(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
-
-
-def _amount(done: int, total: int | None) -> str:
-    return f"{done:,} bytes" if total is None else f"{done:,} of {total:,} bytes"
-
-
-def _broken(done: int, total: int | None) -> Refused:
-    return Refused(f"broke off after {_amount(done, total)}", retry=True)
-
-
-def _retry_after(value: str) -> float:
-    """Seconds to wait, from a header that holds seconds or a date; 0 where it holds neither."""
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
+        return self._part.stat().st_size if self._part.exists() else 0

@@ -115,7 +115,7 @@ def test_another_content_later_is_an_error_until_forced(site: Any, tmp_path: Pat
     fetch_file(file, tmp_path, patience=QUICK)
     (tmp_path / "file.bin").unlink()
     site.add("file.bin", b"another")
-    with pytest.raises(DataError, match=rf"{sha256(b'another')} instead of {sha256(CONTENT)}.*--force"):
+    with pytest.raises(DataError, match=rf"expected sha256:{sha256(CONTENT)} but got {sha256(b'another')}.*--force"):
         fetch_file(file, tmp_path, patience=QUICK)
     assert left_in(tmp_path) == ["checksums.json"]
     assert fetch_file(file, tmp_path, patience=QUICK, force=True).sha256 == sha256(b"another")
@@ -230,6 +230,7 @@ def test_a_mirror_folder_needs_no_network(tmp_path: Path, place: str) -> None:
             fetched = fetch_file(file, folder, mirror=given, force=True, offline=True)
             assert fetched.path.read_bytes() == CONTENT
             assert str(tmp_path) not in fetched.origin
+            assert fetched.path.stat().st_mode == path.stat().st_mode  # others may read it
     assert path.read_bytes() == CONTENT
     assert left_in(folder) == ["checksums.json", "file.bin"]
 
@@ -256,7 +257,7 @@ def test_a_wrong_file_in_a_mirror_folder_is_an_error_and_not_kept(tmp_path: Path
     mirror.mkdir()
     (mirror / "file.bin").write_bytes(CONTENT[:100])
     file = checked("https://example.org/file.bin")
-    with pytest.raises(DataError, match=rf"md5:{md5(CONTENT[:100])} instead of md5:{md5(CONTENT)}") as caught:
+    with pytest.raises(DataError, match=rf"expected md5:{md5(CONTENT)} but got {md5(CONTENT[:100])}") as caught:
         fetch_file(file, folder, mirror=mirror)
     assert str(mirror / "file.bin") in str(caught.value)
     assert left_in(folder) == []

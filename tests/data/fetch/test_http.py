@@ -147,17 +147,17 @@ def test_a_part_longer_than_the_file_is_dropped(site: Any, tmp_path: Path) -> No
 
 def test_a_wrong_checksum_names_what_was_expected_and_what_came(site: Any, tmp_path: Path) -> None:
     wrong = CONTENT[:-1] + b"!"
-    with pytest.raises(DownloadError, match=rf"md5:{md5(wrong)} instead of md5:{md5(CONTENT)}"):
+    with pytest.raises(DownloadError, match=rf"expected md5:{md5(CONTENT)} but got {md5(wrong)}"):
         fetch_file(checked(site.add("file.bin", wrong)), tmp_path, patience=QUICK)
     assert left_in(tmp_path) == []
     file = RemoteFile("file.bin", (site.url + "file.bin",), md5=md5(wrong), sha256=sha256(CONTENT))
-    with pytest.raises(DownloadError, match=rf"sha256:{sha256(wrong)} instead of sha256:{sha256(CONTENT)}"):
+    with pytest.raises(DownloadError, match=rf"expected sha256:{sha256(CONTENT)} but got {sha256(wrong)}"):
         fetch_file(file, tmp_path, patience=QUICK)
     assert left_in(tmp_path) == []
 
 
-def test_a_wrong_size_is_told_before_it_is_downloaded(site: Any, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="204,800 bytes instead of 99"):
+def test_more_than_the_published_size_is_told_before_it_is_downloaded(site: Any, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="has 204,800 bytes, more than the 99 allowed"):
         fetch_file(checked(site.add("file.bin", CONTENT), size=99), tmp_path, patience=QUICK)
 
 
