@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +14,11 @@ from affbench.data import convert
 from affbench.data.convert import Digits, Form, Writer
 from affbench.data.fetch.sources import Source
 from affbench.data.placement import CANVAS, FRAME
-from affbench.data.transform import AffineRange
+from affbench.data.transform import AFFNIST, AffineRange
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SAMPLE = Path(__file__).parent / "sample"  # files of the digits that lie in the package
 
 
 def raw_dir(data_dir: Path, family: str) -> Path:
@@ -39,7 +39,7 @@ class SetSpec:
     family: str  # where its digits come from
     form: Form  # what is done to them
     split: Split | None = None  # the only one the name stands for (affnist-train); None for any
-    ranges: AffineRange = field(default_factory=AffineRange)  # of a synthetic affine set
+    ranges: AffineRange = AFFNIST  # of a synthetic affine set
 
     @property
     def canvas(self) -> int:
@@ -55,16 +55,6 @@ class SetSpec:
     def digits(self) -> str:
         """The family of the original digits: that of MNIST for official sets, which are made from it."""
         return "mnist" if self.form == "official" else self.family
-
-
-def digit_sets(family: str, stem: str, affine: str, suffix: str = "") -> tuple[SetSpec, ...]:
-    """The four sets that are made of a family of digits."""
-    return (
-        SetSpec(f"{stem}{suffix}", family, "original"),
-        SetSpec(f"{stem}-padded{suffix}", family, "padded"),
-        SetSpec(f"{stem}-translated{suffix}", family, "translated"),
-        SetSpec(f"{affine}{suffix}", family, "affine"),
-    )
 
 
 @dataclass(frozen=True)
@@ -89,8 +79,7 @@ class Family:
     def checksums(self) -> dict[str, str]:
         """File name to checksum of the digits' files: published ones, or those of the embedded files."""
         if self.embedded:
-            with as_file(files("affbench.data") / "sample") as folder:
-                return {path.name: store.file_hash(path) for path in sorted(folder.glob("*.gz"))}
+            return {path.name: store.file_hash(path) for path in sorted(SAMPLE.glob("*.gz"))}
         return {file.name: str(file.md5) for file in self.source.files}
 
     def is_there(self, data_dir: Path) -> bool:
@@ -98,30 +87,41 @@ class Family:
         if self.write:
             return any((sets_dir(data_dir) / f"{self.name}-{split}.h5").is_file() for split in SPLITS)
         folder = raw_dir(data_dir, self.name)
-        return bool(self.embedded) or all(
-            any((folder / form.name).is_file() for form in file.forms) for file in self.source.files
-        )
+        needed = () if self.embedded else self.source.files
+        return all(any((folder / form.name).is_file() for form in file.forms) for file in needed)
 
     def digits(self, split: Split, data_dir: Path) -> Digits:
         """Original digits of one split, from files whose checksums are verified here."""
-        kind: Literal["train", "test"] = "test" if split == "test" else "train"
-        if self.embedded:
-            with as_file(files("affbench.data") / "sample") as folder:
-                images, labels = self.read(lambda name: folder / name, kind)
-        else:
-            images, labels = self.read(lambda name: self._file(name, data_dir), kind)
+
+        def find(name: str) -> Path:
+            return SAMPLE / name if self.embedded else self._downloaded(name, raw_dir(data_dir, self.name))
+
+        images, labels = self.read(find, "test" if split == "test" else "train")
         held_out = self.sizes[SPLITS.index("validation")]
         rows = {"test": slice(None), "validation": slice(held_out), "train": slice(held_out, None)}[split]
         return images[rows], labels[rows]
 
-    def _file(self, name: str, data_dir: Path) -> Path:
+    def _downloaded(self, name: str, folder: Path) -> Path:
         """A downloaded file, its published checksum verified."""
         from affbench.data.fetch.files import find_file  # imports what downloads need, and few commands need that
 
-        (file,) = (file for file in self.source.files if file.name == name)
-        found = find_file(file, raw_dir(data_dir, self.name))
+        found = find_file(next(file for file in self.source.files if file.name == name), folder)
         if found is None:
-            path = raw_dir(data_dir, self.name) / name
-            state = "damaged: its checksum is not the published one" if path.is_file() else "missing"
-            raise DataError(f"{path} is {state}; 'affbench fetch {self.name}' downloads it (or --mirror FOLDER).")
+            state = "damaged: its checksum is not the published one" if (folder / name).is_file() else "missing"
+            raise DataError(
+                f"{folder / name} is {state}; 'affbench fetch {self.name}' downloads it (or --mirror FOLDER)."
+            )
         return found.path
+
+
+def family_of_digits(name: str, source: Source, sizes: tuple[int, ...], affine: str, suffix: str = "") -> Family:
+    """Digits in four files like MNIST's and the four sets that are made of them; with a suffix, inside the package."""
+    stem = name.removesuffix(suffix)
+    forms: dict[Form, str] = {
+        "original": stem,
+        "padded": f"{stem}-padded",
+        "translated": f"{stem}-translated",
+        "affine": affine,
+    }
+    sets = tuple(SetSpec(f"{called}{suffix}", name, form) for form, called in forms.items())
+    return Family(name, sets, {} if suffix else {name: (source,)}, sizes, embedded=source if suffix else None)

@@ -26,7 +26,7 @@ from affbench.data import convert, hdf5
 from affbench.data.convert import Making
 from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.family import SPLITS as SPLITS
-from affbench.data.family import Family, digit_sets
+from affbench.data.family import Family, family_of_digits
 from affbench.data.family import SetSpec as SetSpec
 from affbench.data.family import Split as Split
 from affbench.data.family import raw_dir as raw_dir
@@ -37,55 +37,45 @@ from affbench.data.placement import CANVAS
 from affbench.data.synthesis import COPIES, synthesize
 from affbench.data.transform import AffineRange
 
+SEEDS = {"test": 0, "validation": 1, "train": 2}  # placements and transformations are fixed for ever, and different
 VERSION = 2  # of the conversion of affine sets: raised whenever the same digits would give other images
 PLACED_VERSION = 1  # of all other sets, likewise
-SEEDS = {"test": 0, "validation": 1, "train": 2}  # placements and transformations are fixed for ever, and different
 
-FAMILIES: Mapping[str, Family] = {
-    family.name: family
-    for family in (
-        Family(
-            "mnist",
-            digit_sets("mnist", "mnist", "affnist-synthetic"),
-            {"mnist": (sources.MNIST,)},
-            sizes=(50_000, 10_000, 10_000),
+
+def default_data_dir() -> Path:
+    """Where data lie unless told otherwise: ``$AFFBENCH_DATA_DIR``, else ``data``."""
+    return Path(os.environ.get("AFFBENCH_DATA_DIR") or "data")
+
+
+_MNIST = (50_000, 10_000, 10_000)  # images of train, validation (the first of the training files) and test
+_EMBEDDED = replace(sources.MNIST, homepage="the sample of MNIST inside affbench")
+_FAMILIES = (
+    family_of_digits("mnist", sources.MNIST, _MNIST, "affnist-synthetic"),
+    family_of_digits("mnist-sample", _EMBEDDED, (5_000, 1_000, 1_000), "affnist-synthetic", "-sample"),
+    family_of_digits("fashion-mnist", sources.FASHION_MNIST, _MNIST, "fashion-mnist-affine"),
+    Family(
+        "affnist",
+        (
+            SetSpec("affnist", "affnist", "official"),
+            SetSpec("affnist-validation", "affnist", "official", split="validation"),
+            SetSpec("affnist-train", "affnist", "official", split="train"),
         ),
-        Family(
-            "mnist-sample",
-            digit_sets("mnist-sample", "mnist", "affnist-synthetic", "-sample"),
-            {},
-            sizes=(5_000, 1_000, 1_000),
-            embedded=replace(sources.MNIST, homepage="the sample of MNIST inside affbench"),
-        ),
-        Family(
-            "fashion-mnist",
-            digit_sets("fashion-mnist", "fashion-mnist", "fashion-mnist-affine"),
-            {"fashion-mnist": (sources.FASHION_MNIST,)},
-            sizes=(50_000, 10_000, 10_000),
-        ),
-        Family(
-            "affnist",
-            (
-                SetSpec("affnist", "affnist", "official"),
-                SetSpec("affnist-validation", "affnist", "official", split="validation"),
-                SetSpec("affnist-train", "affnist", "official", split="train"),
-            ),
-            sources.AFFNIST,
-            write=convert.write_affnist,
-        ),
-        Family(
-            "homnist",
-            (SetSpec("homnist", "homnist", "official", split="test"),),
-            {"homnist": (sources.HOMNIST,)},
-            write=convert.write_homnist,
-        ),
-    )
-}
+        sources.AFFNIST,
+        write=convert.write_affnist,
+    ),
+    Family(
+        "homnist",
+        (SetSpec("homnist", "homnist", "official", split="test"),),
+        {"homnist": (sources.HOMNIST,)},
+        write=convert.write_homnist,
+    ),
+)
+FAMILIES: Mapping[str, Family] = {family.name: family for family in _FAMILIES}
 """All digits there are; a new family is a row here, and a reader where its files are of a new kind."""
 
-_SETS = {spec.name: spec for family in FAMILIES.values() for spec in family.sets}
+_SETS = {spec.name: spec for family in _FAMILIES for spec in family.sets}
 SOURCES: Mapping[str, tuple[Source, ...]] = {
-    name: ways for family in FAMILIES.values() for name, ways in family.sources.items()
+    name: ways for family in _FAMILIES for name, ways in family.sources.items()
 }
 """All that can be fetched, by name, with the ways to get it, best first."""
 
@@ -104,15 +94,13 @@ def set_names() -> tuple[str, ...]:
 
 def find_set(name: str) -> SetSpec:
     """The set called `name`; `UsageError` where there is none, or it cannot be varied in this way."""
-    base, _, variation = name.partition("@")
+    base, at, variation = name.partition("@")
     if base not in _SETS:
         raise UsageError(f"unknown set '{name}': {nearest(base, _SETS)}")
     spec = _SETS[base]
-    if not variation and "@" not in name:
-        return spec
-    if spec.form != "affine":
+    if at and spec.form != "affine":
         raise UsageError(f"set '{base}' cannot be varied ('@{variation}'): only synthetic affine sets can.")
-    return replace(spec, **_varied(base, variation))
+    return _varied(spec, variation) if at else spec
 
 
 def varied_name(base: str, *, only: str | None = None, **half_widths: float | None) -> str:
@@ -123,34 +111,23 @@ def varied_name(base: str, *, only: str | None = None, **half_widths: float | No
     return f"{base}@{','.join(parts)}" if parts else base
 
 
-def _varied(base: str, variation: str) -> dict[str, Any]:
+def _varied(spec: SetSpec, variation: str) -> SetSpec:
     given: dict[str, str] = {}
     known = ("only", "rotation", "shear", "expansion", "translation")
-    for part in variation.split(","):
-        key, _, value = part.partition("=")
+    for key, _, value in (part.partition("=") for part in variation.split(",")):
         if key not in known:
-            raise UsageError(f"unknown variation '{key}' of set '{base}': {nearest(key, known)}")
+            raise UsageError(f"unknown variation '{key}' of set '{spec.name}': {nearest(key, known)}")
         if key in given:
-            joined = "; several factors are only=rotation+shear" if key == "only" else ""
-            raise UsageError(f"set '{base}@{variation}' gives {key} twice{joined}.")
+            raise UsageError(f"set '{spec.name}@{variation}' gives {key} twice (several factors: only=rotation+shear).")
         given[key] = value
-    only = given.pop("only").split("+") if "only" in given else []
-    widths: dict[str, float] = {}
-    for key, value in given.items():
-        try:
-            widths[key] = float(value)
-        except ValueError:
-            raise UsageError(f"{key}={value} in set '{base}@{variation}' is not a number.") from None
+    only = given.pop("only", "")
+    try:
+        widths = {key: float(value) for key, value in given.items()}
+    except ValueError as error:
+        raise UsageError(f"what set '{spec.name}@{variation}' gives is not a number ({error}).") from None
     ranges = AffineRange.around(**widths)
-    name = varied_name(base, only="+".join(only), **widths)
-    return {"name": name, "ranges": ranges.only(*only) if only else ranges}
-
-
-def check_split(spec: SetSpec, split: str) -> Split:
-    """The split as asked for, or the one that the set's name stands for; `UsageError` where there is none."""
-    if split not in SPLITS:
-        raise UsageError(f"unknown split '{split}': {nearest(split, SPLITS)}")
-    return spec.split or split
+    name = varied_name(spec.name, only=only, **widths)
+    return replace(spec, name=name, ranges=ranges.only(*only.split("+")) if only else ranges)
 
 
 @dataclass(frozen=True)
@@ -255,17 +232,16 @@ class SetPart:
 
     def ensure(self, data_dir: Path) -> Path:
         """The finished, verified HDF5 file, made from its digits if it is not there yet."""
-        path = self.path(data_dir)
-        if self.spec.form == "official":
+        path, spec = self.path(data_dir), self.spec
+        if spec.form == "official":
             try:
                 store.verify(path, self._manifest(data_dir))
             except ArtefactError as error:
                 raise ArtefactError(f"{error} 'affbench fetch {self.fetched_as}' converts it again.") from error
             return path
-        spec, family = self.spec, FAMILIES[self.spec.family]
+        family = FAMILIES[spec.family]
         making = Making(spec.form, SEEDS[self.split], spec.ranges, self.made_copies)
-        source = family.source.homepage
-        about = convert.origin(self.name, self.split, source, family.checksums, family.source.license)
+        about = convert.origin(self.name, self.split, family.source.homepage, family.checksums, family.source.license)
         inputs = self.inputs | ({"copies": making.copies} if spec.form == "affine" else {})
 
         def make(target: Path) -> None:
@@ -283,12 +259,9 @@ def find_part(name: str, split: str = "test", copies: int = COPIES, limit: int |
     spec = find_set(name)
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1; it is {limit}.")
-    return SetPart(spec, check_split(spec, split), copies, limit)
-
-
-def default_data_dir() -> Path:
-    """Where data lie unless told otherwise: ``$AFFBENCH_DATA_DIR``, else ``data``."""
-    return Path(os.environ.get("AFFBENCH_DATA_DIR") or "data")
+    if split not in SPLITS:
+        raise UsageError(f"unknown split '{split}': {nearest(split, SPLITS)}")
+    return SetPart(spec, spec.split or split, copies, limit)
 
 
 def is_earlier_edition(name: str, split: str, key: str) -> bool:
