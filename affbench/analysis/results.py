@@ -39,11 +39,6 @@ class Result(LabelledRun):
         return self.run.config.training.seed
 
     @property
-    def title(self) -> str:
-        """Label and seed, for a heading."""
-        return f"{self.label}, seed {self.seed}"
-
-    @property
     def seconds_per_epoch(self) -> float:
         """Mean over the epochs, training alone."""
         return sum(row.seconds for row in self.run.history) / self.run.history[-1].epoch

@@ -11,6 +11,7 @@ from affbench.cli.options import Copies, Device, ImageLimit, RunName, SetName, V
 from affbench.cli.session import Session, command
 
 if TYPE_CHECKING:
+    from affbench.analysis.results import LabelledRun
     from affbench.report.drawing import Drawing
 
 figure = typer.Typer(
@@ -92,10 +93,8 @@ def leaderboard(
 def reconstructions(session: Session, run: RunName = None, output: Output = None, device: Device = "auto") -> None:
     """Real digits over their reconstructions, five rows of each."""
     from affbench.report.sections.capsules import reconstruction_figure
-    from affbench.run.folder import find_run
 
-    found = find_run(session.workspace.results, run)
-    _show(session, reconstruction_figure(found, session.workspace, _folder(session, output)))
+    _show(session, reconstruction_figure(_found(session, run), session.workspace, _folder(session, output)))
 
 
 @figure.command()
@@ -109,10 +108,8 @@ def perturb(
 ) -> None:
     """Each dimension of a digit's capsule changed by -0.25 to 0.25, and drawn."""
     from affbench.report.sections.capsules import perturbation_figure
-    from affbench.run.folder import find_run
 
-    found = find_run(session.workspace.results, run)
-    _show(session, perturbation_figure(found, session.workspace, _folder(session, output), digit=digit))
+    _show(session, perturbation_figure(_found(session, run), session.workspace, _folder(session, output), digit=digit))
 
 
 @figure.command()
@@ -127,10 +124,8 @@ def equivariance(
 ) -> None:
     """How capsules move as the input rotates, shears, scales or shifts, and what explains their variance."""
     from affbench.report.sections.equivariance import equivariance_figure
-    from affbench.run.folder import find_run
 
-    found = find_run(session.workspace.results, run)
-    folder = _folder(session, output)
+    found, folder = _found(session, run), _folder(session, output)
     drawing, table = equivariance_figure(found, session.workspace, folder, digit=digit, per_class=per_class)
     session.show(table.to_rich())
     _show(session, drawing)
@@ -151,10 +146,8 @@ def wrong(
     """The most confidently wrong digits, with their reconstructions where the model draws any."""
     from affbench.data.sets import find_part
     from affbench.report.sections.mistakes import mistakes_figure
-    from affbench.run.folder import find_run
 
-    found = find_run(session.workspace.results, run)
-    folder = _folder(session, output)
+    found, folder = _found(session, run), _folder(session, output)
     part = find_part(set_name, "test", copies, limit)
     _show(session, mistakes_figure(found, part, session.workspace, folder, count=count))
 
@@ -173,10 +166,8 @@ def positions(
     """Accuracy as a map over the position of the digit on the canvas."""
     from affbench.data.sets import find_part
     from affbench.report.sections.positions import position_figure
-    from affbench.run.folder import find_run
 
-    found = find_run(session.workspace.results, run)
-    folder = _folder(session, output)
+    found, folder = _found(session, run), _folder(session, output)
     part = find_part(set_name, "test", copies, limit)
     _show(session, position_figure(found, part, session.workspace, folder))
 
@@ -196,13 +187,19 @@ def factors(
     """Accuracy on sets in which only rotation, only shear, … varies, wider than in affNIST."""
     from affbench.analysis.factors import FACTORS
     from affbench.report.sections.factors import factor_figure
-    from affbench.run.folder import find_run
 
-    found = (
-        [find_run(session.workspace.results, name) for name in run] if run else [find_run(session.workspace.results)]
-    )
+    found = [_found(session, name) for name in run] if run else [_found(session, None)]
     chosen = factor or list(FACTORS)
     _show(session, factor_figure(found, session.workspace, _folder(session, output), factors=chosen, limit=limit))
+
+
+def _found(session: Session, name: str | None) -> LabelledRun:
+    """A run, the latest where none is named, which figures call by its own name."""
+    from affbench.analysis.results import LabelledRun
+    from affbench.run.folder import find_run
+
+    run = find_run(session.workspace.results, name)
+    return LabelledRun(run.name, run)
 
 
 def _folder(session: Session, output: Path | None) -> Path:

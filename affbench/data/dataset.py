@@ -88,7 +88,7 @@ class Dataset:
         names = ("images", "labels", "transforms", "source_index", "original_id")
         return {name: values for name in names if (values := getattr(self, name)) is not None}
 
-    def rows(self, part: slice) -> Dataset:
+    def rows(self, part: slice | npt.NDArray[np.intp]) -> Dataset:
         """Some of the images as a set."""
         taken: dict[str, Any] = {name: values[part] for name, values in self.arrays.items()}
         return replace(self, **taken)

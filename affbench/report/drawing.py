@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
@@ -150,6 +151,25 @@ def show_sheet(
     axes.tick_params(labelsize=size, length=0, colors=INK)
     for spine in axes.spines.values():
         spine.set_color(GRID)
+
+
+def heat_map(
+    axes: Axes,
+    values: npt.NDArray[np.float64],
+    texts: npt.ArrayLike,
+    *,
+    low: float = 0,
+    high: float = 100,
+    cmap: str = "Blues",
+    aspect: Literal["equal", "auto"] = "equal",
+) -> AxesImage:
+    """Values (R, C) as colours, none where there is no number, under texts (R, C) in what can be read on them."""
+    picture = axes.imshow(values, cmap=cmap, vmin=low, vmax=high, aspect=aspect)
+    colours = picture.to_rgba(values)
+    for (row, column), text in np.ndenumerate(np.asarray(texts)):
+        dark = colours[row, column, 3] > 0 and colours[row, column, :3] @ (0.30, 0.59, 0.11) < 0.5
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else INK)
+    return picture
 
 
 def save_drawing(

@@ -36,5 +36,5 @@ def leaderboard_table(board: Leaderboard) -> Table:
         caption += " Published results are on the sets named in them, without rank."
     if len({row.n for row in board.rows}) > 1:
         caption += " Not all were tested on as many images: compare rows of one n."
-    caption += "".join(f"\nWarning, {row.run}: {row.warning}" for row in board.rows if row.warning)
-    return Table(f"Leaderboard: {board.set}", columns, tuple(rows), caption, " ".join(board.left_out))
+    notes = [caption, *(f"Warning, {row.run}: {row.warning}" for row in board.rows if row.warning), *board.left_out]
+    return Table(f"Leaderboard: {board.set}", columns, tuple(rows), "\n".join(notes))

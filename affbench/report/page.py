@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -91,28 +91,24 @@ def write_report(
 ) -> Report:
     """Write ``report.md``, ``report.html`` and ``figures/`` over some runs, in the place of files of the same names.
 
-    The note is what has to be said of all its numbers, such as that they are of a sample: it stands under the title and
-    under each table. What could not be read or shown is named.
+    The note is what has to be said of all its numbers, such as that they are of a sample: it stands under the title.
+    What could not be read or shown is named.
     """
     made = [section for make in sections if (section := make(results, folder / FIGURES))]
     page = {
         "title": title,
         "note": note,
-        "sections": [
-            replace(own, tables=tuple(replace(table, note=note) for table in own.tables))
-            for own in made
-            if own.tables or own.figures or own.paragraphs
-        ],
+        "sections": [own for own in made if own.tables or own.figures or own.paragraphs],
         "problems": list(dict.fromkeys((*results.problems, *(text for own in made for text in own.problems)))),
         "runs": [_details(result) for result in results.results],
         "version": __version__,
     }
     markdown, html = folder / "report.md", folder / "report.html"
-    environment = _environment()
-    write_text(markdown, plain(environment.get_template("report.md.j2").render(page)))
+    templates = environment()
+    write_text(markdown, plain(templates.get_template("report.md.j2").render(page)))
     style, script = (_template(name) for name in ("report.css", "report.js"))
     page |= {"style": Markup(style), "script": Markup(script), "style_hash": _hash(style), "script_hash": _hash(script)}  # noqa: S704 - our own files
-    write_text(html, plain(environment.get_template("report.html.j2").render(page)))
+    write_text(html, plain(templates.get_template("report.html.j2").render(page)))
     return Report(markdown, html, accuracy.summarise(results, note=note))
 
 
@@ -141,8 +137,10 @@ def _details(result: Result) -> _RunDetails:
     return _RunDetails(run.name, "; ".join(facts), run.config.to_toml().strip(), text)
 
 
-def _environment() -> Environment:
-    environment = Environment(
+@cache
+def environment() -> Environment:
+    """The templates of the page; whatever they are given is escaped."""
+    templates = Environment(
         loader=PackageLoader("affbench.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -150,12 +148,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["md"] = lambda text: Markup(markdown_text(text))  # noqa: S704 - escaped for Markdown
-    environment.filters["fenced"] = _fenced
-    environment.filters["link"] = lambda path: f"{FIGURES}/{quote(path.name)}"
-    environment.filters["uri"] = _data_uri
-    environment.filters["anchor"] = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower())
-    return environment
+    templates.filters["md"] = lambda text: Markup(markdown_text(text))  # noqa: S704 - escaped for Markdown
+    templates.filters["lines"] = lambda text: Markup("<br>").join(plain(text).split("\n"))
+    templates.filters["fenced"] = _fenced
+    templates.filters["link"] = lambda path: f"{FIGURES}/{quote(path.name)}"
+    templates.filters["uri"] = _data_uri
+    templates.filters["anchor"] = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower())
+    return templates
 
 
 def _data_uri(drawing: Drawing) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup, escape
-
-from affbench.analysis.results import Group
+from affbench.analysis.results import Group, Results
 from affbench.base.statistics import seed_summary
 from affbench.run.folder import Share
 
@@ -38,15 +36,14 @@ ABSENT = Cell("–")
 class Table:
     """A table, before it is rendered: as many cells a row as there are columns, the first of which names the row.
 
-    The caption says what the numbers are: set, split, n, seeds, interval; the note is about the whole experiment.
-    Headings, like cells, break their lines at "\\n".
+    The caption says what the numbers are: set, split, n, seeds, interval. Headings, like cells, break their lines at
+    "\\n".
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
-    note: str = ""
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.columns) for row in self.rows):
@@ -57,61 +54,27 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        below = Text(plain("\n".join(filter(None, (self.caption, self.note)))), style="dim italic")
-        rich = RichTable(title=Text(plain(self.title)), caption=below or None, title_justify="left")
-        rich.caption_justify = "left"
+        below = Text(plain(self.caption), style="dim italic") if self.caption else None
+        rich = RichTable(title=Text(plain(self.title)), caption=below, title_justify="left", caption_justify="left")
         for number, heading in enumerate(self.columns):
-            rich.add_column(Text(plain(heading)), justify="right" if self._numeric(number) else "left", overflow="fold")
+            rich.add_column(Text(plain(heading)), justify="right" if self.numeric(number) else "left", overflow="fold")
         for row in self.rows:
             rich.add_row(*(Text(plain(cell.text)) for cell in row))
         return rich
 
     def to_markdown(self, level: int = 2) -> str:
         """The table as GitHub-flavoured Markdown under a heading of `level`; everything in it is escaped."""
-        rule = ["---:" if self._numeric(number) else ":---" for number in range(len(self.columns))]
-        lines = [
-            f"{'#' * level} {markdown_text(self.title)}",
-            "",
-            _markdown_row(self.columns),
-            f"| {' | '.join(rule)} |",
-            *(_markdown_row(cell.text for cell in row) for row in self.rows),
-        ]
-        for text in filter(None, (self.caption, self.note)):
-            lines += ["", f"*{markdown_text(text)}*"]
+        rule = ["---:" if self.numeric(number) else ":---" for number in range(len(self.columns))]
+        texts = [self.columns, *((cell.text for cell in row) for row in self.rows)]
+        head, *body = [f"| {' | '.join(map(markdown_text, line))} |" for line in texts]
+        lines = [f"{'#' * level} {markdown_text(self.title)}", "", head, f"| {' | '.join(rule)} |", *body]
+        if self.caption:
+            lines += ["", f"*{markdown_text(self.caption)}*"]
         return "\n".join(lines) + "\n"
 
-    def to_html(self) -> Markup:
-        """The table as an HTML figure whose columns a script can sort by; everything in it is escaped."""
-        heads = Markup("").join(
-            Markup('<th scope="col"{}>{}</th>').format(self._css(number), _html_text(heading))
-            for number, heading in enumerate(self.columns)
-        )
-        rows = Markup("\n").join(
-            Markup("<tr>{}</tr>").format(Markup("").join(self._html_cell(n, cell) for n, cell in enumerate(row)))
-            for row in self.rows
-        )
-        below = Markup("").join(
-            Markup('<p class="{}">{}</p>').format(kind, _html_text(text))
-            for kind, text in (("caption", self.caption), ("note", self.note))
-            if text
-        )
-        return Markup(
-            '<figure class="table"><div class="scroll" tabindex="0" role="region" aria-label="{title}">'
-            '<table class="sortable"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n'
-            "<figcaption>{below}</figcaption></figure>"
-        ).format(title=plain(self.title), heads=heads, rows=rows, below=below)
-
-    def _numeric(self, column: int) -> bool:
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers, which stand at its right; the first names the rows."""
         return column > 0 and any(row[column].sort is not None for row in self.rows)
-
-    def _css(self, column: int) -> Markup:
-        return Markup(' class="number"') if self._numeric(column) else Markup("")
-
-    def _html_cell(self, column: int, cell: Cell) -> Markup:
-        key = Markup("") if cell.sort is None else Markup(' data-sort="{}"').format(repr(float(cell.sort)))
-        if column == 0:
-            return Markup('<th scope="row"{}>{}</th>').format(key, _html_text(cell.text))
-        return Markup("<td{}{}>{}</td>").format(self._css(column), key, _html_text(cell.text))
 
 
 def plain(text: str) -> str:
@@ -127,14 +90,6 @@ def markdown_text(text: str) -> str:
     text = re.sub(r"(?i)\b(https?|ftp|mailto|xmpp):", r"\1&#58;", text)
     text = re.sub(r"(?i)\bwww\.", "www&#46;", text).replace("@", "&#64;")
     return text.strip().replace("\n", "<br>")
-
-
-def _markdown_row(texts: Iterable[str]) -> str:
-    return f"| {' | '.join(markdown_text(text) for text in texts)} |"
-
-
-def _html_text(text: str) -> Markup:
-    return Markup("<br>").join(escape(line) for line in plain(text).split("\n"))
 
 
 def percent(share: float) -> str:
@@ -170,18 +125,18 @@ def span(values: Iterable[int]) -> str:
 
 def set_heading(name: str, groups: Sequence[Group]) -> str:
     """A column's heading that says set, split and n."""
-    split, n, originals = _extent(name, groups)
+    split, n, originals = extent(name, groups)
     shown = name.replace("-sample", "\n-sample").replace("@", "\n@")  # where a narrow terminal may break it
     return f"{shown}\n{split} accuracy %\nn {n}" + ("" if n == originals else f" of\n{originals} digits")
 
 
 def described(name: str, groups: Sequence[Group]) -> str:
     """The same in one line, without what is measured."""
-    split, n, originals = _extent(name, groups)
+    split, n, originals = extent(name, groups)
     return f"{name}, {split}, n {n}" + ("" if n == originals else f" of {originals} digits")
 
 
-def _extent(name: str, groups: Sequence[Group]) -> tuple[str, str, str]:
+def extent(name: str, groups: Sequence[Group]) -> tuple[str, str, str]:
     """Split, number of images and number of originals of the evaluations on a set, in words."""
     records = [record for own in groups for record in own.records(name)]
     n, originals = ([getattr(record, key) for record in records] for key in ("n", "n_originals"))
@@ -211,21 +166,38 @@ def validation_cell(own: Group) -> Cell:
     return Cell(percent(summary.mean) + spread, 100 * summary.mean)
 
 
-def share_cell(shares: Sequence[Share]) -> Cell:
-    """The same share from several seeds: mean, and its interval for one seed or its range for several."""
-    summary = seed_summary([share.accuracy for share in shares])
-    extent = interval(shares[0].ci95)
-    if len(shares) > 1:
-        extent = f"{percent(summary.minimum)} to {percent(summary.maximum)}"
-    return Cell(f"{percent(summary.mean)}\n{extent}", 100 * summary.mean)
+def accuracy_table(
+    title: str, heads: Sequence[str], lines: Sequence[tuple[Group, Sequence[Cell]]], results: Results, caption: str
+) -> Table:
+    """A row for each of some groups: the cells under `heads`, validation accuracy, and accuracy on every set."""
+    shown = [own for own, _ in lines]
+    sets = [name for name in results.sets if any(own.records(name) for own in shown)]
+    columns = (*heads, "Validation\naccuracy %", *(set_heading(name, shown) for name in sets))
+    rows = tuple(
+        (*cells, validation_cell(own), *(accuracy_cell(own, name, results.groups) for name in sets))
+        for own, cells in lines
+    )
+    return Table(title, columns, rows, caption)
 
 
-SHARES = (
-    "Accuracy in percent. With one seed, brackets hold Wilson's 95% interval, which takes images as independent "
-    "(versions of one digit are not: it is too narrow for affine sets); with several seeds, mean and range over seeds."
-)
+def shares_table(
+    title: str, first: str, lines: Mapping[Cell, Mapping[str, Sequence[Share]]], groups: Sequence[Group], name: str
+) -> Table:
+    """A row for each part of a set and a column for each model: its shares there by seed, under the group's name."""
 
+    def cell(shares: Sequence[Share]) -> Cell:
+        if not shares:
+            return ABSENT
+        summary, extent = seed_summary([share.accuracy for share in shares]), interval(shares[0].ci95)
+        if len(shares) > 1:
+            extent = f"{percent(summary.minimum)} to {percent(summary.maximum)}"
+        return Cell(f"{percent(summary.mean)}\n{extent}", 100 * summary.mean)
 
-def model_heading(own: Group, name: str) -> str:
-    """A column's heading that names a model and the seeds of it that were tested on a set."""
-    return f"{own.name}\n{counted(len(own.records(name)), 'seed')}"
+    columns = (first, *(f"{own.name}\n{counted(len(own.records(name)), 'seed')}" for own in groups))
+    rows = tuple((label, *(cell(found.get(own.name, ())) for own in groups)) for label, found in lines.items())
+    caption = (
+        "Accuracy in percent. With one seed, brackets hold Wilson's 95% interval, which takes images as independent "
+        "(versions of one digit are not: it is too narrow for affine sets); with several seeds, mean and range over "
+        "seeds."
+    )
+    return Table(f"{title}: {described(name, groups)}", columns, rows, caption)

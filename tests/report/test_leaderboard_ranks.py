@@ -44,7 +44,7 @@ def test_what_cannot_be_read_is_left_out_and_a_copy_counts_once(tmp_path: Path) 
     shutil.copytree(runs[2].path, tmp_path / "runs" / f"{runs[2].name}.bak")
     (board,) = leaderboards(tmp_path)
     assert sorted(row.run for row in board.rows) == sorted([runs[0].name, runs[2].name])
-    assert "is damaged" in leaderboard_table(board).note
+    assert "is damaged" in leaderboard_table(board).caption
     assert f"Run {runs[2].name}.bak is left out: it is a copy of {runs[2].name}." in board.left_out
 
 

@@ -139,7 +139,7 @@ def test_a_section_of_ones_own_is_shown_in_both_files_with_its_data(tmp_path: Pa
     page = Reader(report.html.read_text())
     for word in ("More to see", "A table", "What it shows.", "A pity."):
         assert word in page.text
-    assert page.text.count(NOTE) == 2
+    assert page.text.count(NOTE) == 1
     assert (tmp_path / "report" / "figures" / "a sheet.csv").read_text() == "row,index\n1,2\n"
     assert ("a", {"href": "figures/a%20sheet.csv"}) in page.tags
     assert "(figures/a%20sheet.png)" in report.markdown.read_text()

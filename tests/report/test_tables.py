@@ -11,6 +11,7 @@ from run_folders import make_run, record, study
 
 from affbench.analysis.published import AFFNIST, published_for
 from affbench.analysis.results import LabelledRun, read_results
+from affbench.report.page import environment
 from affbench.report.record import evaluation_tables
 from affbench.report.sections.ablation import ablation_table
 from affbench.report.sections.accuracy import summarise
@@ -165,8 +166,10 @@ def test_one_evaluation_is_shown_overall_by_class_and_by_factor(tmp_path: Path) 
 
 def test_renderings_escape_what_would_be_markup() -> None:
     table = Table("a|b", ("x", "y"), ((Cell("<b>|*"), Cell("1", 1.0)),), "c[red]")
-    assert "<b>" not in table.to_html()
-    assert "&lt;b&gt;" in table.to_html()
+    html = environment().get_template("table.html.j2").render(table=table)
+    assert "<b>" not in html
+    assert "&lt;b&gt;" in html
+    assert '<td class="number" data-sort="1.0">1</td>' in html
     assert "<b>" not in table.to_markdown()
     assert table.to_markdown().count("|") - table.to_markdown().count("\\|") == 9
     with pytest.raises(ValueError, match="do not fit"):

@@ -6,7 +6,7 @@ has nothing to show. Figures go into the folder; sections that look at models or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -36,14 +36,25 @@ class Section:
 MakeSection = Callable[[Results, Path], Section | None]
 
 
-def of_each_model(results: Results, look: Callable[[Result, Workspace], list[T]]) -> tuple[list[T], tuple[str, ...]]:
-    """What one finds by a look at the first run of each of the first models, and a sentence for each left out."""
+class NothingToShowError(AffbenchError):
+    """What a figure is of does not exist here, such as the mistakes of a model without any; a page passes over it."""
+
+
+def of_each_model(
+    results: Results, look: Callable[[Result, Workspace], Iterable[T]]
+) -> tuple[tuple[T, ...], tuple[str, ...]]:
+    """What one finds by a look at the first run of each of the first models, and a sentence for each left out.
+
+    A run comes labelled as its figures call it: by its model and seed.
+    """
     found, problems = list[T](), list[str]()
     if results.workspace is not None:
         for own in results.whole.groups[:PICTURED_MODELS]:
-            entry = replace(own.results[0], label=own.name)
+            entry = replace(own.results[0], label=f"{own.name}, seed {own.results[0].seed}")
             try:
                 found += look(entry, results.workspace)
+            except NothingToShowError:
+                continue
             except AffbenchError as error:  # such as a model that cannot be imported any more
-                problems.append(f"Pictures of {entry.title} are left out: {error}")
-    return found, tuple(problems)
+                problems.append(f"Pictures of {entry.label} are left out: {error}")
+    return tuple(found), tuple(problems)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from affbench.analysis.published import ABLATION
 from affbench.analysis.results import Group, Results
+from affbench.base.statistics import seed_summary
 from affbench.report.sections import Section
 from affbench.report.table import ABSENT, Cell, Table, counted, described, percent, whole
 
@@ -28,12 +29,16 @@ def ablation_table(results: Results) -> Table | None:
         return None
     rows = []
     for (routings, on), groups in sorted(ours.items(), key=lambda item: item[0]):
-        cells = [Cell("CapsNet"), whole(routings), Cell("yes" if on else "no")]
-        cells.append(Cell("\n".join(map(_error, groups)), _error_mean(groups[0])))
-        for method in ("CapsNet", "CapsNet-Keras"):
-            row = published.get((method, routings, on))
-            cells.append(ABSENT if row is None else Cell(f"{row.value:.2f} ({row.sd})", row.value))
-        rows.append(tuple(cells))
+        errors = []
+        for own in groups:
+            records = own.records("mnist")
+            found = seed_summary([1 - record.accuracy for record in records])
+            spread = "" if found.sd is None else f" ({percent(found.sd)})"
+            errors.append(Cell(f"{percent(found.mean)}{spread}, {counted(len(records), 'seed')}", 100 * found.mean))
+        here = Cell("\n".join(cell.text for cell in errors), errors[0].sort)
+        theirs = [published.get((method, routings, on)) for method in ("CapsNet", "CapsNet-Keras")]
+        cells = (ABSENT if row is None else Cell(f"{row.value:.2f} ({row.sd})", row.value) for row in theirs)
+        rows.append((Cell("CapsNet"), whole(routings), Cell("yes" if on else "no"), here, *cells))
     columns = ("Method", "Routing", "Reconstruction", "Here", "Sabour et al.", "CapsNet-Keras")
     shown = [own for groups in ours.values() for own in groups]
     caption = (
@@ -42,14 +47,3 @@ def ablation_table(results: Results) -> Table | None:
         f"CapsNet-Keras: {ABLATION[-1].status}, which selects on the test set."
     )
     return Table("Ablation: routing and reconstruction", columns, tuple(rows), caption)
-
-
-def _error_mean(own: Group) -> float:
-    summary = own.accuracy("mnist")
-    return 100 * (1 - summary.mean) if summary else 100.0
-
-
-def _error(own: Group) -> str:
-    summary = own.accuracy("mnist")
-    spread = f" ({percent(summary.sd)})" if summary and summary.sd is not None else ""
-    return f"{_error_mean(own):.2f}{spread}, {counted(len(own.records('mnist')), 'seed')}"

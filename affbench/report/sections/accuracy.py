@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from affbench.analysis.results import Group, Results
+from affbench.analysis.results import Results
 from affbench.report.drawing import Drawing, beginning, dress, line_look, literal, new_figure, save_drawing
 from affbench.report.sections import Section
-from affbench.report.table import (
-    INTERVALS,
-    Cell,
-    Table,
-    accuracy_cell,
-    described,
-    set_heading,
-    validation_cell,
-    whole,
-)
+from affbench.report.table import INTERVALS, Cell, Table, accuracy_table, described, whole
 
 _MOST_ROWS = 40
 
@@ -33,28 +22,19 @@ def section(results: Results, folder: Path) -> Section:
 
 def summarise(results: Results, *, title: str = "Summary", note: str = "") -> Table:
     """One row per model configuration, one column per set: accuracy, interval, n and seeds; perhaps no row at all."""
-    groups = results.groups
-    headings = [set_heading(name, groups) for name in results.sets]
-    rows = tuple(
-        (
-            Cell(own.name),
-            whole(own.parameters),
-            whole(own.routings),
-            whole(len(own.results)),
-            validation_cell(own),
-            *(accuracy_cell(own, name, groups) for name in results.sets),
-        )
-        for own in groups
-    )
+    lines = [
+        (own, (Cell(own.name), whole(own.parameters), whole(own.routings), whole(len(own.results))))
+        for own in results.groups
+    ]
     caption = f"Validation accuracy selects the checkpoint; test sets are only evaluated. {INTERVALS}"
     for name in results.sets:
-        if len({(record.set_key, record.n) for own in groups for record in own.records(name)}) > 1:
+        if len({(record.set_key, record.n) for own in results.groups for record in own.records(name)}) > 1:
             caption += f" Not all models were tested on the same images of {name}: compare that column with care."
-    for record in (record for own in groups for name in results.sets for record in own.records(name)):
+    for record in (record for own in results.groups for name in results.sets for record in own.records(name)):
         if record.warning:
             caption += f"\nWarning, {record.run} on {record.set}: {record.warning}"
-    columns = ("Model", "Parameters", "Routings", "Seeds", "Validation\naccuracy %", *headings)
-    return Table(title, columns, rows, caption, note)
+    heads = ("Model", "Parameters", "Routings", "Seeds")
+    return accuracy_table(title, heads, lines, results, f"{caption}\n{note}".strip())
 
 
 def accuracy_figure(results: Results, path: Path) -> Drawing | None:
@@ -66,8 +46,25 @@ def accuracy_figure(results: Results, path: Path) -> Drawing | None:
     shown = groups[:_MOST_ROWS]
     figure = new_figure(2.6 + min(2.9 * len(sets), 8.5), 1.2 + 0.36 * len(shown))
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
+    rows = []
+    for height, own in enumerate(groups):
+        for axes, name in zip(panels, sets, strict=True):
+            summary, ends, records = own.accuracy(name), own.interval(name), own.records(name)
+            if summary is None or ends is None:
+                continue
+            spread = (summary.sd, summary.minimum, summary.maximum)
+            rows.append((own.name, name, records[0].split, records[0].n, summary.n, summary.mean, *ends, *spread))
+            if height < len(shown):
+                look = line_look(height)
+                colour, percents = look["color"], [100 * record.accuracy for record in records]
+                axes.plot([100 * end for end in ends], [height] * 2, color=colour, linewidth=2.2, alpha=0.75)
+                axes.plot(100 * summary.mean, height, look["marker"], color=colour, markersize=6)
+                if len(percents) > 1:
+                    axes.plot(percents, [height + 0.22] * len(percents), "|", color=colour, markersize=5)
     for axes, name in zip(panels, sets, strict=True):
-        _intervals(axes, name, shown)
+        dress(axes, name, "accuracy %")
+        axes.margins(x=0.08, y=0)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     panels[0].set_yticks(range(len(shown)), [literal(own.name, 40) for own in shown])
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
     hidden = f" The first {len(shown)} of {len(groups)} configurations are drawn." if len(shown) < len(groups) else ""
@@ -78,27 +75,4 @@ def accuracy_figure(results: Results, path: Path) -> Drawing | None:
         f"{beginning(axes.get_xlim()[0] for axes in panels)}{hidden}"
     )
     header = ("model", "set", "split", "n", "seeds", "accuracy", "low", "high", "sd", "minimum", "maximum")
-    rows = []
-    for own in groups:
-        for name in sets:
-            summary, ends, records = own.accuracy(name), own.interval(name), own.records(name)
-            if summary is not None and ends is not None:
-                spread = (summary.sd, summary.minimum, summary.maximum)
-                rows.append((own.name, name, records[0].split, records[0].n, summary.n, summary.mean, *ends, *spread))
     return save_drawing(figure, path, "Accuracy per set", caption, header, rows)
-
-
-def _intervals(axes: Axes, name: str, shown: Sequence[Group]) -> None:
-    for height, own in enumerate(shown):
-        summary, ends = own.accuracy(name), own.interval(name)
-        if summary is None or ends is None:
-            continue
-        look = line_look(height)
-        axes.plot([100 * end for end in ends], [height] * 2, color=look["color"], linewidth=2.2, alpha=0.75)
-        if summary.n > 1:
-            singles = [100 * record.accuracy for record in own.records(name)]
-            axes.plot(singles, [height + 0.22] * len(singles), "|", color=look["color"], markersize=5)
-        axes.plot(100 * summary.mean, height, look["marker"], color=look["color"], markersize=6)
-    dress(axes, name, "accuracy %")
-    axes.margins(x=0.08, y=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))

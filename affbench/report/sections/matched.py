@@ -8,7 +8,7 @@ from pathlib import Path
 from affbench.analysis.results import Group, Results
 from affbench.base.statistics import seed_summary
 from affbench.report.sections import Section
-from affbench.report.table import ABSENT, Cell, Table, accuracy_cell, set_heading, validation_cell
+from affbench.report.table import ABSENT, Cell, Table, accuracy_table
 
 
 def section(results: Results, folder: Path) -> Section | None:
@@ -34,20 +34,13 @@ def matched_table(results: Results) -> Table | None:
             lines.append((best, (name, Cell("best"), _epochs(kept))))
     if not lines:
         return None
-    shown = [own for own, _ in lines]
-    sets = [name for name in results.sets if any(own.records(name) for own in shown)]
-    rows = tuple(
-        (*cells, validation_cell(own), *(accuracy_cell(own, name, results.groups) for name in sets))
-        for own, cells in lines
-    )
     caption = (
         "Matched: the first validation that reached the accuracy ended the training, and its epoch is interpolated "
         "between validations; a seed that never reached it counts with its best. Best: the validation with the highest "
         "accuracy of the whole training. Both are chosen on validation digits alone; brackets as in the summary."
     )
-    headings = [set_heading(name, shown) for name in sets]
-    columns = ("Model", "Checkpoint", "Epoch", "Validation\naccuracy %", *headings)
-    return Table("At matched accuracy and at best", columns, rows, caption)
+    heads = ("Model", "Checkpoint", "Epoch")
+    return accuracy_table("At matched accuracy and at best", heads, lines, results, caption)
 
 
 def _epochs(epochs: Sequence[float]) -> Cell:

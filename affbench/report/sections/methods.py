@@ -9,7 +9,7 @@ from affbench.analysis.results import Group, Result, Results
 from affbench.base.config import RunConfig
 from affbench.base.version import __version__
 from affbench.report.sections import Section
-from affbench.report.table import span
+from affbench.report.table import extent, span
 from affbench.run.stopping import SCHEDULES
 
 
@@ -17,25 +17,29 @@ def section(results: Results, folder: Path) -> Section | None:
     """What was done: models, training, selection, evaluation, intervals, software; None without runs."""
     if not results.results:
         return None
-    groups = results.groups
+    models = []
+    for own in results.groups:
+        options = ", ".join(f"{key} = {value}" for key, value in own.config.model.options.items())
+        size = "" if own.parameters is None else f", {own.parameters:,} parameters"
+        models.append(f"{own.name}: model {own.config.model.name}{size}{f' ({options})' if options else ''}")
+    by = f" ({how})" if (how := _stated(results.results, "selected_by", "; ")) else ""
+    seeds = sorted({result.seed for result in results.results})
     paragraphs = (
-        f"Models. {_models(groups)}",
-        *_training(groups),
-        _selection(results),
+        f"Models. {'; '.join(models)}.",
+        *_training(results.groups),
+        f"Selection. Of each run, the checkpoint with the highest validation accuracy was kept{by}; test sets played "
+        f"no part in any choice. Seeds: {', '.join(map(str, seeds))}; the seed determines initial weights, order and "
+        "placement of the digits, and dropout.",
         *_evaluation(results),
-        *_intervals(results),
-        _software(results),
+        _software(results.results),
     )
     return Section("Methods", paragraphs=paragraphs)
 
 
-def _models(groups: Iterable[Group]) -> str:
-    sentences = []
-    for own in groups:
-        options = ", ".join(f"{key} = {value}" for key, value in own.config.model.options.items())
-        size = "" if own.parameters is None else f", {own.parameters:,} parameters"
-        sentences.append(f"{own.name}: model {own.config.model.name}{size}{f' ({options})' if options else ''}")
-    return f"{'; '.join(sentences)}."
+def _stated(results: Iterable[Result], key: str, between: str = ", ") -> str:
+    """What the runs say of their surroundings under a key, each once."""
+    found = [value for result in results if (value := result.run.environment.get(key))]
+    return between.join(dict.fromkeys(map(str, found)))
 
 
 def _training(groups: Iterable[Group]) -> list[str]:
@@ -43,12 +47,16 @@ def _training(groups: Iterable[Group]) -> list[str]:
     ways: dict[str, list[Group]] = {}
     for own in groups:
         ways.setdefault(_way(own.config), []).append(own)
-    if len(ways) == 1:
-        return [f"Training. All models were trained {next(iter(ways))} {_digits(next(iter(ways.values())))}".strip()]
-    return [
-        f"Training of {', '.join(own.name for own in members)}. Trained {way} {_digits(members)}".strip()
-        for way, members in ways.items()
-    ]
+    paragraphs = []
+    for way, members in ways.items():
+        environments = [result.run.environment for own in members for result in own.results]
+        counts = {count for own in environments if isinstance(count := own.get("train_images"), int)}
+        digits = f" Training digits: {span(counts)}." if counts else ""
+        who = f"Training of {', '.join(own.name for own in members)}. Trained"
+        if len(ways) == 1:
+            who = "Training. All models were trained"
+        paragraphs.append(f"{who} {way}{digits}")
+    return paragraphs
 
 
 def _way(config: RunConfig) -> str:
@@ -74,64 +82,38 @@ def _way(config: RunConfig) -> str:
     )
 
 
-def _digits(members: Iterable[Group]) -> str:
-    counts = {
-        count
-        for own in members
-        for result in own.results
-        if isinstance(count := result.run.environment.get("train_images"), int)
-    }
-    return f"Training digits: {span(counts)}." if counts else ""
-
-
-def _selection(results: Results) -> str:
-    how = sorted({str(how) for r in results.results if (how := r.run.environment.get("selected_by"))})
-    by = f" ({'; '.join(how)})" if how else ""
-    seeds = sorted({result.seed for result in results.results})
-    return (
-        f"Selection. Of each run, the checkpoint with the highest validation accuracy was kept{by}; test sets played "
-        f"no part in any choice. Seeds: {', '.join(map(str, seeds))}; the seed determines initial weights, order and "
-        "placement of the digits, and dropout."
-    )
-
-
 def _evaluation(results: Results) -> list[str]:
-    sentences, precisions = [], set[str]()
-    for name in results.sets:
-        records = [record for own in results.groups for record in own.records(name)]
-        originals = {record.n_originals for record in records}
-        n = {record.n for record in records}
-        versions = "" if n == originals else f" of {span(originals)} original digits"
-        limits = " (limited to the first images of the set)" if any(record.limit for record in records) else ""
-        splits = "/".join(sorted({record.split for record in records}))
-        precisions.update(record.precision for record in records)
-        sentences.append(f"{name}, {splits} split, {span(n)} images{versions}{limits}")
-    where = f"in {'/'.join(sorted(precisions))} (of equal scores the lowest class counts) on: {'; '.join(sentences)}"
-    return [f"Evaluation. Every checkpoint was tested {where}."] if sentences else []
-
-
-def _intervals(results: Results) -> list[str]:
+    """On what and in which precision was tested, and what the intervals are; nothing where nothing was."""
     records = [record for result in results.results for record in result.evaluations.values()]
     if not records:
         return []
-    text = "Intervals. 95% intervals of one run are Wilson's (Wilson 1927)"
+    sentences = []
+    for name in results.sets:
+        split, n, originals = extent(name, results.groups)
+        versions = "" if n == originals else f" of {originals} original digits"
+        limited = any(record.limit for record in records if record.set == name)
+        limits = " (limited to the first images of the set)" if limited else ""
+        sentences.append(f"{name}, {split} split, {n} images{versions}{limits}")
+    precisions = "/".join(sorted({record.precision for record in records}))
+    intervals = "Intervals. 95% intervals of one run are Wilson's (Wilson 1927)"
     if any(record.accuracy_ci95_clustered for record in records):
-        text += (
+        intervals += (
             "; where a set holds several versions of each original digit, they are bias-corrected and accelerated "
             "bootstrap intervals that resample originals (Efron 1987; Field and Welsh 2007)"
         )
     if any(len(own.results) > 1 for own in results.groups):
-        text += "; those of several runs are Student's t intervals of the mean over seeds"
-    return [f"{text}."]
+        intervals += "; those of several runs are Student's t intervals of the mean over seeds"
+    return [
+        f"Evaluation. Every checkpoint was tested in {precisions} (of equal scores the lowest class counts) on: "
+        f"{'; '.join(sentences)}.",
+        f"{intervals}.",
+    ]
 
 
-def _software(results: Results) -> str:
-    def values(key: str) -> str:
-        found: list[Result] = [r for r in results.results if r.run.environment.get(key)]
-        return ", ".join(dict.fromkeys(str(result.run.environment[key]) for result in found))
-
-    parts = [f"affbench {values('affbench') or __version__}"]
-    parts += [f"{name} {values(key)}" for key, name in (("torch", "PyTorch"), ("python", "Python")) if values(key)]
-    where = f" on {values('device_name')}" if values("device_name") else ""
-    precision = f", trained in {values('precision')}" if values("precision") else ""
-    return f"Software. {', '.join(parts)}{where}{precision}."
+def _software(results: Iterable[Result]) -> str:
+    names = {"torch": "PyTorch", "python": "Python"}
+    versions = [f"{names[key]} {said}" for key in names if (said := _stated(results, key))]
+    where = f" on {said}" if (said := _stated(results, "device_name")) else ""
+    precision = f", trained in {said}" if (said := _stated(results, "precision")) else ""
+    own = f"affbench {_stated(results, 'affbench') or __version__}"
+    return f"Software. {', '.join([own, *versions])}{where}{precision}."

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from affbench.analysis.published import Published, published_for
-from affbench.analysis.results import Group, Results
+from affbench.analysis.published import published_for
+from affbench.analysis.results import Results
 from affbench.report.sections import Section
 from affbench.report.table import ABSENT, INTERVALS, Cell, Table, accuracy_cell, counted, described, whole
 
 
 def section(results: Results, folder: Path) -> Section:
     """A table for each set of which something is published."""
-    tables = (published_table(results, name) for name in results.sets)
-    return Section("Published results", tuple(table for table in tables if table))
+    return Section("Published results", tuple(filter(None, (published_table(results, name) for name in results.sets))))
 
 
 def published_table(results: Results, name: str) -> Table | None:
@@ -22,7 +21,19 @@ def published_table(results: Results, name: str) -> Table | None:
     if not published:
         return None
     groups = [own for own in results.groups if own.records(name)]
-    rows = [_ours(own, name) for own in groups] + [_theirs(row) for row in published]
+    rows = []
+    for own in groups:
+        trained = "translated digits" if own.config.data.shift else own.config.data.train_set
+        status = f"measured, {counted(len(own.records(name)), 'seed')}"
+        about = map(Cell, (name, trained, "this report", status))
+        rows.append((Cell(own.name), ABSENT, whole(own.parameters), accuracy_cell(own, name), *about))
+    for row in published:
+        spread = "" if row.sd is None else f" ± {row.sd:g}"
+        size, accuracy = Cell(row.parameters) if row.parameters else ABSENT, Cell(f"{row.value:g}{spread}", row.value)
+        about = map(
+            Cell, ("affNIST, official" if row.set == "affnist" else row.set, row.trained, row.source, row.status)
+        )
+        rows.append((Cell(row.method), Cell(str(row.year), row.year), size, accuracy, *about))
     caption = (
         f"Accuracy in percent. Here: {described(name, groups)}. {INTERVALS} Published figures come without intervals; "
         "± is a standard deviation. Matched: tested where the accuracy on translated digits was that of the others. "
@@ -36,22 +47,3 @@ def published_table(results: Results, name: str) -> Table | None:
         )
     columns = ("Method", "Year", "Parameters", "Accuracy %", "Tested on", "Trained on", "Source", "Status")
     return Table(f"Published results beside these: {name}", columns, tuple(rows), caption)
-
-
-def _ours(own: Group, name: str) -> tuple[Cell, ...]:
-    trained = "translated digits" if own.config.data.shift else own.config.data.train_set
-    status = f"measured, {counted(len(own.records(name)), 'seed')}"
-    about = map(Cell, (name, trained, "this report", status))
-    return (Cell(own.name), ABSENT, whole(own.parameters), accuracy_cell(own, name), *about)
-
-
-def _theirs(row: Published) -> tuple[Cell, ...]:
-    spread = "" if row.sd is None else f" ± {row.sd:g}"
-    about = ("affNIST, official" if row.set == "affnist" else row.set, row.trained, row.source, row.status)
-    return (
-        Cell(row.method),
-        Cell(str(row.year), row.year),
-        Cell(row.parameters) if row.parameters else ABSENT,
-        Cell(f"{row.value:g}{spread}", row.value),
-        *map(Cell, about),
-    )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
+import numpy as np
 
 from affbench.analysis.claims import Judgement, judge_claims, sweep_points
-from affbench.analysis.results import Group, Results
-from affbench.base.statistics import SeedSummary
+from affbench.analysis.results import Results
 from affbench.report.drawing import Drawing, beginning, dress, legend, line_look, panels, save_drawing
 from affbench.report.sections import Section
-from affbench.report.table import ABSENT, Cell, Table, described, percent, set_heading, whole
+from affbench.report.table import ABSENT, INTERVALS, Cell, Table, accuracy_table, described, whole
 
 
 def section(results: Results, folder: Path) -> Section | None:
@@ -21,41 +19,20 @@ def section(results: Results, folder: Path) -> Section | None:
     figure = routing_figure(results.whole, folder / "routing-sweep.png")
     if figure is None:
         return None
-    tables = (sweep_table(results.whole), claims_table(results.whole))
-    return Section("Routing iterations", tuple(table for table in tables if table), (figure,))
+    tables = filter(None, (sweep_table(results.whole), claims_table(results.whole)))
+    return Section("Routing iterations", tuple(tables), (figure,))
 
 
 def sweep_table(results: Results) -> Table | None:
-    """Routing iterations × seeds: mean, sd and range on validation and every set; None where nothing was swept."""
-    groups = [own for sweep in results.sweeps for own in sweep]
-    if not groups:
-        return None
-    sets = [name for name in results.sets if any(own.records(name) for own in groups)]
-    columns = ["Model", "Routings", "Seeds"]
-    for heading in ("validation", *(set_heading(name, groups) for name in sets)):
-        columns += [f"{heading}\nmean", "sd", "range"]
-    rows = []
-    for own in groups:
-        cells = [Cell(own.label), whole(own.routings), whole(len(own.results)), *_spread(own.validation)]
-        for name in sets:
-            cells += _spread(own.accuracy(name))
+    """Routing iterations × seeds on validation and every set, and their cost; None where nothing was swept."""
+    lines = []
+    for own in (own for sweep in results.sweeps for own in sweep):
         seconds = sum(result.seconds_per_epoch for result in own.results) / len(own.results)
-        rows.append((*cells, Cell(f"{seconds:.1f}", seconds)))
-    caption = (
-        "Accuracy in percent: mean, standard deviation and range over seeds; validation is the split that selects the "
-        "checkpoint. Seconds are those of training alone, each on its run's own device."
-    )
-    return Table("Routing iterations", (*columns, "Seconds\nper epoch"), tuple(rows), caption)
-
-
-def _spread(summary: SeedSummary | None) -> tuple[Cell, Cell, Cell]:
-    if summary is None:
-        return ABSENT, ABSENT, ABSENT
-    mean = Cell(percent(summary.mean), 100 * summary.mean)
-    if summary.sd is None:
-        return mean, ABSENT, ABSENT
-    ends = f"{percent(summary.minimum)} to {percent(summary.maximum)}"
-    return mean, Cell(percent(summary.sd), 100 * summary.sd), Cell(ends, 100 * (summary.maximum - summary.minimum))
+        cells = (Cell(own.label), whole(own.routings), whole(len(own.results)), Cell(f"{seconds:.1f}", seconds))
+        lines.append((own, cells))
+    caption = f"Seconds are those of training alone, each on its run's own device. {INTERVALS}"
+    heads = ("Model", "Routings", "Seeds", "Seconds\nper epoch")
+    return accuracy_table("Routing iterations", heads, lines, results, caption) if lines else None
 
 
 def claims_table(results: Results) -> Table | None:
@@ -100,7 +77,13 @@ def routing_figure(results: Results, path: Path) -> Drawing | None:
     rows: list[tuple[Any, ...]] = []
     for axes, name in zip(grid, ["validation", *sets], strict=True):
         for number, sweep in enumerate(sweeps):
-            rows += _sweep_line(axes, sweep, name, iterations, number)
+            summaries = [(own, own.validation if name == "validation" else own.accuracy(name)) for own in sweep]
+            points = [(own.name, own.routings or 0, found) for own, found in summaries if found is not None]
+            ends = [(found.minimum, found.mean, found.maximum) for _, _, found in points]
+            low, mean, high = 100 * np.array(ends).reshape(-1, 3).T
+            x, reach = [iterations.index(routings) for _, routings, _ in points], (mean - low, high - mean)
+            axes.errorbar(x, mean, yerr=reach, capsize=3, elinewidth=1, **line_look(number))
+            rows += [(*own, name, s.n, s.mean, s.sd, s.minimum, s.maximum) for *own, s in points]
         dress(axes, name, "routing iterations", "accuracy %")
         axes.set_xticks(range(len(iterations)), [str(value) for value in iterations])
         axes.margins(x=0.1)
@@ -116,17 +99,3 @@ def routing_figure(results: Results, path: Path) -> Drawing | None:
     )
     header = ("model", "routings", "set", "seeds", "mean", "sd", "minimum", "maximum")
     return save_drawing(figure, path, "Accuracy against routing iterations", caption, header, rows)
-
-
-def _sweep_line(
-    axes: Axes, sweep: Sequence[Group], name: str, iterations: Sequence[int], number: int
-) -> list[tuple[Any, ...]]:
-    """Draw a sweep on one set, or on validation; its points for the CSV."""
-    found = [(own, own.validation if name == "validation" else own.accuracy(name)) for own in sweep]
-    points = [(own, summary) for own, summary in found if summary is not None]
-    x = [iterations.index(own.routings or 0) for own, _ in points]
-    y = [100 * s.mean for _, s in points]
-    down = [100 * (s.mean - s.minimum) for _, s in points]
-    up = [100 * (s.maximum - s.mean) for _, s in points]
-    axes.errorbar(x, y, yerr=[down, up], capsize=3, elinewidth=1, **line_look(number))
-    return [(own.name, own.routings, name, s.n, s.mean, s.sd, s.minimum, s.maximum) for own, s in points]

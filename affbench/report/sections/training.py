@@ -33,14 +33,14 @@ def training_figure(results: Results, path: Path) -> Drawing | None:
         look = line_look(number) | {"markersize": 3, "alpha": 0.9 if len(own.results) == 1 else 0.65}
         if most > 30:
             look["marker"] = None
-        for result in own.results:
-            epochs = [row.epoch for row in result.run.history]
-            loss.plot(epochs, [row.train_loss for row in result.run.history], **look)
-            known = [math.nan if row.train_accuracy is None else 100 * row.train_accuracy for row in result.run.history]
+        ring = {"markerfacecolor": "none", "markeredgecolor": look["color"], "markeredgewidth": 1}
+        for run in (result.run for result in own.results):
+            epochs = [row.epoch for row in run.history]
+            loss.plot(epochs, [row.train_loss for row in run.history], **look)
+            known = [math.nan if row.train_accuracy is None else 100 * row.train_accuracy for row in run.history]
             train.plot(epochs, known, **look)
-            validation.plot(epochs, [100 * row.validation_accuracy for row in result.run.history], **look)
-            best = result.run.selected
-            ring = {"markerfacecolor": "none", "markeredgecolor": look["color"], "markeredgewidth": 1}
+            validation.plot(epochs, [100 * row.validation_accuracy for row in run.history], **look)
+            best = run.selected
             validation.plot(best.epoch, 100 * best.validation_accuracy, marker="o", markersize=8, **ring)
     positive = all(row.train_loss > 0 for result in results.results for row in result.run.history)
     loss.set_yscale("log" if positive else "linear")

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from affbench.analysis.results import Group, Results
 from affbench.base.statistics import seed_summary
 from affbench.data.dataset import TRANSFORM_UNITS
-from affbench.report.drawing import (
-    Drawing,
-    beginning,
-    dress,
-    file_name,
-    legend,
-    line_look,
-    panels,
-    save_drawing,
-)
+from affbench.report.drawing import Drawing, beginning, dress, file_name, legend, line_look, panels, save_drawing
 from affbench.report.sections import Section
-from affbench.report.table import ABSENT, SHARES, Cell, Table, described, model_heading, share_cell
-from affbench.run.folder import BinShare, Share
+from affbench.report.table import Cell, Table, described, shares_table
+from affbench.run.folder import BinShare
 
 _MOST_CURVES = 14
+
+
+@dataclass(frozen=True)
+class Point:
+    """Accuracy in [low, high) of a factor: of n images and so many seeds, with the band to draw around it."""
+
+    low: float
+    high: float
+    n: int
+    seeds: int
+    accuracy: float
+    band_low: float
+    band_high: float
 
 
 def section(results: Results, folder: Path) -> Section:
@@ -35,85 +42,85 @@ def section(results: Results, folder: Path) -> Section:
         transformation_figure(results, name, folder / f"transformation-{number}-{file_name(name)[:60]}.png")
         for number, name in enumerate(results.sets, start=1)
     )
-    return Section(
-        "Where it breaks: by transformation",
-        tuple(table for table in tables if table),
-        tuple(figure for figure in figures if figure),
-    )
+    return Section("Where it breaks: by transformation", tuple(filter(None, tables)), tuple(filter(None, figures)))
 
 
-def _affine(results: Results, name: str) -> list[Group]:
-    return [own for own in results.groups if any(record.by_transformation for record in own.records(name))]
+def _shares(results: Results, name: str) -> tuple[list[Group], dict[str, dict[str, list[BinShare]]]]:
+    """The models that were tested on a set with transformations; by factor and model, the shares of all seeds."""
+    groups = [own for own in results.groups if any(record.by_transformation for record in own.records(name))]
+    shares: dict[str, dict[str, list[BinShare]]] = {}
+    for own in groups:
+        for record in own.records(name):
+            for factor, bins in (record.by_transformation or {}).items():
+                shares.setdefault(factor, {}).setdefault(own.name, []).extend(share for share in bins if share.n)
+    return groups, shares
 
 
 def transformation_table(results: Results, name: str) -> Table | None:
     """Accuracy on one set by bins of each factor of the transformation; None for a set without transformations."""
-    groups = _affine(results, name)
-    bins: dict[tuple[str, float, float], dict[str, list[Share]]] = {}
-    for own in groups:
-        for record in own.records(name):
-            for factor, shares in (record.by_transformation or {}).items():
-                for share in (share for share in shares if share.n):
-                    edges = float(f"{share.low:.3g}"), float(f"{share.high:.3g}")
-                    bins.setdefault((factor, *edges), {}).setdefault(own.name, []).append(share)
-    if not bins:
-        return None
-    factors = list(dict.fromkeys(factor for factor, _, _ in bins))
-    rows = tuple(
-        (
-            Cell(f"{factor.replace('_', ' ')} {low:g} to {high:g} {TRANSFORM_UNITS.get(factor, '')}".strip()),
-            *(share_cell(cells[own.name]) if own.name in cells else ABSENT for own in groups),
-        )
-        for (factor, low, high), cells in sorted(
-            bins.items(), key=lambda item: (factors.index(item[0][0]), *item[0][1:])
-        )
-    )
-    columns = ("Transformation", *(model_heading(own, name) for own in groups))
-    return Table(f"By transformation: {described(name, groups)}", columns, rows, SHARES)
+    groups, shares = _shares(results, name)
+    lines: dict[Cell, dict[str, list[BinShare]]] = {}
+    for factor, models in shares.items():
+        edges = sorted({(share.low, share.high) for own in models.values() for share in own})
+        for low, high in edges:
+            cell = Cell(f"{factor.replace('_', ' ')} {low:.3g} to {high:.3g} {TRANSFORM_UNITS.get(factor, '')}".strip())
+            line = lines.setdefault(cell, {})
+            for model, own in models.items():
+                line.setdefault(model, []).extend(share for share in own if (share.low, share.high) == (low, high))
+    return shares_table("By transformation", "Transformation", lines, groups, name) if lines else None
 
 
 def transformation_figure(results: Results, name: str, path: Path) -> Drawing | None:
     """Accuracy on one set as a curve over each factor of the transformation; None for a set without."""
-    groups = _affine(results, name)
-    if not groups:
+    groups, shares = _shares(results, name)
+    if not shares:
         return None
-    shown = groups[:_MOST_CURVES]
-    factors = list(dict.fromkeys(f for own in groups for r in own.records(name) for f in r.by_transformation or {}))
-    figure, grid = panels(len(factors), 3.2, 2.5, 0.5 + 0.2 * math.ceil(len(shown) / 3), sharey=True)
-    rows: list[tuple[Any, ...]] = []
-    for axes, factor in zip(grid, factors, strict=True):
-        for number, own in enumerate(groups):
-            curve = _curve(own, name, factor)
-            rows += [(own.name, factor, *point) for point in curve]
-            if number < len(shown) and curve:
-                look = line_look(number)
-                x = [(low + high) / 2 for low, high, *_ in curve]
-                mean, low, high = ([100 * point[place] for point in curve] for place in (4, 5, 6))
-                axes.plot(x, mean, **look)
-                axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-        dress(axes, factor.replace("_", " "), TRANSFORM_UNITS.get(factor, ""))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    for axes in grid[::3]:
-        axes.set_ylabel("accuracy %")
-    legend(figure, [own.name for own in shown], len(groups) - len(shown))
+    curves = {factor: {model: curve(own) for model, own in models.items()} for factor, models in shares.items()}
+    figure, grid = factor_panels(curves, [own.name for own in groups])
     caption = (
         f"{described(name, groups)}, in equal bins of each factor; the other factors vary freely. Bands: Wilson's 95% "
         "interval for one seed (images taken as independent), the range over seeds for several."
         f"{beginning(axes.get_ylim()[0] for axes in grid)}"
     )
     header = ("model", "factor", "low", "high", "n", "seeds", "accuracy", "band_low", "band_high")
+    rows = (
+        (model, factor, *astuple(point))
+        for factor, models in curves.items()
+        for model, points in models.items()
+        for point in points
+    )
     return save_drawing(figure, path, f"Accuracy by transformation, {name}", caption, header, rows)
 
 
-def _curve(own: Group, name: str, factor: str) -> list[tuple[float, float, int, int, float, float, float]]:
-    """(low, high, n, seeds, mean accuracy, band low, band high) of every bin, by rising edges."""
+def curve(shares: Sequence[BinShare]) -> list[Point]:
+    """A point for each bin of the shares of a model, by rising edges."""
     bins: dict[tuple[float, float], list[BinShare]] = {}
-    for record in own.records(name):
-        for share in (record.by_transformation or {}).get(factor, ()):
-            bins.setdefault((share.low, share.high), []).append(share)
+    for share in shares:
+        bins.setdefault((share.low, share.high), []).append(share)
     points = []
-    for (low, high), shares in sorted(bins.items()):
-        summary = seed_summary([share.accuracy for share in shares])
-        band = shares[0].ci95 if summary.n == 1 else (summary.minimum, summary.maximum)
-        points.append((low, high, shares[0].n, summary.n, summary.mean, *band))
+    for edges, own in sorted(bins.items()):
+        summary = seed_summary([share.accuracy for share in own])
+        band = own[0].ci95 if summary.n == 1 else (summary.minimum, summary.maximum)
+        points.append(Point(*edges, own[0].n, summary.n, summary.mean, *band))
     return points
+
+
+def factor_panels(
+    curves: Mapping[str, Mapping[str, Sequence[Point]]], models: Sequence[str], title: str = ""
+) -> tuple[Figure, list[Axes]]:
+    """A panel for each factor; in it a line for each of the first models over the middle of its bins, with its band."""
+    shown = models[:_MOST_CURVES]
+    figure, grid = panels(len(curves), 3.2, 2.5, 0.7 + 0.2 * math.ceil(len(shown) / 3), sharey=True, title=title)
+    for axes, (factor, lines) in zip(grid, curves.items(), strict=True):
+        for number, model in enumerate(shown):
+            points, look = lines.get(model, ()), line_look(number)
+            x = [(point.low + point.high) / 2 for point in points]
+            axes.plot(x, [100 * point.accuracy for point in points], **look)
+            low, high = [100 * point.band_low for point in points], [100 * point.band_high for point in points]
+            axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        dress(axes, factor.replace("_", " "), TRANSFORM_UNITS.get(factor, ""))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    for axes in grid[::3]:
+        axes.set_ylabel("accuracy %")
+    legend(figure, shown, len(models) - len(shown))
+    return figure, grid
