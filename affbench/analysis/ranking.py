@@ -56,5 +56,5 @@ def rank(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, 
     for (origin, run, own), (low, high) in zip(entries, intervals, strict=True):
         place = 1 + sum(other > high for other, _ in intervals)
         found = (own.n, own.accuracy, low, high, own.warning)
-        rows.append(Row(place, run.name, own.model, own.routings, own.seed, run.parameters, origin, *found))
+        rows.append(Row(place, run.name, own.model, own.routings, own.seed, run.environment.parameters, origin, *found))
     return tuple(sorted(rows, key=lambda row: (row.rank, -row.accuracy, row.run)))

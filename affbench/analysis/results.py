@@ -69,9 +69,9 @@ class Group:
         return self.config.model.routings
 
     @property
-    def parameters(self) -> int | None:
-        """Number of trained parameters, where a run says it."""
-        return next((own.run.parameters for own in self.results if own.run.parameters is not None), None)
+    def parameters(self) -> int:
+        """Number of trained parameters."""
+        return self.results[0].run.environment.parameters
 
     @property
     def validation(self) -> SeedSummary:

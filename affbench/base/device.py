@@ -7,6 +7,7 @@ import ctypes
 import functools
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +80,18 @@ def keep_memory() -> None:
 def autocast(device: torch.device, precision: Computed) -> contextlib.AbstractContextManager[Any]:
     """The context a model runs in: bfloat16 for convolutions and fully connected layers, or none at all."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextlib.contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Let memory that runs out on the device be one sentence."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceError(
+            f"the device has too little memory for {what}: take a smaller batch (--batch-size, batch_size in Python), "
+            "end what else runs on the device, or choose another --device."
+        ) from error
 
 
 def synchronise(device: torch.device) -> None:

@@ -42,15 +42,18 @@ def train(
     given = context.obj if routings is None else context.obj | {"routings": routings}
     resolved = _unfinished(session) if resume and not given else run_config(**given)
     from affbench.base.distributed import launched
+    from affbench.run.folder import clear
     from affbench.run.plan import plan_run
     from affbench.run.train import train as run_training
 
     plan = plan_run(resolved, session.workspace)
-    cached = not force and plan.is_trained
-    run = run_training(plan, session.workspace, tensorboard=tensorboard, force=force)
+    if force and launched().first:
+        clear(plan.folder)
+    cached = plan.is_trained
+    run = run_training(plan, session.workspace, tensorboard=tensorboard)
     if not launched().first:
         return  # the first process of torchrun speaks for all
-    best, parameters = run.selected, run.environment["parameters"]
+    best, parameters = run.selected, run.environment.parameters
     session.show(
         f"{run.name}: {'trained before' if cached else 'trained'}, {parameters:,} parameters, best "
         f"validation accuracy {best.validation_accuracy:.2%} (epoch {best.epoch:g} of {run.history[-1].epoch:g}), "

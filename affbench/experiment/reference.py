@@ -103,11 +103,8 @@ def validate_reference(folder: Path) -> Run:
         raise ArtefactError(f"{folder / CONFIG} is not a valid configuration: {error}") from None
     if not rows or not all(0 <= row.validation_accuracy <= 1 for row in rows):
         raise ArtefactError(f"{folder / HISTORY} holds no epochs, or accuracies outside 0 to 1.")
-    for key in ("parameters", "seed", "torch", "device"):
-        if key not in run.environment:
-            raise ArtefactError(f"{folder / ENVIRONMENT} does not say '{key}'.")
-    if run.environment["seed"] != seed:
-        raise ArtefactError(f"{folder / ENVIRONMENT} says seed {run.environment['seed']}, {CONFIG} says {seed}.")
+    if run.environment.seed != seed:
+        raise ArtefactError(f"{folder / ENVIRONMENT} says seed {run.environment.seed}, {CONFIG} says {seed}.")
     if not run.evaluations:
         raise ArtefactError(f"{folder} holds no eval-SET.json; 'affbench eval' makes one.")
     for record in run.evaluations.values():

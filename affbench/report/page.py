@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,9 +130,9 @@ def _details(result: Result) -> _RunDetails:
         f"checkpoint of epoch {best.epoch:g} of {run.history[-1].epoch:g}",
         f"validation {percent(best.validation_accuracy)}%",
         *(f"{name} {percent(record.accuracy)}%" for name, record in result.evaluations.items()),
-        f"{result.seconds_per_epoch:.1f} s per epoch on {environment.get('device_name') or 'an unnamed device'}",
+        f"{result.seconds_per_epoch:.1f} s per epoch on {environment.device_name or 'an unnamed device'}",
     ]
-    text = json.dumps(environment, indent=2, ensure_ascii=False)
+    text = environment.model_dump_json(indent=2, exclude_unset=True)
     return _RunDetails(run.name, "; ".join(facts), run.config.to_toml().strip(), text)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +14,16 @@ import torch
 from pydantic import ConfigDict
 from torch import nn
 
-from affbench.base.device import Computed, autocast, keep_memory
+from affbench.base.device import Computed, autocast, fitting, keep_memory
 from affbench.base.errors import AffbenchError, UsageError, reason
 from affbench.base.progress import Progress
 from affbench.base.statistics import clustered_interval, wilson_interval
 from affbench.data.batches import to_float
-from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
+from affbench.data.dataset import CLASSES, TRANSFORM_COLUMNS, Dataset
 from affbench.models.loss import check_scores, described
-from affbench.run.folder import BinShare, ClassShare, Share, Tally
+from affbench.run.folder import BinShare, ClassShare, Tally
 
 BINS = 8  # per factor of the transformation
-CLASSES = 10
 LOOKED_AT = 32  # images that are looked at again in small batches
 ROUNDING = 1e-4  # of the range of the scores: what may differ between two looks
 
@@ -33,18 +33,15 @@ class Evaluation(Tally):
 
     Attributes
     ----------
-    set, split, n
-        What it was tested on, and how many images that are.
-    accuracy, ci95
-        Share of correct images, 0 to 1, and its 95% Wilson interval, which takes images as independent.
-    ci95_clustered
-        95% interval that respects that versions of one digit are not independent; None where all images are originals.
+    set, split, n, accuracy, per_class, confusion, by_transformation, precision, warning
+        As in `affbench.run.folder.Tally`.
+    ci95, ci95_clustered
+        95% intervals of the accuracy: Wilson's, and one that respects that versions of one digit are not independent,
+        None where all images are originals.
     predictions
         Predicted classes, uint8 (N,): that of the highest score, and of equal ones the lowest class.
     confidence
         Score of the predicted class, float32 (N,).
-    per_class, confusion, by_transformation, precision, warning
-        As in `affbench.run.folder.Tally`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -116,7 +113,7 @@ def evaluate(
     result = assess(dataset, predictions, confidence, precision, _second_look(model, dataset))
     if result.warning and progress is None:
         warnings.warn(result.warning, stacklevel=2)
-    elif result.warning and progress is not None:
+    elif progress is not None and result.warning:
         progress.note(f"warning: {result.warning}")
     return result
 
@@ -180,24 +177,21 @@ def _second_look(model: nn.Module, dataset: Dataset) -> str | None:
     index = np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).astype(np.int64)
     images = to_float(torch.from_numpy(dataset.images[index]).to(device_of(model)))
     batches = max(1, len(images) // 4)  # never of a single image, which batch statistics do not allow
-    other = torch.arange(len(images)).remainder(batches).argsort(stable=True)
+    order = torch.arange(len(images))
     first, second = torch.empty(2, len(images), CLASSES, dtype=torch.float64)
-    with evaluating(model):
-        try:
-            for part in torch.arange(len(images)).tensor_split(batches):
-                first[part] = _scores(model, images[part], dataset).double().cpu()
-            for part in other.tensor_split(batches):
-                second[part] = _scores(model, images[part], dataset).double().cpu()
-        except UsageError:
-            return None  # a model that takes batches of a certain size only
-    low, high = first[first.isfinite()].aminmax()
-    if (first.clamp(low) - second.clamp(low)).abs().max() <= ROUNDING * (high - low):
-        return None
-    changed = int((first.argmax(-1) != second.argmax(-1)).sum())
-    return (
-        f"the model's answers depend on what else is in the batch, or on chance: beside other images {changed} of "
-        f"{len(images)} get another class. Its accuracy holds for this order and batch size only."
-    )
+    with evaluating(model), contextlib.suppress(UsageError):  # a model that takes batches of a certain size only
+        for scores, arranged in ((first, order), (second, order.remainder(batches).argsort(stable=True))):
+            for part in arranged.tensor_split(batches):
+                scores[part] = _scores(model, images[part], dataset).double().cpu()
+        low, high = first[first.isfinite()].aminmax()
+        if (first.clamp(low) - second.clamp(low)).abs().max() <= ROUNDING * (high - low):
+            return None
+        changed = int((first.argmax(-1) != second.argmax(-1)).sum())
+        return (
+            f"the model's answers depend on what else is in the batch, or on chance: beside other images {changed} of "
+            f"{len(images)} get another class. Its accuracy holds for this order and batch size only."
+        )
+    return None
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -207,13 +201,14 @@ def device_of(model: nn.Module) -> torch.device:
 
 def _scores(model: nn.Module, images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
     try:
-        try:
-            output = model(images)
-        except RuntimeError as error:
-            if "grad" not in str(error):
-                raise
-            with torch.enable_grad():  # its answer needs a gradient, such as that of its input
-                output = model(images).detach()
+        with fitting(f"a batch of {len(images)} images of '{dataset.name}'"):
+            try:
+                output = model(images)
+            except RuntimeError as error:
+                if "grad" not in str(error):
+                    raise
+                with torch.enable_grad():  # its answer needs a gradient, such as that of its input
+                    output = model(images).detach()
     except AffbenchError:
         raise
     except (Exception, SystemExit) as error:  # somebody else's code may raise anything
@@ -241,26 +236,27 @@ def assess(
     if not len(predictions):
         raise UsageError(f"set '{dataset.name}' has no images to evaluate on.")
     right = predictions == dataset.labels
-    n_originals = len(dataset) if dataset.source_index is None else len(np.unique(dataset.source_index))
-    interval = None
-    if dataset.source_index is not None and n_originals > 1:
-        interval = clustered_interval(right, dataset.source_index)
-    share = _share(right)
+    n_originals, interval = len(dataset), None
+    if dataset.source_index is not None:
+        n_originals = len(np.unique(dataset.source_index))
+        interval = clustered_interval(right, dataset.source_index) if n_originals > 1 else None
+    bins = None
+    if dataset.transforms is not None:
+        bins = {name: tuple(bin_shares(dataset.transforms[:, i], right)) for i, name in enumerate(TRANSFORM_COLUMNS)}
+    counted = _counted(right)
     return Evaluation(
         set=dataset.name,
         split=dataset.split,
-        n=share.n,
         n_originals=n_originals,
-        correct=share.correct,
-        accuracy=share.accuracy,
-        accuracy_ci95=share.ci95,
+        accuracy_ci95=counted.pop("ci95"),
+        **counted,
         accuracy_ci95_clustered=interval,
         per_class=tuple(
-            ClassShare(label=label, **_share(right[dataset.labels == label]).model_dump())
+            ClassShare(label=label, **_counted(right[dataset.labels == label]))
             for label in np.unique(dataset.labels).tolist()
         ),
         confusion=confusion_of(dataset.labels, predictions),
-        by_transformation=None if dataset.transforms is None else _by_transformation(dataset.transforms, right),
+        by_transformation=bins,
         precision=precision,
         warning=warning,
         predictions=predictions,
@@ -275,22 +271,17 @@ def confusion_of(labels: npt.NDArray[np.uint8], predictions: npt.NDArray[np.uint
     return tuple(map(tuple, counts.tolist()))
 
 
-def _share(right: npt.NDArray[np.bool_]) -> Share:
+def _counted(right: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """The fields of a `Share`."""
     correct, n = int(right.sum()), len(right)
-    return Share(n=n, correct=correct, accuracy=correct / n, ci95=wilson_interval(correct, n))
-
-
-def _by_transformation(
-    transforms: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]
-) -> dict[str, tuple[BinShare, ...]]:
-    return {name: tuple(bin_shares(transforms[:, i], right)) for i, name in enumerate(TRANSFORM_COLUMNS)}
+    return {"n": n, "correct": correct, "accuracy": correct / n, "ci95": wilson_interval(correct, n)}
 
 
 def bin_shares(values: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], bins: int = BINS) -> Iterator[BinShare]:
     """Shares over equal bins of the range of the values, rounded outwards; bins without images are left out."""
     low, high = float(values.min()), float(values.max())
     if low == high:
-        yield BinShare(low=low, high=high, **_share(right).model_dump())
+        yield BinShare(low=low, high=high, **_counted(right))
         return
     digits = 1 - math.floor(math.log10(high - low))  # two significant digits of the range
     slack = 1e-4  # of the last digit: 0.2 in float32 is a little more than 0.2
@@ -298,8 +289,5 @@ def bin_shares(values: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], bi
     high = math.ceil(high * 10**digits - slack) / 10**digits
     edges = np.linspace(low, high, bins + 1)
     member = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
-    for number in range(bins):
-        inside = member == number
-        if inside.any():
-            share = _share(right[inside])
-            yield BinShare(low=float(edges[number]), high=float(edges[number + 1]), **share.model_dump())
+    for number in np.unique(member).tolist():
+        yield BinShare(low=float(edges[number]), high=float(edges[number + 1]), **_counted(right[member == number]))

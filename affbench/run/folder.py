@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,10 +31,12 @@ OWN = re.compile(  # names of the files that affbench writes into a run's folder
 )
 
 
-class Share(BaseModel):
-    """How many of some images were classified correctly, with a 95% Wilson interval."""
-
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+class Share(_Frozen):
+    """How many of some images were classified correctly, with a 95% Wilson interval."""
 
     n: int
     correct: int
@@ -55,63 +57,31 @@ class BinShare(Share):
     high: float
 
 
-class Tally(BaseModel):
-    """What was counted when a model was tested on a set.
-
-    Attributes
-    ----------
-    set, split
-        What it was tested on.
-    n, n_originals
-        Images, and different original digits among them.
-    accuracy, accuracy_ci95
-        Share of correct images, 0 to 1, and its 95% Wilson interval, which takes images as independent.
-    accuracy_ci95_clustered
-        95% interval that respects that versions of one digit are not independent (bootstrap over originals); None
-        where every image is an original.
-    per_class, confusion, by_transformation
-        Shares per true class; counts, rows true and columns predicted classes; shares per bin of each factor of the
-        transformation, None for sets without.
-    precision
-        What the model was run in.
-    warning
-        Why the accuracy may not be the model's alone, such as answers that depend on the batch; None where nothing was
-        found.
-    """
-
-    model_config = ConfigDict(frozen=True)
+class Tally(_Frozen):
+    """What was counted when a model was tested on a set."""
 
     set: str
     split: str
-    n: int
-    n_originals: int
+    n: int  # images
+    n_originals: int  # different original digits among them
     correct: int
-    accuracy: float
-    accuracy_ci95: tuple[float, float]
+    accuracy: float  # 0 to 1
+    accuracy_ci95: tuple[float, float]  # Wilson's, which takes images as independent
+    # Bootstrap over originals, as versions of one digit are not independent; None where every image is an original.
     accuracy_ci95_clustered: tuple[float, float] | None
-    per_class: tuple[ClassShare, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    by_transformation: dict[str, tuple[BinShare, ...]] | None
-    precision: str
-    warning: str | None = None
+    per_class: tuple[ClassShare, ...]  # by true class
+    confusion: tuple[tuple[int, ...], ...]  # counts: rows true, columns predicted classes
+    by_transformation: dict[str, tuple[BinShare, ...]] | None  # bins of each factor; None for sets without
+    precision: str  # what the model was run in
+    warning: str | None = None  # why the accuracy may not be the model's alone: its answers depend on the batch
 
 
 class EvaluationRecord(Tally):
-    """The content of ``eval-SET.json``: what was counted, and where it comes from.
-
-    Attributes
-    ----------
-    set_key, copies, limit
-        Which images; `copies` is None but for synthetic affine sets, `limit` None for the whole set.
-    code
-        Hash of the model's code that answered; that of the run, unless it was edited in between.
-    evaluations
-        How often this checkpoint was tested on the set; answers from disk do not count.
-    """
+    """The content of ``eval-SET.json``: what was counted, and where it comes from."""
 
     set_key: str
-    copies: int | None
-    limit: int | None
+    copies: int | None  # None but for synthetic affine sets
+    limit: int | None  # None for the whole set
     run: str
     model: str
     routings: int | None
@@ -120,10 +90,39 @@ class EvaluationRecord(Tally):
     device: str
     seconds: float
     key: str
-    code: str | None = None
-    evaluations: int = Field(default=1, ge=1)
+    code: str | None = None  # hash of the model's code that answered; the run's, unless it was edited in between
+    evaluations: int = Field(default=1, ge=1)  # tests of this checkpoint on the set; answers from disk do not count
     predictions_sha256: str = ""
     affbench_version: str
+
+
+class Environment(_Frozen):
+    """The content of ``environment.json``: how a run came about, and on what; earlier runs say less."""
+
+    run: str | None = None
+    parameters: int
+    seed: int
+    selected_epoch: float | None = None
+    selected_by: str | None = None
+    stop_at: float | None = None
+    stop_at_reached_epoch: float | None = None
+    train_images: int | None = None
+    finished_at: float | None = None  # seconds since 1970
+    train_seconds: float | None = None
+    precision: str | None = None
+    processes: int | None = None
+    peak_memory_bytes: int | None = None
+    device: str
+    device_name: str | None = None
+    threads: int | None = None
+    affbench: str | None = None
+    git_commit: str | None = None
+    python: str | None = None
+    torch: str
+    numpy: str | None = None
+    cuda: str | None = None
+    tf32_convolutions: bool | None = None
+    platform: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,10 @@ class Run:
         return history_from_csv(self._verified(HISTORY))
 
     @cached_property
-    def environment(self) -> dict[str, Any]:
-        """Versions, device, commit, seeds and parameter count."""
-        return store.read_json(self._verified(ENVIRONMENT))
+    def environment(self) -> Environment:
+        """How the run came about, and on what."""
+        path = self._verified(ENVIRONMENT)
+        return _read(Environment, path, store.read_json(path))
 
     def _verified(self, name: str) -> Path:
         if (manifest := self.manifest) is not None:
@@ -171,21 +171,15 @@ class Run:
     @property
     def made_at(self) -> float:
         """When training ended, in seconds since 1970; where the run does not say it, when its folder was begun."""
-        with contextlib.suppress(AffbenchError, KeyError, TypeError, ValueError):
-            if self.finished:
-                return float(self.environment["finished_at"])
+        with contextlib.suppress(AffbenchError):
+            if self.finished and self.environment.finished_at is not None:
+                return self.environment.finished_at
         return (self.path / CONFIG).stat().st_mtime
 
     @property
     def finished(self) -> bool:
         """Whether training ended and the checkpoint counts."""
         return (self.path / store.MANIFEST).is_file()
-
-    @property
-    def parameters(self) -> int | None:
-        """Number of trained parameters, where the run says it."""
-        value = self.environment.get("parameters")
-        return value if isinstance(value, int) else None
 
     @property
     def selected(self) -> Epoch:
@@ -198,13 +192,7 @@ class Run:
         return {record.set: record for record in map(self.evaluation, sorted(self.path.glob("eval-*.json")))}
 
     def evaluation(self, path: Path) -> EvaluationRecord:
-        """One of the records in the folder, which has to be of this run's checkpoint.
-
-        Raises
-        ------
-        ArtefactError
-            It is damaged, was edited, or is of another checkpoint or set.
-        """
+        """One of the records in the folder; an `ArtefactError` if it is not of this run's checkpoint and its set."""
         record = read_evaluation(path)
         weights = self.manifest.files.get(WEIGHTS) if self.manifest else None
         if weights is not None and record.checkpoint_sha256 != weights["sha256"]:
@@ -214,9 +202,14 @@ class Run:
         return record
 
 
-def write_evaluation(path: Path, record: EvaluationRecord) -> None:
-    """Write ``eval-SET.json``."""
-    store.write_json(path, evaluation_document(record))
+def clear(folder: Path) -> None:
+    """Delete what affbench wrote into a run's folder, so that the run is trained again."""
+    if folder.is_dir():
+        with store.lock(folder), store.writing(folder):
+            (folder / store.MANIFEST).unlink(missing_ok=True)  # first, so that no half of it counts
+            for path in folder.rglob("*"):
+                if OWN.fullmatch(path.relative_to(folder).as_posix()):
+                    path.unlink()
 
 
 def evaluation_document(record: EvaluationRecord) -> dict[str, Any]:
@@ -225,56 +218,44 @@ def evaluation_document(record: EvaluationRecord) -> dict[str, Any]:
     return content | {"record_sha256": store.content_key("record", 1, content)}
 
 
-def read_evaluation(path: Path) -> EvaluationRecord:
-    """Read ``eval-SET.json``.
+def write_evaluation(path: Path, record: EvaluationRecord) -> None:
+    """Write ``eval-SET.json``."""
+    store.write_json(path, evaluation_document(record))
 
-    Raises
-    ------
-    ArtefactError
-        The file is damaged, misses something, contradicts itself, or was edited since it was written.
-    """
+
+def read_evaluation(path: Path) -> EvaluationRecord:
+    """Read ``eval-SET.json``; an `ArtefactError` if it is damaged, contradicts itself, or was edited since."""
     content = store.read_json(path)
     checksum = content.pop("record_sha256", None)  # records of earlier versions have none
-    record = _parsed(path, content)
-    if (wrong := _contradiction(record)) is not None:
-        raise ArtefactError(f"{path} contradicts itself: it {wrong}.")
+    record = _read(EvaluationRecord, path, content)
+    whole, (low, high) = (record.n, record.correct), record.accuracy_ci95
+    shares = [record.per_class, *(record.by_transformation or {}).values()]
+    hits = sum(sum(row[number : number + 1]) for number, row in enumerate(record.confusion))
+    for what, agrees in {
+        "confusion matrix": record.n > 0 and (sum(map(sum, record.confusion)), hits) == whole,
+        "accuracy": abs(record.accuracy - record.correct / max(record.n, 1)) <= 1e-9,
+        "interval": low <= record.accuracy <= high,
+        "classes or bins": all((sum(s.n for s in own), sum(s.correct for s in own)) == whole for own in shares),
+    }.items():
+        if not agrees:
+            counts = f"n = {record.n:,} and correct = {record.correct:,}"
+            raise ArtefactError(f"{path} contradicts itself: it says {counts}, which its {what} does not agree with.")
     if checksum not in (None, store.content_key("record", 1, content)):
         raise ArtefactError(f"{path} was edited after it was written: its checksum is another.")
     return record
 
 
-def _parsed(path: Path, content: dict[str, Any]) -> EvaluationRecord:
+_Content = TypeVar("_Content", bound=BaseModel)
+
+
+def _read(kind: type[_Content], path: Path, content: dict[str, Any]) -> _Content:
     try:
-        return EvaluationRecord.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise ArtefactError(f"{path} is not an evaluation record ({where}: {first['msg']}).") from None
-
-
-def _contradiction(record: EvaluationRecord) -> str | None:
-    """What in a record is not so, by the record itself; None where all of it agrees."""
-    counted = sum(map(sum, record.confusion))
-    hits = sum(row[number] for number, row in enumerate(record.confusion))
-    low, high = record.accuracy_ci95
-    parts = [record.per_class, *(record.by_transformation or {}).values()]
-    matrix = "but its confusion matrix"
-    for wrong, what in (
-        (
-            record.n < 1 or counted != record.n,
-            f"says n = {record.n:,}, {matrix} holds {counted:,} images",
-        ),
-        (hits != record.correct, f"says {record.correct:,} are correct, {matrix} says {hits:,}"),
-        (abs(record.accuracy - record.correct / max(record.n, 1)) > 1e-9, "has an accuracy that is not correct / n"),
-        (not low <= record.accuracy <= high, "has an interval that leaves out its accuracy"),
-        (
-            any((sum(s.n for s in own), sum(s.correct for s in own)) != (record.n, record.correct) for own in parts),
-            "has classes or bins that do not add up to all its images",
-        ),
-    ):
-        if wrong:
-            return what
-    return None
+        what = "an evaluation record" if kind is EvaluationRecord else "the environment of a run"
+        raise ArtefactError(f"{path} is not {what} ({where}: {first['msg']}).") from None
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from affbench.base.errors import ArtefactError
@@ -13,41 +13,24 @@ from affbench.base.errors import ArtefactError
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of ``history.csv``.
+    """One row of ``history.csv``: a validation; with several an epoch, `epoch` counts in fractions."""
 
-    Attributes
-    ----------
-    epoch, step
-        Epochs and optimiser steps done; with several validations an epoch, a row for each and fractions of epochs.
-    learning_rate
-        At the last step of the epoch.
-    train_loss, train_accuracy
-        Means since the last row, while the weights changed; the accuracy is None for a model whose loss hides its
-        scores.
-    validation_accuracy
-        On the whole validation split.
-    seconds, images_per_second
-        Training alone, without validation, since the last row.
-    """
-
-    epoch: float
+    epoch: float  # done, as are optimiser steps
     step: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float | None
+    learning_rate: float  # of the last step
+    train_loss: float  # means since the last row, while the weights changed
+    train_accuracy: float | None  # None for a model whose loss hides its scores
     validation_accuracy: float
-    seconds: float
+    seconds: float  # of training alone, since the last row
     images_per_second: float
 
 
 def history_to_csv(history: Iterable[Epoch]) -> str:
     """The content of ``history.csv``; floats keep every digit, None is an empty cell."""
-    names = [field.name for field in fields(Epoch)]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for row in history:
-        writer.writerow(["" if (value := getattr(row, name)) is None else value for name in names])
+    writer = csv.DictWriter(text, [field.name for field in fields(Epoch)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, history))
     return text.getvalue()
 
 

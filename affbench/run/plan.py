@@ -23,7 +23,7 @@ from affbench.data.placement import FRAME, centred
 from affbench.data.sets import SetPart, SetSpec, find_set
 from affbench.models import model_options
 from affbench.models.registry import check_model, model_code
-from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, WEIGHTS, Run, run_name, runs_dir
+from affbench.run.folder import WEIGHTS, Run, run_name, runs_dir
 from affbench.run.stopping import check_course
 
 VERSIONS = {"train": 2, "eval": 3, "factors": 2, "entropy": 1}  # raised where the same inputs give another content
@@ -51,21 +51,11 @@ def _recipe(stage: str, **inputs: Any) -> Recipe:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before it is run.
+    """A run before it is run."""
 
-    Attributes
-    ----------
-    config
-        Everything resolved.
-    inputs
-        What determines the weights beside the configuration: sets and code.
-    runs
-        The folder in which the run lies, or would lie.
-    """
-
-    config: RunConfig
-    inputs: dict[str, Any]
-    runs: Path
+    config: RunConfig  # everything resolved
+    inputs: dict[str, Any]  # what determines the weights beside it: sets and code
+    runs: Path  # the folder in which the run lies, or would lie
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -100,10 +90,6 @@ class Plan:
         """The same run, ended at the first validation that reaches an accuracy."""
         training = self.config.training.model_dump() | {"stop_at": validation_accuracy}
         return Plan(override(self.config, training=training), self.inputs, self.runs)
-
-    def seal(self) -> None:
-        """Say that the run is finished."""
-        store.seal(self.folder, *self.recipe, [CONFIG, HISTORY, WEIGHTS, ENVIRONMENT])
 
 
 def plan_run(config: RunConfig, workspace: Workspace) -> Plan:

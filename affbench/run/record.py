@@ -25,30 +25,25 @@ from affbench.models import build_model
 from affbench.models.kernels.layout import prepare
 from affbench.run.evaluate import Evaluation, assess, confusion_of, evaluate
 from affbench.run.folder import WEIGHTS, EvaluationRecord, Run, Tally, write_evaluation
-from affbench.run.plan import evaluation_recipe, finished_manifest
+from affbench.run.plan import Recipe, evaluation_recipe, finished_manifest
 
 
 def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     """The trained model of a finished run, its checkpoint verified, in evaluation mode."""
-    manifest = finished_manifest(run)
-    if WEIGHTS not in manifest.files:
-        raise ArtefactError(f"the manifest of run {run.name} does not list {WEIGHTS}; train the run again (--force).")
-    store.verify(run.path, manifest, only=WEIGHTS)
-    path = run.path / WEIGHTS
-    model = build_model(run.config.model.name, canvas=model_canvas(run), **run.config.model.options)
+    store.verify(run.path, finished_manifest(run), only=WEIGHTS)
+    path, canvas = run.path / WEIGHTS, model_canvas(run)
+    model = build_model(run.config.model.name, canvas=canvas, **run.config.model.options)
     try:
         weights = load_file(path)
         if weights.keys() - model.state_dict().keys():  # of parts that a first forward pass makes
             with contextlib.suppress(Exception), torch.no_grad():
-                model.eval()(torch.zeros(2, 1, model_canvas(run), model_canvas(run)))
+                model.eval()(torch.zeros(2, 1, canvas, canvas))
         model.load_state_dict(weights)
-    except (SafetensorError, OSError) as error:
-        raise ArtefactError(f"{path} is not a readable checkpoint ({error}); train the run again (--force).") from error
-    except RuntimeError as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtefactError(
-            f"{path} holds another architecture than {run.config.model.name} with the options of its config.toml "
-            f"({reason}); train the run again (--force)."
+            f"{path} cannot be read, or holds another architecture than {run.config.model.name} with the options of "
+            f"its config.toml ({reason}); train the run again (--force)."
         ) from error
     return prepare(model, torch.device(device)).eval()
 
@@ -69,14 +64,14 @@ def evaluate_run(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRec
             f"run {run.name} takes {canvas}×{canvas} images, "
             f"but set '{part.name}' has {part.spec.canvas}×{part.spec.canvas} ones."
         )
-    key = evaluation_recipe(run, part, workspace.data).key
+    recipe = evaluation_recipe(run, part, workspace.data)
     wanted = part.size(workspace.data)
-    saved = _saved(run, part.name, key)
+    saved = _saved(run, part.name, recipe.key)
     if saved is None or saved.n != wanted:
         with store.lock(record_path(run, part.name)):
-            saved = _saved(run, part.name, key)  # another process may have tested it meanwhile
+            saved = _saved(run, part.name, recipe.key)  # another process may have tested it meanwhile
             if saved is None or saved.n < wanted:
-                return _tested(run, part, workspace)
+                return _tested(run, part, recipe, workspace)
             if saved.n > wanted:
                 return _first_of(saved, run, part, workspace)
     return saved
@@ -88,12 +83,11 @@ def _first_of(saved: EvaluationRecord, run: Run, part: SetPart, workspace: Works
     with h5py.File(predictions_path(run, part.name), "r", locking=False) as file:
         predictions, confidence = (file[name][: len(dataset)] for name in ("predictions", "confidence"))
     evaluation = assess(dataset, predictions, confidence, saved.precision, saved.warning)
-    return saved.model_copy(update=_tally(evaluation) | {"copies": _copies(part), "limit": part.limit})
+    return saved.model_copy(update=_counted(evaluation, part))
 
 
-def _tested(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
+def _tested(run: Run, part: SetPart, recipe: Recipe, workspace: Workspace) -> EvaluationRecord:
     """Test the run, and write what came of it into its folder."""
-    recipe = evaluation_recipe(run, part, workspace.data)
     dataset = part.load(workspace.data)
     device = resolve_device(workspace.device)
     model = load_model(run, device)
@@ -108,12 +102,13 @@ def _tested(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
     manifest = store.read_manifest(run.path)
     if manifest is None:  # nothing is written into the folder of a run that is gone
         raise ArtefactError(f"run {run.name} vanished from {run.path.parent} while it was tested; train it again.")
+    before = 0
+    with contextlib.suppress(ArtefactError):
+        before = run.evaluation(record_path(run, part.name)).evaluations
     predictions = predictions_path(run, part.name)
     _write_predictions(predictions, evaluation, dataset)
     record = EvaluationRecord(
-        **_tally(evaluation),
-        copies=_copies(part),
-        limit=part.limit,
+        **_counted(evaluation, part),
         set_key=dataset.key,
         run=run.name,
         model=run.config.model.name,
@@ -124,7 +119,7 @@ def _tested(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
         seconds=seconds,
         key=recipe.key,
         code=recipe.inputs["code"],
-        evaluations=1 + _evaluations(run, part.name),
+        evaluations=1 + before,
         predictions_sha256=store.file_hash(predictions),
         affbench_version=__version__,
     )
@@ -132,12 +127,10 @@ def _tested(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
     return record
 
 
-def _tally(evaluation: Evaluation) -> dict[str, Any]:
-    return {name: getattr(evaluation, name) for name in Tally.model_fields}
-
-
-def _copies(part: SetPart) -> int | None:
-    return part.copies if part.spec.form == "affine" else None
+def _counted(evaluation: Evaluation, part: SetPart) -> dict[str, Any]:
+    """The fields of a record that say what was counted, and in which images."""
+    copies = part.copies if part.spec.form == "affine" else None
+    return {name: getattr(evaluation, name) for name in Tally.model_fields} | {"copies": copies, "limit": part.limit}
 
 
 def _write_predictions(target: Path, evaluation: Evaluation, dataset: Dataset) -> None:
@@ -170,11 +163,10 @@ def predictions_path(run: Run, set_name: str) -> Path:
 
 def _saved(run: Run, set_name: str, key: str) -> EvaluationRecord | None:
     """The record on disk, if it is whole, answers this key, and is what its predictions amount to."""
-    try:
+    with contextlib.suppress(ArtefactError):  # derived: evaluated again
         record = run.evaluation(record_path(run, set_name))
-    except ArtefactError:
-        return None  # derived: evaluated again
-    return record if record.key == key and is_answered(run, record) else None
+        return record if record.key == key and is_answered(run, record) else None
+    return None
 
 
 def is_answered(run: Run, record: EvaluationRecord) -> bool:
@@ -185,11 +177,3 @@ def is_answered(run: Run, record: EvaluationRecord) -> bool:
     with contextlib.suppress(OSError, KeyError, IndexError), h5py.File(path, "r", locking=False) as file:
         return confusion_of(file["labels"][:], file["predictions"][:]) == record.confusion
     return False
-
-
-def _evaluations(run: Run, set_name: str) -> int:
-    """How often this checkpoint was tested on the set before, as its last record says."""
-    try:
-        return run.evaluation(record_path(run, set_name)).evaluations
-    except ArtefactError:
-        return 0

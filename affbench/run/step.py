@@ -21,28 +21,10 @@ Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 class Step:
-    """Adam on one batch at a time.
+    """Adam on one batch at a time, which the processes `ranks` share; `precision` is that of the forward pass.
 
-    Parameters
-    ----------
-    model
-        On its device, in training mode when called.
-    learning_rate
-        Of the first step; `__call__` sets it anew.
-    precision
-        ``"bfloat16"`` runs the forward pass under autocast.
-    device
-        Where the model is.
-    ranks
-        The processes that share each batch; this one alone by default.
-
-    Attributes
-    ----------
-    optimizer
-        Adam with the defaults of the paper's TensorFlow (β 0.9, 0.999; ε 1e-8), fused where the device has it and no
-        parameter is a part of a larger tensor.
-    totals
-        Sums since `reset`, on the device: loss × images, correct images, images with scores.
+    `totals` are sums over all steps until somebody zeroes them, on the device: loss × images, correct images, images
+    with scores.
     """
 
     def __init__(
@@ -62,19 +44,18 @@ class Step:
             # A captured step reads the rate from the device.
             lr=torch.tensor(learning_rate, device=device) if cuda else learning_rate,
             betas=(0.9, 0.999),
-            eps=1e-8,
+            eps=1e-8,  # as in the paper's TensorFlow
             fused=device.type in ("cpu", "cuda") and all(map(_dense, model.parameters())),
             capturable=cuda,
         )
         self.totals = torch.zeros(3, device=device)
 
-    def reset(self) -> None:
-        """Start the sums anew."""
-        self.totals.zero_()
-
     def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
         """Take a step on images float32 (B, 1, H, W) in [0, 1] and labels int64 (B,)."""
         self._set_rate(learning_rate)
+        self._take(images, labels)
+
+    def _take(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ranks.alone:
             self._backward(images, labels, self.totals)
@@ -88,12 +69,9 @@ class Step:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the optimiser's state, whatever device it was saved on."""
-        own = self.optimizer.state_dict()["param_groups"]
-        groups = [
-            saved | {name: group[name] for name in ("lr", "fused", "capturable")}
-            for saved, group in zip(state["param_groups"], own, strict=True)
-        ]
-        self.optimizer.load_state_dict(state | {"param_groups": groups})
+        (saved,), (own,) = state["param_groups"], self.optimizer.state_dict()["param_groups"]
+        group = saved | {name: own[name] for name in ("lr", "fused", "capturable")}
+        self.optimizer.load_state_dict(state | {"param_groups": [group]})
         for parameter, own_state in self.optimizer.state.items():
             for name, value in own_state.items():
                 # Moments keep the strides of the device they were saved on, but fused Adam reads raw memory.
@@ -102,11 +80,11 @@ class Step:
 
     def _set_rate(self, learning_rate: float) -> None:
         self.learning_rate = learning_rate
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(learning_rate)
-            else:
-                group["lr"] = learning_rate
+        (group,) = self.optimizer.param_groups
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
 
     def _backward(self, images: Tensor, labels: Tensor, sums: Tensor) -> None:
         """Gradients of the mean loss over some images; adds to `sums` what `totals` names."""
@@ -123,19 +101,8 @@ class CapturedStep(Step):
     """The same step, captured once as a graph and replayed: launching it costs one call, whatever it holds.
 
     Batches of another size than the first are computed as `Step` does, and so is every batch where the capture fails,
-    which is warned of.
-
-    Parameters
-    ----------
-    model, learning_rate, precision, device
-        As for `Step`.
-    capture
-        Records what a function does and returns what repeats it.
-
-    Attributes
-    ----------
-    recorded
-        Whether there is a graph, so that steps on batches of the first one's size are replayed.
+    which is warned of. `capture` records what a function does and returns what repeats it; `recorded` says whether
+    there is a graph.
     """
 
     def __init__(
@@ -149,26 +116,26 @@ class CapturedStep(Step):
         super().__init__(model, learning_rate, precision, device)
         self._capture = capture or functools.partial(_capture_on_cuda, device)
         self._taken = 0
-        self._images: Tensor | None = None
-        self._labels: Tensor | None = None
+        self._batch: tuple[Tensor, Tensor] | None = None  # which the graph reads
         self._replay: Callable[[], None] | None = None
         self.recorded = False
 
     def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
         """Take a step as `Step` does; a graph that is empty, and would leave the weights alone, is a `DeviceError`."""
-        if self._images is None or self._labels is None:
-            self._images, self._labels = images.clone(), labels.clone()
-        if images.shape != self._images.shape or self._taken < WARM_UP:
+        if self._batch is None:
+            self._batch = images.clone(), labels.clone()
+        own_images, own_labels = self._batch
+        if images.shape != own_images.shape or self._taken < WARM_UP:
             self._taken += 1
             super().__call__(images, labels, learning_rate)
             return
-        self._images.copy_(images, non_blocking=True)
-        self._labels.copy_(labels, non_blocking=True)
+        own_images.copy_(images, non_blocking=True)
+        own_labels.copy_(labels, non_blocking=True)
         self._set_rate(learning_rate)
         if self._replay is not None:
             self._replay()
             return
-        self._replay = self._record()
+        self._replay = self._record(functools.partial(self._take, own_images, own_labels))
         before = self._updates()
         self._replay()
         if self._updates() == before:
@@ -177,10 +144,10 @@ class CapturedStep(Step):
                 "that device alone (CUDA_VISIBLE_DEVICES), and use --device cuda."
             )
 
-    def _record(self) -> Callable[[], None]:
+    def _record(self, whole: Callable[[], None]) -> Callable[[], None]:
         self.optimizer.zero_grad(set_to_none=True)  # so that the captured backward pass owns its gradients
         try:
-            replay = self._capture(self._whole)
+            replay = self._capture(whole)
         except RuntimeError as error:  # a model that waits for the device, or allocates outside of the graph's memory
             reason = str(error.__context__ or error).partition("\n")[0]
             warnings.warn(
@@ -189,20 +156,13 @@ class CapturedStep(Step):
                 RuntimeWarning,
                 stacklevel=3,
             )
-            return self._whole
+            return whole
         self.recorded = True
         return replay
 
     def _updates(self) -> float:
         """How many updates the parameters have had, all together; waits for the device."""
         return sum(float(state["step"]) for state in self.optimizer.state.values())
-
-    def _whole(self) -> None:
-        assert self._images is not None  # noqa: S101 - set before the first capture
-        assert self._labels is not None  # noqa: S101
-        self.optimizer.zero_grad(set_to_none=True)
-        self._backward(self._images, self._labels, self.totals)
-        self.optimizer.step()
 
 
 def _dense(tensor: Tensor) -> bool:
@@ -242,7 +202,7 @@ def _capture_on_cuda(device: torch.device, run: Callable[[], None]) -> Callable[
 def make_step(
     model: nn.Module, learning_rate: float, precision: Computed, device: torch.device, ranks: Ranks | None = None
 ) -> Step:
-    """The fastest step: captured where one process trains on CUDA, plain elsewhere; parameters as for `Step`."""
+    """The fastest step: captured where one process trains on CUDA, plain elsewhere."""
     if device.type == "cpu":
         keep_memory()
     if device.type == "cuda" and (ranks is None or ranks.alone):

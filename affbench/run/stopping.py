@@ -114,16 +114,13 @@ def best(history: Sequence[Epoch]) -> Epoch:
 
 def crossing(history: Sequence[Epoch], validation_accuracy: float) -> float | None:
     """The epoch, interpolated between validations, at which an accuracy was first reached; None if it never was."""
-    before: Epoch | None = None
-    for row in history:
+    for before, row in zip([None, *history], history, strict=False):
         if row.validation_accuracy >= validation_accuracy:
             if before is None:
                 return row.epoch
-            share = (validation_accuracy - before.validation_accuracy) / (
-                row.validation_accuracy - before.validation_accuracy
-            )
+            gained = row.validation_accuracy - before.validation_accuracy
+            share = (validation_accuracy - before.validation_accuracy) / gained
             return before.epoch + share * (row.epoch - before.epoch)
-        before = row
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import math
 import time
@@ -20,7 +21,6 @@ from affbench.base.distributed import RankError, Ranks, joined
 from affbench.base.environment import describe
 from affbench.base.errors import AffbenchError, ArtefactError, UsageError
 from affbench.base.interrupt import Interrupted, Stop, Stopwatch
-from affbench.base.progress import Progress
 from affbench.base.randomness import seed_all
 from affbench.base.workspace import Workspace
 from affbench.data.batches import Augmentation, TrainingBatches, stream_seed
@@ -29,10 +29,10 @@ from affbench.data.sets import find_set
 from affbench.models import build_model, parameter_count
 from affbench.models.kernels.layout import in_training, prepare
 from affbench.run.evaluate import predict
-from affbench.run.folder import OWN, RESUME, Run
-from affbench.run.history import Epoch
+from affbench.run.folder import CONFIG, HISTORY, RESUME, Environment, Run
+from affbench.run.history import Epoch, history_to_csv
 from affbench.run.plan import Plan, plan_run, training_part, validation_part
-from affbench.run.resume import Checkpoint, Position, begin, finish, resume, write_history
+from affbench.run.resume import Position, finish, resume, save
 from affbench.run.step import make_step
 from affbench.run.stopping import Course, Leg, best, crossing
 from affbench.run.trial import blamed, try_model
@@ -47,12 +47,7 @@ class TrainingError(AffbenchError):
 
 
 def train(
-    what: RunConfig | Plan,
-    workspace: Workspace,
-    *,
-    tensorboard: bool = False,
-    force: bool = False,
-    stops: Sequence[float] = (),
+    what: RunConfig | Plan, workspace: Workspace, *, tensorboard: bool = False, stops: Sequence[float] = ()
 ) -> Run:
     """Train a model, or return the finished run of the same configuration.
 
@@ -64,27 +59,15 @@ def train(
     history are those of a single process but for rounding, dropout and statistics of batch normalisation. The first
     process writes, and the run can be gone on with by another number of processes.
 
-    `what` may be the plan of the run, where that has been made; `force` trains a finished run again. The runs that stop
-    at the validation accuracies `stops` are kept as well, as this training passes through their ends.
+    The runs that stop at the validation accuracies `stops` are kept as well, as this training passes through their
+    ends.
     """
     plan = what if isinstance(what, Plan) else plan_run(what, workspace)
     with joined(workspace.device) as ranks, store.lock(plan.folder) if ranks.first else contextlib.nullcontext():
-        if ranks.first and force:
-            _clear(plan.folder)
         if not ranks.highest(int(ranks.first and _is_whole(plan))):
             also = [] if plan.config.training.stop_at else [plan.stopping_at(accuracy) for accuracy in stops]
             _Training(plan, workspace, ranks, also, tensorboard=tensorboard).run()
     return plan.run
-
-
-def _clear(folder: Path) -> None:
-    """Delete what affbench wrote into a run's folder."""
-    if folder.is_dir():
-        with store.writing(folder):
-            (folder / store.MANIFEST).unlink(missing_ok=True)  # first, so that no half of it counts
-            for path in folder.rglob("*"):
-                if OWN.fullmatch(path.relative_to(folder).as_posix()):
-                    path.unlink()
 
 
 def _is_whole(plan: Plan) -> bool:
@@ -110,57 +93,73 @@ def _tensorboard(folder: Path) -> Any:
         return SummaryWriter(str(folder / "tensorboard"))
 
 
+def _log(writer: Any, row: Epoch) -> None:
+    """Write a row of the history for TensorBoard."""
+    for name, value in asdict(row).items():
+        if name not in ("epoch", "step") and value is not None:
+            writer.add_scalar(name, value, row.epoch)
+    writer.flush()
+
+
+def _described(row: Epoch, epochs: int) -> str:
+    """A row of the history as one line."""
+    seen = "" if row.train_accuracy is None else f", accuracy {row.train_accuracy:.2%}"
+    return (
+        f"epoch {row.epoch:g}/{epochs}: loss {row.train_loss:.4f}{seen}, validation accuracy "
+        f"{row.validation_accuracy:.2%}, {row.images_per_second:,.0f} images/s"
+    )
+
+
+def _remark(course: Course, at: Position, totals: Sequence[float]) -> str:
+    """Beside the bar, between two validations."""
+    loss, correct, scored = totals
+    seen = f", accuracy {correct / scored:.2%}" if scored else ""
+    left = f", run ends in {_left(course, at.history)}" if at.history else ""
+    return f"loss {loss / max(at.images, 1):.4f}{seen}{left}"
+
+
+def _left(course: Course, history: Sequence[Epoch]) -> datetime.timedelta:
+    """Time left to the end of a run, judged by the validations that are behind it."""
+    mean = sum(row.seconds for row in history) / len(history)
+    return datetime.timedelta(seconds=round(mean * (course.validations - len(history))))
+
+
 def load_training_digits(config: RunConfig, data_dir: Path) -> tuple[Dataset, Augmentation]:
     """The training digits of a resolved configuration in their frames, and how they reach the canvas."""
     canvas = find_set(config.data.train_set).canvas
     return training_part(config.data).load(data_dir), Augmentation(canvas, config.data.shift or 0, config.data.flip)
 
 
-class _Validation:
-    """The validation images of a run, of which each process tests its part."""
-
-    def __init__(self, config: RunConfig, data_dir: Path, ranks: Ranks) -> None:
-        data = config.data
-        whole = validation_part(data).load(data_dir)
-        self.images = min(len(whole), data.validation_limit or len(whole))
-        own = ranks.share(self.images)
-        self.own = Dataset(whole.name, whole.split, whole.images[own].copy(), whole.labels[own].copy())
-        self.sample = whole.head(2)
-        # As many images as a process trains on at once: training has shown that they fit.
-        self.batch_size = len(range(config.training.batch_size)[ranks.share(config.training.batch_size)]) or 1
-
-
 class _Training:
-    """A run while it is trained."""
+    """A run while it is trained, and those that stop on the way at a validation accuracy and are else this one."""
 
     def __init__(
         self, plan: Plan, workspace: Workspace, ranks: Ranks, also: Sequence[Plan], *, tensorboard: bool
     ) -> None:
-        self.plan, self.workspace, self.ranks = plan, workspace, ranks
-        self.also, self.settings = also, plan.config.training  # others stop at an accuracy, and are else this one
-        settings = self.settings
+        self.plan, self.workspace, self.ranks, self.also = plan, workspace, ranks, also
+        self.settings = settings = plan.config.training
         device = resolve_device(ranks.device(workspace.device))
         precision = resolve_precision(settings.precision, device)
         digits, augmentation = load_training_digits(plan.config, workspace.data)
-        self.validation = _Validation(plan.config, workspace.data, ranks)
+        data, model = plan.config.data, plan.config.model
+        self.validation = replace(validation_part(data), limit=data.validation_limit).load(workspace.data)
         self.batches = TrainingBatches(digits, augmentation, settings.batch_size, settings.seed, device)
         self.course = Course(settings, len(self.batches))
-        model = plan.config.model
         build = functools.partial(build_model, model.name, canvas=augmentation.canvas, **model.options)
         smallest = max(1, (self.batches.images % settings.batch_size or settings.batch_size) // ranks.size)
-        tried = try_model(build, self.validation.sample, device, precision, smallest, workspace.progress.note)
+        tried = try_model(build, self.validation.head(2), device, precision, smallest, workspace.progress.note)
         seed_all(settings.seed)
         self.model: nn.Module = in_training(prepare(tried(), device))
+        self.kept = self.model  # whose weights are validated and kept: an average of them would be another module
         self.step = make_step(self.model, settings.learning_rate, precision, device, ranks)
         self.at = Position()
-        writer = _tensorboard(plan.folder) if tensorboard and ranks.first else None
-        self.reporter = _Reporter(self.course, workspace.progress, writer)
+        self.writer = _tensorboard(plan.folder) if tensorboard and ranks.first else None
         self.saved_at = time.monotonic()
 
     def run(self) -> None:
         """Train to the end, or until interrupted."""
         if self.ranks.first:
-            begin(self.plan)
+            store.write_text(self.plan.folder / CONFIG, self.plan.config.to_toml())
         self.at = resume(self.plan, self.model, self.step, self.ranks)
         self._introduce()
         with Stop(0.0 if self.ranks.alone else PATIENCE) as stop:
@@ -183,7 +182,7 @@ class _Training:
         device = self.step.device
         note(
             f"{name}: {parameter_count(self.model):,} parameters, {self.batches.images:,} training digits of "
-            f"{self.plan.config.data.train_set}, validated on {self.validation.images:,}, "
+            f"{self.plan.config.data.train_set}, validated on {len(self.validation):,}, "
             f"{device if self.ranks.alone else f'{self.ranks.size} × {device.type}'} in {self.step.precision}"
         )
 
@@ -192,7 +191,7 @@ class _Training:
         at, leg = self.at, self.course.leg(len(self.at.history))
         if at.batch <= leg.first:
             at.batch, at.images, at.seconds = leg.first, 0, 0.0
-            self.step.reset()
+            self.step.totals.zero_()
             # Dropout is the same however the run got here, and every process has a stream of its own.
             seed_all(stream_seed(self.settings.seed, len(at.history)) + self.ranks.rank)
         title = f"epoch {leg.epoch + 1}/{self.settings.epochs}"
@@ -202,7 +201,7 @@ class _Training:
             pending, reported = 0, time.perf_counter()
             for images, labels in self.batches.epoch(leg.epoch, at.batch, leg.last):
                 rate = self.course.learning_rate(leg.epoch * len(self.batches) + at.batch)
-                with blamed(self.model, f"in epoch {leg.epoch + 1}, batch {at.batch + 1} of {len(labels)}"):
+                with blamed(self.model, f"in epoch {leg.epoch + 1}, batch {at.batch + 1} of {len(labels)} images"):
                     self.step(images, labels, rate)
                 at.batch += 1
                 at.images += len(labels)
@@ -211,7 +210,7 @@ class _Training:
                 watch.round()
                 at.seconds = before + watch.seconds
                 if now - reported > REPORT_SECONDS:
-                    task.advance(pending, self.reporter.remark(at, self._totals()))
+                    task.advance(pending, _remark(self.course, at, self._totals()))
                     pending, reported = 0, now
                 asked = self.ranks.highest(STOP if stop.asked else SAVE if reported == now and self._due() else GO_ON)
                 if asked == STOP:
@@ -227,16 +226,18 @@ class _Training:
 
     def _validate(self, stop: Stop) -> float:
         """Accuracy on the validation split, each process testing its part."""
-        self.ranks.copy_from_first(self.model.buffers())  # such as the means that batch normalisation keeps
-        own, batch_size = self.validation.own, self.validation.batch_size
+        self.ranks.copy_from_first(self.kept.buffers())  # such as the means that batch normalisation keeps
+        own = self.validation.rows(self.ranks.share(len(self.validation)))
+        # As many images as a process trains on at once: training has shown that they fit.
+        size = max(1, self.settings.batch_size // self.ranks.size)
         precision, progress = self.step.precision, self.workspace.progress
         try:
             # Several processes stop together, after the next batch.
             with stop.at_once() if self.ranks.alone else contextlib.nullcontext():
-                predictions, _ = predict(self.model, own, batch_size=batch_size, precision=precision, progress=progress)
+                predictions, _ = predict(self.kept, own, batch_size=size, precision=precision, progress=progress)
         except KeyboardInterrupt:
             raise self._interrupted() from None
-        return self.ranks.total(int((predictions == own.labels).sum())) / self.validation.images
+        return self.ranks.total(int((predictions == own.labels).sum())) / len(self.validation)
 
     def _close(self, leg: Leg, validation_accuracy: float) -> None:
         """What a leg came to becomes a row of the history."""
@@ -251,15 +252,19 @@ class _Training:
             seconds=round(at.seconds, 4),
             images_per_second=round(at.images / max(at.seconds, 1e-9), 2),
         )
-        at.add(row, self.model)
+        at.add(row, self.kept)
         if leg.ends_epoch:
             at.batch = 0
         if self.ranks.first:
-            write_history(self.plan, at.history)
+            store.write_text(self.plan.folder / HISTORY, history_to_csv(at.history))
             self._finish_others()
-        if self.ranks.highest(int(self._due())) and not self.course.ended(at.history):
+        ended = self.course.ended(at.history)
+        if self.ranks.highest(int(self._due())) and not ended:
             self._save()
-        self.reporter.row(row, at.history)
+        left = "" if ended else f", {_left(self.course, at.history)} left"
+        self.workspace.progress.note(f"  {_described(row, self.settings.epochs)}{left}")
+        if self.writer is not None:
+            _log(self.writer, row)
 
     def _totals(self) -> list[float]:
         """The sums so far: loss, correct images, images with scores; waits for the device."""
@@ -274,7 +279,7 @@ class _Training:
     @property
     def _epoch(self) -> int:
         """The epoch under way, from 1."""
-        return len(self.at.history) // self.settings.validations + 1
+        return self.course.leg(len(self.at.history)).epoch + 1
 
     def _due(self) -> bool:
         """Whether it is time to save again; the first process decides."""
@@ -289,12 +294,10 @@ class _Training:
 
     def _save(self) -> None:
         """Write all that going on needs; the processes of a run do so together."""
-        checkpoint = Checkpoint.taken(self.plan.key, self.model, self.step, self.at, self.ranks)
+        save(self.plan, self.model, self.step, self.at, self.ranks)
         if self.ranks.first:
-            target = self.plan.folder / RESUME
-            checkpoint.write(target)
             self.saved_at = time.monotonic()
-            self.workspace.progress.saved(target)
+            self.workspace.progress.saved(self.plan.folder / RESUME)
 
     def _finish_others(self) -> None:
         """Keep the runs that stop here: up to now they are this one."""
@@ -303,8 +306,6 @@ class _Training:
             if target is not None and self.course.ends_here(self.at.history, target):
                 with store.lock(plan.folder):
                     if not plan.is_trained:
-                        begin(plan)
-                        write_history(plan, self.at.history)
                         self._finish(plan)
 
     def _finish(self, plan: Plan) -> None:
@@ -314,56 +315,19 @@ class _Training:
             self.workspace.progress.note(
                 f"{plan.folder.name}: validation accuracy never reached {target:.2%}; the best checkpoint is kept"
             )
-        environment = {
-            "run": plan.folder.name,
-            "parameters": parameter_count(self.model),
-            "seed": self.settings.seed,
-            "selected_epoch": best(history).epoch,
-            "selected_by": f"validation accuracy on {self.validation.own.name}, n = {self.validation.images:,}",
-            "stop_at": target,
-            "stop_at_reached_epoch": reached,
-            "train_images": self.batches.images,
-            "finished_at": round(time.time(), 3),
-            "train_seconds": round(sum(row.seconds for row in history), 3),
-            "precision": self.step.precision,
-            "processes": self.ranks.size,
+        environment = Environment(
+            run=plan.folder.name,
+            parameters=parameter_count(self.model),
+            seed=self.settings.seed,
+            selected_epoch=best(history).epoch,
+            selected_by=f"validation accuracy on {self.validation.name}, n = {len(self.validation):,}",
+            stop_at=target,
+            stop_at_reached_epoch=reached,
+            train_images=self.batches.images,
+            finished_at=round(time.time(), 3),
+            train_seconds=round(sum(row.seconds for row in history), 3),
+            precision=self.step.precision,
+            processes=self.ranks.size,
             **describe(self.step.device),
-        }
-        finish(plan, self.at.selected, environment)
-
-
-class _Reporter:
-    """Tells how a run gets on."""
-
-    def __init__(self, course: Course, progress: Progress, writer: Any) -> None:
-        self._course, self._progress, self._writer = course, progress, writer
-
-    def remark(self, at: Position, totals: Sequence[float]) -> str:
-        """Beside the bar, within a leg."""
-        loss, correct, scored = totals
-        seen = f", accuracy {correct / scored:.2%}" if scored else ""
-        left = self._left(at.history)
-        return f"loss {loss / max(at.images, 1):.4f}{seen}" + (f", run ends in {left}" if left else "")
-
-    def row(self, row: Epoch, history: Sequence[Epoch]) -> None:
-        """After a validation."""
-        seen = "" if row.train_accuracy is None else f", accuracy {row.train_accuracy:.2%}"
-        left = "" if self._course.ended(history) else f", {self._left(history)} left"
-        self._progress.note(
-            f"  epoch {row.epoch:g}/{self._course.settings.epochs}: loss {row.train_loss:.4f}{seen}, validation "
-            f"accuracy {row.validation_accuracy:.2%}, {row.images_per_second:,.0f} images/s{left}"
         )
-        if self._writer is not None:
-            for name, value in asdict(row).items():
-                if name not in ("epoch", "step") and value is not None:
-                    self._writer.add_scalar(name, value, row.epoch)
-            self._writer.flush()
-
-    def _left(self, history: Sequence[Epoch]) -> str:
-        """Time left to the end of the run, judged by what is done."""
-        if not history:
-            return ""
-        mean = sum(row.seconds for row in history) / len(history)
-        minutes, seconds = divmod(round(mean * (self._course.validations - len(history))), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        finish(plan, self.at, environment)

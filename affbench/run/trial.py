@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from affbench.base.device import Computed, autocast
+from affbench.base.device import Computed, autocast, fitting
 from affbench.base.errors import AffbenchError, UsageError, reason
 from affbench.data.batches import to_float
 from affbench.data.dataset import Dataset
@@ -21,7 +20,6 @@ from affbench.run.evaluate import predict
 from affbench.run.step import Step
 
 _TRIED = "_tried_by_affbench"
-_State = dict[str, tuple[int, ...] | None]
 
 
 def try_model(
@@ -39,9 +37,9 @@ def try_model(
     two images, `smallest` the images of the smallest batch; a `UsageError` says where it breaks the contract.
     """
     model = build()
-    built = _state(model)
+    built = _shapes(model)
     predict(model.to(device), sample, precision=precision)
-    ready = _state(model)
+    ready = _shapes(model)
     _check_parameters(model)
     vars(model)[_TRIED] = True
     in_training(prepare(model, device))
@@ -53,9 +51,19 @@ def try_model(
             f"warning: {loose:,} numbers that take part in the loss are no parameters of the model and stay as they "
             "are: layers belong in an nn.ModuleList, tensors in an nn.Parameter."
         )
-    _check_loadable(ready, _state(model))
+    if changed := sorted(dict(ready.items() ^ _shapes(model).items())):
+        raise UsageError(
+            f"the model's '{changed[0]}' is made, or changes its shape, in training, so that its weights could not be "
+            "loaded again: make it in __init__."
+        )
     if smallest == 1:
-        _train_alone(model, images[:1], labels[:1], precision)
+        try:
+            _train(model, images[:1], labels[:1], precision)
+        except UsageError as error:
+            raise UsageError(
+                "one batch of each epoch, or the part of it that a process of torchrun gets, is a single image, which "
+                f"the model cannot be trained on: choose another --batch-size or --limit ({error})"
+            ) from error
 
     def again() -> nn.Module:
         fresh = build()
@@ -68,41 +76,27 @@ def try_model(
     return again
 
 
-def _state(model: nn.Module) -> _State:
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...] | None]:
     """The shapes of all that a checkpoint will hold; None for what waits for a first forward pass."""
-    shapes: _State = {}
-    for name, value in model.state_dict().items():
+    state = model.state_dict()
+    for name, value in state.items():
         if not isinstance(value, Tensor):
             raise UsageError(
                 f"the model's state holds '{name}' (get_extra_state, or a state_dict of its own), a "
                 f"{type(value).__name__}, and model.safetensors stores tensors only: keep it in a buffer."
             )
-        shapes[name] = None if is_lazy(value) else tuple(value.shape)
-    return shapes
-
-
-def _check_loadable(ready: _State, trained: _State) -> None:
-    for name in sorted(ready.keys() | trained.keys()):
-        if ready.get(name) != trained.get(name):
-            raise UsageError(
-                f"the model's '{name}' is made, or changes its shape, in training, so that its weights could not be "
-                "loaded again: make it in __init__."
-            )
+    return {name: None if is_lazy(value) else tuple(value.shape) for name, value in state.items()}
 
 
 def _check_parameters(model: nn.Module) -> None:
     parameters = list(model.parameters())
-    if not parameters:
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
         raise UsageError(
-            "the model has no parameters, so that there is nothing to train (layers in a list belong in an "
-            "nn.ModuleList); affbench.evaluate tests it as it is."
+            f"the model has no parameter to train: {len(parameters)} are frozen (requires_grad is False), and layers "
+            "in a list belong in an nn.ModuleList; affbench.evaluate tests it as it is."
         )
-    if not any(parameter.requires_grad for parameter in parameters):
-        raise UsageError(
-            f"all {len(parameters)} parameters of the model are frozen (requires_grad is False), so that there is "
-            "nothing to train; affbench.evaluate tests it as it is."
-        )
-    if any(parameter.is_complex() and parameter.requires_grad for parameter in parameters):
+    if any(map(torch.is_complex, trained)):
         raise UsageError(
             "the model has complex parameters, which affbench does not train: keep their real and imaginary parts as "
             "real parameters, and join them in forward (torch.view_as_complex)."
@@ -116,7 +110,7 @@ def _train(model: nn.Module, images: Tensor, labels: Tensor, precision: Computed
         with autocast(images.device, precision):
             return loss_and_scores(model, images, labels)[0]
 
-    with blamed(model, "on two images" if len(labels) > 1 else "on one image"):
+    with blamed(model, f"on {len(labels)} images" if len(labels) > 1 else "on one image"):
         loss = loss_of_batch()
         loose = _leaves(loss) - set(model.parameters())
         if loose:  # what a forward pass makes for itself alone is another one in the next
@@ -139,21 +133,12 @@ def _leaves(loss: Tensor) -> set[Tensor]:
     return found
 
 
-def _train_alone(model: nn.Module, images: Tensor, labels: Tensor, precision: Computed) -> None:
-    try:
-        _train(model, images, labels, precision)
-    except UsageError as error:
-        raise UsageError(
-            "one batch of each epoch, or the part of it that a process of torchrun gets, is a single image, which the "
-            f"model cannot be trained on: choose another --batch-size or --limit ({error})"
-        ) from error
-
-
 @contextlib.contextmanager
 def blamed(model: nn.Module, where: str) -> Iterator[None]:
-    """Let what the code of a model from outside raises in training be one sentence."""
+    """Let what the code of a model from outside raises in training, and a lack of memory, be one sentence."""
     try:
-        yield
+        with fitting(f"the training step {where}"):
+            yield
     except AffbenchError:
         raise
     except (Exception, SystemExit) as error:
@@ -169,17 +154,11 @@ def blamed(model: nn.Module, where: str) -> Iterator[None]:
 
 
 def _loss_of(model: nn.Module) -> str:
-    """What a model's own loss is and should be; nothing for a model that has none."""
+    """What a model's own loss should be; nothing for a model that has none."""
     for name, wanted in (("loss_and_scores", "the scalar loss and the scores (B, 10)"), ("loss", "a scalar tensor")):
-        own = getattr(model, name, None)
-        if callable(own):
-            try:
-                found = f"{name}{str(inspect.signature(own)).partition(' ->')[0]}"
-            except (TypeError, ValueError):
-                found = name
-            kind = f", a module {type(own).__name__}" if isinstance(own, nn.Module) else ""
+        if callable(getattr(model, name, None)):
             return (
-                f" Its {found}{kind}, was called as {name}(images, labels) and must return {wanted}; rename it, and "
-                "the cross-entropy of forward(images) is trained."
+                f" Its {name} was called as {name}(images, labels) and must return {wanted}; rename it, and the "
+                "cross-entropy of forward(images) is trained."
             )
     return ""

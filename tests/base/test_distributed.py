@@ -89,7 +89,7 @@ def test_two_processes_follow_the_curve_of_one(workspace: Workspace, tmp_path: P
     run = only_run(tmp_path / "two")
     assert document["run"] == run.name
     assert done.stderr.count("validation accuracy") == 4  # three epochs and the summary, each said once
-    assert run.environment["processes"] == 2
+    assert run.environment.processes == 2
     assert_follows(run, single)
 
 

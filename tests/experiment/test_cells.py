@@ -123,7 +123,7 @@ def test_threads_of_a_run_are_as_asked_and_recorded(workspace: Workspace) -> Non
     assert torch.get_num_threads() == before
     (run,) = list_runs(workspace.results)
     assert run.name == result.cells[0].run
-    assert run.environment["threads"] == before + 1
+    assert run.environment.threads == before + 1
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def make_run(
         path / ENVIRONMENT,
         {
             "parameters": 4_061_696,
+            "seed": seed,
+            "device": "cpu",
             "selected_by": "validation accuracy on mnist-translated, n = 10,000",
             "train_images": 12_000,
             "device_name": "a small computer",

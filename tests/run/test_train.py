@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
 import json
 import os
 import random
@@ -30,7 +31,7 @@ from affbench.base.workspace import Workspace
 from affbench.models.capsnet import CapsNet
 from affbench.run import train as training
 from affbench.run.evaluate import ScoreError
-from affbench.run.folder import RESUME, WEIGHTS, Run, list_runs
+from affbench.run.folder import RESUME, WEIGHTS, Run, clear, list_runs
 from affbench.run.plan import plan_run
 from affbench.run.resume import write_weights
 from affbench.run.step import Step
@@ -57,7 +58,7 @@ def test_run_folder_holds_what_is_documented(workspace: Workspace) -> None:
     assert run.config.data.shift == 6
     assert [row.epoch for row in run.history] == [1, 2]
     assert [row.step for row in run.history] == [3, 6]
-    assert run.environment["parameters"] == sum(tensor.numel() for tensor in weights(run).values())
+    assert run.environment.parameters == sum(tensor.numel() for tensor in weights(run).values())
 
 
 def test_key_holds_the_precision_and_the_code_that_computes(
@@ -234,8 +235,13 @@ class Saves(Progress):
         self.notes += text + "\n"
 
 
-def test_saves_go_by_time_and_not_by_epoch(workspace: Workspace, tmp_path: Path) -> None:
+def test_saves_go_by_time_and_not_by_epoch(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A save of a full-size network takes as long as its epoch on a fast GPU."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: 1e-6 * next(ticks), monotonic=lambda: next(ticks), time=time.time)
+    monkeypatch.setattr(training, "time", clock)  # a slow step would be a reason to look at the loss, and to save
     seldom, often = Saves(), Saves()
     train(tiny_config(epochs=3), replace(workspace, progress=seldom))
     assert seldom.count == 0  # in less than a minute
@@ -320,7 +326,8 @@ def test_damaged_resume_file_is_said(workspace: Workspace, monkeypatch: pytest.M
     (plan.folder / RESUME).write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(ArtefactError, match=r"resume.pt is damaged .*; delete it, or use --force"):
         train(tiny_config(), workspace)
-    assert train(tiny_config(), workspace, force=True).finished
+    clear(plan.folder)
+    assert train(tiny_config(), workspace).finished
 
 
 def test_damaged_finished_run_is_said_and_force_trains_it_again(workspace: Workspace) -> None:
@@ -330,7 +337,8 @@ def test_damaged_finished_run_is_said_and_force_trains_it_again(workspace: Works
     (run.path / WEIGHTS).write_bytes(content[:-10])
     with pytest.raises(ArtefactError, match=r"model.safetensors is damaged.*--force"):
         train(tiny_config(), workspace)
-    assert same(weights(train(tiny_config(), workspace, force=True)), before)
+    clear(run.path)
+    assert same(weights(train(tiny_config(), workspace)), before)
 
 
 @pytest.mark.parametrize("damage", ["half", "later", "other"])
@@ -348,7 +356,8 @@ def test_finished_run_whose_manifest_is_not_understood_is_left_as_it_is(workspac
     with pytest.raises(ArtefactError, match=r"The run is left as it is; --force trains it again"):
         train(tiny_config(), workspace)
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
-    train(tiny_config(), workspace, force=True)
+    clear(run.path)
+    train(tiny_config(), workspace)
     assert json.loads(manifest.read_text())["key"] == content["key"]
     assert notes.read_text() == "mine"
 
@@ -428,7 +437,7 @@ def test_affine_sets_can_be_trained_on_as_an_upper_bound(workspace: Workspace) -
     )
     run = train(config, workspace)
     assert run.config.data.shift == 0
-    assert run.environment["selected_by"].endswith("n = 1,000")  # one version of each validation digit
+    assert run.environment.selected_by.endswith("n = 1,000")  # one version of each validation digit
 
 
 def test_original_size_is_trained_on_28_pixels(workspace: Workspace) -> None:
@@ -467,7 +476,7 @@ def test_training_stops_at_the_first_validation_that_reaches_the_target(
     run = train(tiny_config(stop_at=0.92, validations=2), workspace)
     assert [row.validation_accuracy for row in run.history] == [0.5, 0.8, 0.96]
     assert run.selected.epoch == 1.5
-    assert run.environment["stop_at_reached_epoch"] == pytest.approx(1 + 0.5 * (0.92 - 0.8) / (0.96 - 0.8))
+    assert run.environment.stop_at_reached_epoch == pytest.approx(1 + 0.5 * (0.92 - 0.8) / (0.96 - 0.8))
 
 
 class DrawsEverywhere(torch.nn.Module):
@@ -583,7 +592,7 @@ def test_validation_takes_no_more_at_once_than_training(workspace: Workspace, mo
     config = override(tiny_config(epochs=1), data={"train_set": SAMPLE, "limit": 96, "validation_limit": 70})
     run = train(config, workspace)
     assert sizes == {2, 32, 6}  # the trial before training, and validation
-    assert run.environment["selected_by"] == "validation accuracy on mnist-translated-sample, n = 70"
+    assert run.environment.selected_by == "validation accuracy on mnist-translated-sample, n = 70"
 
 
 def test_target_that_is_never_reached_is_said(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -591,7 +600,7 @@ def test_target_that_is_never_reached_is_said(workspace: Workspace, monkeypatch:
     listener = Progress()
     monkeypatch.setattr(listener, "note", notes.append)
     run = train(tiny_config(stop_at=1.0), Workspace(workspace.data, workspace.results, "cpu", listener))
-    assert run.environment["stop_at_reached_epoch"] is None
+    assert run.environment.stop_at_reached_epoch is None
     assert len(run.history) == 2
     assert any("never reached 100.00%" in note for note in notes)
 
@@ -606,10 +615,10 @@ def test_a_run_that_stops_on_the_way_is_kept_as_if_it_had_been_trained_alone(
     never = plan_run(tiny_config(epochs=3, stop_at=0.9), workspace)
     kept = train(tiny_config(epochs=3, stop_at=0.4), workspace)
     assert kept.name == alone.name != best.name
-    assert kept.environment["stop_at_reached_epoch"] == alone.environment["stop_at_reached_epoch"]
+    assert kept.environment.stop_at_reached_epoch == alone.environment.stop_at_reached_epoch
     assert [row.epoch for row in kept.history] == [1, 2]
     for file in ("config.toml", WEIGHTS):
         assert (kept.path / file).read_bytes() == (alone.path / file).read_bytes()
     assert never.is_trained
-    assert Run(never.folder).environment["stop_at_reached_epoch"] is None
+    assert Run(never.folder).environment.stop_at_reached_epoch is None
     assert same(weights(Run(never.folder)), weights(best))

@@ -14,7 +14,7 @@ from tiny import SAMPLE, TINY_CNN, Affbench, tiny_config
 
 import affbench as package
 from affbench.base.config import RunConfig, override
-from affbench.base.errors import UsageError
+from affbench.base.errors import DeviceError, UsageError
 from affbench.base.workspace import Workspace
 from affbench.data.sets import find_part
 from affbench.run import train as training
@@ -98,6 +98,11 @@ class LaterError(Net):
         if self.steps == 3: raise LookupError("third step")
         return super().forward(x)
 
+class TooLarge(Net):
+    def forward(self, x):
+        if len(x) > 2: raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.5 GiB")
+        return super().forward(x)
+
 class Grows(Net):
     def forward(self, x):
         self.register_buffer("seen", x.sum((1, 2, 3)) if self.training else torch.zeros(1))
@@ -176,16 +181,12 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ("Net", {"inputs": 784}, r"cannot take the 40×40 images .*, float32 \(2, 1, 40, 40\): RuntimeError: mat1 and"),
         ("ThreeChannels", {}, r"float32 \(2, 1, 40, 40\): RuntimeError: .*to have 3 channels"),
         ("Complex", {}, "has complex parameters, which affbench does not train"),
-        ("Frozen", {}, r"all 2 parameters of the model are frozen \(requires_grad is False\)"),
-        ("NoParameters", {}, "the model has no parameters, so that there is nothing to train"),
+        ("Frozen", {}, r"the model has no parameter to train: 2 are frozen \(requires_grad is False\)"),
+        ("NoParameters", {}, "the model has no parameter to train: 0 are frozen"),
         ("Detached", {}, "loss depends on no parameter that is trained"),
-        (
-            "LossOfOutput",
-            {},
-            r"Its loss\(output, target\), was called as loss\(images, labels\) and must return a scalar",
-        ),
-        ("LossOfFour", {}, r"Its loss\(data, x, target, reconstruction\), was called as loss\(images, labels\)"),
-        ("LossModule", {}, r"Its loss\(.*\), a module CrossEntropyLoss, was called as loss\(images, labels\)"),
+        ("LossOfOutput", {}, r"Its loss was called as loss\(images, labels\) and must return a scalar"),
+        ("LossOfFour", {}, r"Its loss was called as loss\(images, labels\)"),
+        ("LossModule", {}, r"Its loss was called as loss\(images, labels\)"),
         ("LossPerImage", {}, r"must return a scalar tensor, the mean over the batch, not \(2,\)"),
         ("ExtraState", {}, r"the model's state holds '_extra_state' \(get_extra_state"),
         ("Exits", {}, r"SystemExit: no more \(strangers_of_a_test.py, line \d+\)"),
@@ -225,7 +226,7 @@ def test_unusual_models_train_are_tested_and_go_on(config: Any, workspace: Works
         run = train(config(factory), workspace)
     record = evaluate_run(run, find_part(SAMPLE, limit=200), workspace)
     assert record.n == 200
-    assert run.environment["parameters"] > 80
+    assert run.environment.parameters > 80
 
 
 def test_layers_in_a_list_are_said_to_stay_untrained(config: Any, affbench: Affbench) -> None:
@@ -242,8 +243,18 @@ def test_only_modules_are_evaluated() -> None:
 
 
 def test_error_in_a_later_step_names_the_step(config: Any, workspace: Workspace) -> None:
-    with pytest.raises(UsageError, match=r"epoch 1, batch 3 of 32: LookupError: third step \(strangers_of_a"):
+    with pytest.raises(UsageError, match=r"epoch 1, batch 3 of 32 images: LookupError: third step \(strangers_of_a"):
         train(config("LaterError"), workspace)
+
+
+def test_memory_that_runs_out_is_one_sentence(config: Any, workspace: Workspace) -> None:
+    sentence = r"too little memory for {}: take a smaller batch \(--batch-size, batch_size in Python\)"
+    with pytest.raises(DeviceError, match=sentence.format("the training step in epoch 1, batch 1 of 32 images")):
+        train(config("TooLarge"), workspace)
+    model = package.build_model(f"{NAME}:TooLarge")
+    dataset = package.load_dataset(SAMPLE, limit=70)
+    with pytest.raises(DeviceError, match=sentence.format(f"a batch of 64 images of '{SAMPLE}'")):
+        package.evaluate(model, dataset, batch_size=64)
 
 
 def test_the_trial_leaves_no_trace_in_the_weights(

@@ -25,8 +25,8 @@ def matched_table(results: Results) -> Table | None:
             continue
         best = results.best_of(matched)
         name = Cell((best or matched).name)
-        epochs = [result.run.environment.get("stop_at_reached_epoch") for result in matched.results]
-        reached = [float(epoch) for epoch in epochs if isinstance(epoch, int | float)]
+        epochs = [result.run.environment.stop_at_reached_epoch for result in matched.results]
+        reached = [epoch for epoch in epochs if epoch is not None]
         how = Cell(f"matched at {100 * target:g}%\n{len(reached)} of {len(epochs)} seeds reached it")
         lines.append((matched, (name, how, _epochs(reached))))
         if best is not None:

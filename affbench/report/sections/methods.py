@@ -20,8 +20,8 @@ def section(results: Results, folder: Path) -> Section | None:
     models = []
     for own in results.groups:
         options = ", ".join(f"{key} = {value}" for key, value in own.config.model.options.items())
-        size = "" if own.parameters is None else f", {own.parameters:,} parameters"
-        models.append(f"{own.name}: model {own.config.model.name}{size}{f' ({options})' if options else ''}")
+        given = f" ({options})" if options else ""
+        models.append(f"{own.name}: model {own.config.model.name}, {own.parameters:,} parameters{given}")
     by = f" ({how})" if (how := _stated(results.results, "selected_by", "; ")) else ""
     seeds = sorted({result.seed for result in results.results})
     paragraphs = (
@@ -38,8 +38,8 @@ def section(results: Results, folder: Path) -> Section | None:
 
 def _stated(results: Iterable[Result], key: str, between: str = ", ") -> str:
     """What the runs say of their surroundings under a key, each once."""
-    found = [value for result in results if (value := result.run.environment.get(key))]
-    return between.join(dict.fromkeys(map(str, found)))
+    found = (getattr(result.run.environment, key) for result in results)
+    return between.join(dict.fromkeys(filter(None, found)))
 
 
 def _training(groups: Iterable[Group]) -> list[str]:
@@ -49,8 +49,7 @@ def _training(groups: Iterable[Group]) -> list[str]:
         ways.setdefault(_way(own.config), []).append(own)
     paragraphs = []
     for way, members in ways.items():
-        environments = [result.run.environment for own in members for result in own.results]
-        counts = {count for own in environments if isinstance(count := own.get("train_images"), int)}
+        counts = {count for own in members for result in own.results if (count := result.run.environment.train_images)}
         digits = f" Training digits: {span(counts)}." if counts else ""
         who = f"Training of {', '.join(own.name for own in members)}. Trained"
         if len(ways) == 1:
