@@ -41,10 +41,7 @@ class TrainingBatches:
         self._labels = torch.from_numpy(digits.labels.astype(np.int64)).to(device)
         self._span = torch.arange(augmentation.canvas, device=device)
         self._centre = placement.centred(augmentation.canvas, digits.canvas)
-        self._augmentation = augmentation
-        self._batch_size = batch_size
-        self._seed = seed
-        self._device = device
+        self._augmentation, self._batch_size, self._seed, self._device = augmentation, batch_size, seed, device
 
     def __len__(self) -> int:
         return -(-len(self._labels) // self._batch_size)

@@ -93,10 +93,6 @@ class Dataset:
         taken: dict[str, Any] = {name: values[part] for name, values in self.arrays.items()}
         return replace(self, **taken)
 
-    def head(self, n: int | None) -> Dataset:
-        """The first `n` images as a set (all of them when `n` is None or larger than the set)."""
-        return self if n is None or n >= len(self) else self.rows(slice(n))
-
 
 def joined(parts: Sequence[Dataset]) -> Dataset:
     """The images of all parts of a set as one, called as the first."""

@@ -81,7 +81,10 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
     ) -> None:
         from affbench.data.sets import find_part
 
-        _check_targets(target_type)
+        self.target_type = (target_type,) if isinstance(target_type, str) else tuple(target_type)
+        for kind in self.target_type or ("",):
+            if kind not in TARGETS:
+                raise UsageError(f"unknown target_type '{kind}': {nearest(str(kind), TARGETS)}")
         folder, part = Path(root), find_part(name, split)
         if download:
             from affbench.data.fetch.sets import fetch_for
@@ -94,21 +97,18 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
                     f"name='affnist-synthetic' is a set drawn in the same way from MNIST's digits."
                 )
             n = part.made_size or 0
-            _LOG.warning(
-                "making %s (%s) in %s, once: %s images, %s MB unpacked",
-                name, split, folder, f"{n:,}", f"{n * part.spec.canvas**2 / 1e6:,.0f}",
-            )  # fmt: skip
-        dataset = part.load(folder)
+            size = f"{n:,} images, {n * part.spec.canvas**2 / 1e6:,.0f} MB unpacked"
+            _LOG.warning("making %s (%s) in %s, once: %s", name, split, folder, size)
+        self.dataset = part.load(folder)
         super().__init__(str(root), transform=transform, target_transform=target_transform)
-        self.dataset = dataset
-        self.target_type = (target_type,) if isinstance(target_type, str) else tuple(target_type)
-        for wanted, values in (("transform", dataset.transforms), ("source_index", dataset.source_index)):
-            if wanted in self.target_type and values is None:
-                raise DataError(f"{dataset.name} ({dataset.split}) has no {wanted} to give as a target.")
-        self.data = _tensor(dataset.images)
-        self.targets = _tensor(dataset.labels).long()
-        self.transforms_table = None if dataset.transforms is None else _tensor(dataset.transforms)
-        self.source_index = None if dataset.source_index is None else _tensor(dataset.source_index).long()
+        arrays = {
+            name: torch.tensor(values) for name, values in self.dataset.arrays.items()
+        }  # copies, to be written to
+        if set(self.target_type) - {"label"} and "transforms" not in arrays:
+            raise DataError(f"{self.dataset.name} ({split}) has no transformations to give as a target.")
+        self.data, self.targets = arrays["images"], arrays["labels"].long()
+        self.transforms_table = arrays.get("transforms")
+        self.source_index = arrays["source_index"].long() if "source_index" in arrays else None
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -141,16 +141,3 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
         """What `repr` adds: the set and the columns of its transformations."""
         columns = "none" if self.transforms_table is None else ", ".join(TRANSFORM_COLUMNS)
         return f"Set: {self.dataset.name}\nSplit: {self.dataset.split}\nTransformations: {columns}"
-
-
-def _check_targets(target_type: str | Sequence[str]) -> None:
-    kinds = (target_type,) if isinstance(target_type, str) else tuple(target_type)
-    for kind in kinds:
-        if kind not in TARGETS:
-            raise UsageError(f"unknown target_type '{kind}': {nearest(str(kind), TARGETS)}")
-    if not kinds:
-        raise UsageError(f"target_type must name at least one of {', '.join(TARGETS)}.")
-
-
-def _tensor(values: Any) -> torch.Tensor:
-    return torch.tensor(values)  # a copy: what PyTorch may write to must not be read-only memory

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from affbench.base.errors import DataError
-from affbench.data.affnist.originals import Images, Index, brought_back, equal_ink, nearest
+from affbench.data.affnist.originals import Images, brought_back, equal_ink, nearest
 from affbench.data.dataset import TRANSFORM_COLUMNS, UNPAIRED, Dataset
 from affbench.data.transform import CHUNK, NEUTRAL, affine_matrices, truncate, warp
 
@@ -108,41 +108,43 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Cases:
-    """Stored images (n, C, C) with their labels (n,) and rows of the table (n, 6)."""
+    """Stored images with their labels and table, and the digits they were made from."""
 
-    stored: Images
-    labels: Images
-    table: npt.NDArray[np.float32]
+    stored: Dataset
     digits: Dataset
-    originals: Index | None  # (n,) among the digits; None where these are to be found by the pixels
+    named: bool  # whether ``source_index`` names the digits; else they are to be found by the pixels
 
     def head(self, n: int) -> Cases:
         """The first n cases."""
-        known = None if self.originals is None else self.originals[:n]
-        return replace(self, stored=self.stored[:n], labels=self.labels[:n], table=self.table[:n], originals=known)
+        return replace(self, stored=self.stored.rows(slice(n)))
+
+    def read(self, reading: Reading) -> Values:
+        """The table (n, 6) by a reading."""
+        return reading.apply(self.stored.table[0])
 
     def levels(self, reading: Reading, values: Values) -> Values:
         """The images as the table's values, read so, would have made them, before truncation."""
-        chosen, matrices = self.originals, reading.matrices(values)
-        if chosen is None:
-            stored = reading.matrices(reading.apply(self.table))
-            chosen = nearest(brought_back(self.stored, stored), self.labels, self.stored, stored, self.digits)[0]
-        images, canvas = self.digits.images[chosen], self.stored.shape[-1]
+        stored, matrices = self.stored, reading.matrices(values)
+        chosen = stored.table[1]
+        if not self.named:
+            made = reading.matrices(self.read(reading))
+            chosen = nearest(brought_back(stored.images, made), stored.labels, stored.images, made, self.digits)[0]
+        images = self.digits.images[chosen]
         parts = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
-        return np.concatenate([warp(images[part], matrices[part], canvas) for part in parts])
+        return np.concatenate([warp(images[part], matrices[part], stored.canvas) for part in parts])
 
     def agreement(self, rendered: Images) -> Agreement:
         """How well rendered images agree with the stored ones."""
-        there, made = (images.astype(np.float64).ravel() for images in (self.stored, rendered))
+        there, made = (images.astype(np.float64).ravel() for images in (self.stored.images, rendered))
         difference = float(np.abs(made - there).mean())
         made, there = made - made.mean(), there - there.mean()
         scale = float(np.sqrt((made @ made) * (there @ there)))
         correlation = float(made @ there) / scale if scale else float(not difference)
-        return Agreement(difference, correlation, float(equal_ink(self.stored, rendered).mean()))
+        return Agreement(difference, correlation, float(equal_ink(self.stored.images, rendered).mean()))
 
     def compare(self, reading: Reading) -> Agreement:
         """How well a reading explains the stored images."""
-        return self.agreement(truncate(self.levels(reading, reading.apply(self.table))))
+        return self.agreement(truncate(self.levels(reading, self.read(reading))))
 
 
 @dataclass(frozen=True)
@@ -150,13 +152,9 @@ class FactorCheck:
     """What the images say about one factor."""
 
     factor: str  # one of `TRANSFORM_COLUMNS`
-    reading: str  # the best one: ``"as documented"``, ``"clockwise"``, ``"stored in the column shear"``, …
-    agrees: bool  # whether that is the documented one
-    determined: bool  # whether the images depend on it enough to tell; one that is neutral throughout is not
-    # Mean absolute pixel difference (0 to 255) under the best reading, with the factor inverted in it, and neutral
-    difference: float
-    flipped_difference: float
-    neutral_difference: float
+    reading: str  # the best one: ``"as documented"``, ``"clockwise"``, ``"stored in the column shear"``, …, "no effect"
+    agrees: bool  # whether that is the documented one, or the factor is neutral throughout and so has no effect
+    neutral_difference: float  # mean absolute pixel difference (0 to 255) with the factor neutral in the best reading
 
 
 @dataclass(frozen=True)
@@ -184,58 +182,47 @@ class VerificationReport:
     @property
     def agrees(self) -> bool:
         """Whether the documented convention, and the labels, fit."""
-        return self.correlation >= FIT and not self.disagreements
+        return not self.disagreements
 
     @property
     def disagreements(self) -> tuple[str, ...]:
         """What does not follow the documented convention, one phrase each."""
-        fits = self.best_correlation >= FIT
+        fits, (down, right) = self.best_correlation >= FIT, self.centroid_shift
+        moved = max(abs(down), abs(right)) >= SHIFT if fits else self.shifted_correlation >= FIT
+        shuffled = self.follows < FOLLOWS
         grey = "rounded, not truncated" if self.equal_rounded > self.equal else "others"
         said = {
             f"translations are fractional in {1 - self.whole_translations:.1%} of the cases": (
                 self.whole_translations < WHOLE
             ),
             f"grey levels are {grey}": fits and self.equal < EQUAL_FIT,
-            "translations count from another origin": fits and max(map(abs, self.centroid_shift)) >= SHIFT,
+            f"translations count from another origin ({down:+.2f} pixels down, {right:+.2f} right)": moved,
+            "the ink does not lie where the table puts it, as if the table were shuffled": (
+                not fits and not moved and shuffled
+            ),
+            "no reading of the table explains the images": not (fits or moved or shuffled),
             "source_index names other digits": self.originals == MISNAMED,
             "labels are not those of the originals": self.label_agreement < LABEL_FIT,
             f"the stored matrices {self.matrices}": self.matrices.startswith("disagree"),
         }
-        factors = [check for check in self.factors if check.determined and not check.agrees]
-        return (
-            *(f"{check.factor} is {check.reading}" for check in factors),
-            *(words for words, wrong in said.items() if wrong),
-        )
+        factors = [f"{check.factor} is {check.reading}" for check in self.factors if not check.agrees]
+        return (*factors, *(words for words, wrong in said.items() if wrong))
 
     @property
     def sentence(self) -> str:
         """The outcome in one sentence."""
-        labels = f"{self.label_agreement:.2%} of the labels are those of the originals"
         measured = (
             f"{self.n:,} cases, {self.equal:.2%} of the ink's pixels equal, correlation {self.correlation:.4f}, mean "
             f"difference {self.difference:.2f} of 255, originals {self.originals}"
         )
-        wrong, (down, right) = ", ".join(self.disagreements), self.centroid_shift
+        labels = f"{self.label_agreement:.2%} of the labels are those of the originals"
         if self.agrees:
             return f"The documented convention explains {self.name} ({measured}); {labels}."
-        if self.best_correlation >= FIT and wrong:
-            why = f"{wrong}; read so, the correlation is {self.best_correlation:.4f}"
-        elif self.shifted_correlation >= FIT:
-            why = (
-                f"its translations count from another origin: moved by {down:+.2f} pixels down and {right:+.2f} right, "
-                f"the correlation is {self.shifted_correlation:.4f}"
-            )
-        elif self.follows < FOLLOWS:
-            why = (
-                f"the rows of its table belong to other images: the ink does not lie where the translations put it "
-                f"(correlation {self.follows:.2f}), as if the table were shuffled"
-            )
-        else:
-            why = (
-                f"no reading of its table explains the images, so its originals or its convention are others; the best "
-                f"found ({wrong or 'as documented'}) gives {self.best_correlation:.4f}"
-            )
-        return f"{self.name} does not follow the documented convention ({measured}): {why}; {labels}."
+        at_best = max(self.best_correlation, self.shifted_correlation)
+        return (
+            f"{self.name} does not follow the documented convention ({measured}): {', '.join(self.disagreements)}; "
+            f"read so, the correlation is {at_best:.4f}; {labels}."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, with ``agrees``, ``disagreements`` and ``sentence``, ready for `json.dumps`."""
@@ -247,36 +234,30 @@ class VerificationReport:
         from rich.table import Table
 
         table = Table(title=f"{self.name}, {self.split}: {self.n:,} cases rendered again")
-        for heading in ("factor", "reading"):
+        for heading in ("factor", "reading", "mean difference", "… without the factor"):
             table.add_column(heading)
-        for heading in ("mean difference", "… inverted", "… neutral"):
-            table.add_column(heading, justify="right")
         for check in self.factors:
-            reading = check.reading if check.determined else "no effect"
-            differences = (check.difference, check.flipped_difference, check.neutral_difference)
-            table.add_row(check.factor.replace("_", " "), reading, *(f"{value:.2f}" for value in differences))
+            differences = (f"{value:.2f}" for value in (self.best_difference, check.neutral_difference))
+            table.add_row(check.factor.replace("_", " "), check.reading, *differences)
         return table
 
 
 def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, seed: int = 0) -> VerificationReport:
     """Render a sample of an affine set again from its originals, which ``source_index`` counts in, and compare."""
-    transforms, index = dataset.table
+    index = dataset.table[1]
     if not len(dataset) or sample < 1:
         raise DataError(f"{dataset.name} cannot be verified on {min(len(dataset), sample)} cases.")
     rows = np.sort(np.random.default_rng(seed).choice(len(dataset), min(sample, len(dataset)), replace=False))
-    known = index.min() >= 0 and index.max() < len(originals)
-    named = index[rows] if known else None
-    cases = Cases(dataset.images[rows], dataset.labels[rows], transforms[rows], originals, named)
+    cases = Cases(dataset.rows(rows), originals, bool(index.min() >= 0 and index.max() < len(originals)))
     follows = _follows(dataset)
     cases, best = _explain(cases, follows)
-    found = "by number"
-    if cases.originals is None:
-        found = "by pixels" if str(dataset.attributes.get("order", "")).startswith(UNPAIRED) else MISNAMED
-    right = np.ones(1) if cases.originals is None else originals.labels[index] == dataset.labels  # found by their label
-    documented, values = cases.compare(Reading()), best.apply(cases.table)
+    unpaired = str(dataset.attributes.get("order", "")).startswith(UNPAIRED)
+    right = originals.labels[index] == dataset.labels if cases.named else np.ones(1)  # found by their label
+    documented, values = cases.compare(Reading()), cases.read(best)
     levels = cases.levels(best, values)
     chosen = cases.agreement(truncate(levels))
-    shift = _centroid_shift(cases.stored, truncate(levels))
+    shift = _centroid_shift(cases.stored.images, truncate(levels))
+    moves = cases.stored.table[0][:, 4:]
     moved = values + np.array([0, 0, 0, 0, *shift])  # down, right: the last two columns
     return VerificationReport(
         name=dataset.name,
@@ -286,9 +267,9 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
         correlation=documented.correlation,
         equal=chosen.equal,
         equal_rounded=cases.agreement(truncate(levels + 0.5)).equal,
-        whole_translations=float(np.mean((cases.table[:, 4:] == np.rint(cases.table[:, 4:])).all(axis=1))),
+        whole_translations=float(np.mean((moves == np.rint(moves)).all(axis=1))),
         follows=follows,
-        originals=found,
+        originals="by number" if cases.named else "by pixels" if unpaired else MISNAMED,
         matrices=str(dataset.attributes.get("matrices", "none in the file")),
         best_difference=chosen.difference,
         best_correlation=chosen.correlation,
@@ -315,24 +296,18 @@ def verify_set(name: str, split: str, data_dir: Path, sample: int = 1000, seed: 
 
 
 def _check(cases: Cases, best: Reading, chosen: Agreement, factor: int) -> FactorCheck:
-    values, reading = best.apply(cases.table), best.describe(factor)
+    values = cases.read(best)
     values[:, factor] = NEUTRAL[factor]
-    neutral = cases.agreement(truncate(cases.levels(best, values)))
-    return FactorCheck(
-        factor=TRANSFORM_COLUMNS[factor],
-        reading=reading,
-        agrees=reading == "as documented",
-        determined=neutral.difference > chosen.difference * 1.01 + 0.01,
-        difference=chosen.difference,
-        flipped_difference=cases.compare(best.with_inverted(factor)).difference,
-        neutral_difference=neutral.difference,
-    )
+    neutral = cases.agreement(truncate(cases.levels(best, values))).difference
+    determined = neutral > chosen.difference * 1.01 + 0.01
+    reading = best.describe(factor) if determined else "no effect"
+    return FactorCheck(TRANSFORM_COLUMNS[factor], reading, reading in ("as documented", "no effect"), neutral)
 
 
 def _explain(cases: Cases, follows: float) -> tuple[Cases, Reading]:
     """The reading that explains the cases, with the originals as the set numbers them or found by their pixels."""
-    by_pixels = replace(cases, originals=None)
-    choices = [by_pixels] if cases.originals is None else [cases, by_pixels]
+    by_pixels = replace(cases, named=False)
+    choices = [cases, by_pixels] if cases.named else [by_pixels]
     for given in choices:
         if _is_documented(given):
             return given, Reading()
@@ -360,7 +335,7 @@ def _search(cases: Cases) -> Reading:
     if here >= FIT:
         return reading
     # A single change may not help where several are needed: start again from the best of all orders and signs.
-    starts = sorted(_starts(cases.table), key=lambda start: -fewer.compare(start).correlation)
+    starts = sorted(_starts(cases.stored.table[0]), key=lambda start: -fewer.compare(start).correlation)
     for start in starts[:STARTS]:
         found, other = _climb(few, start)
         if found > here:

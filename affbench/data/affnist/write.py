@@ -56,7 +56,12 @@ def convert_mat(
             writer.append(part)
             known.append(replace(part, images=part.images[:0].copy()))  # a view would keep all of them
         table = joined(known)
-        _check_originals(path, table.table[1])
+        versions = np.unique(table.table[1], return_counts=True)[1]  # as many of every original, and many originals
+        low, high = versions.min(), versions.max()
+        if low != high or (len(versions) == 1 and count > 1):
+            raise DataError(
+                f"{path} is no whole set: {low:,} to {high:,} versions of each of {len(versions):,} originals."
+            )
         order = UNPAIRED
         if digits is not None:
             try:
@@ -68,16 +73,6 @@ def convert_mat(
         if order.startswith(UNPAIRED):
             _LOG.warning("source_index of %s counts %s", path, order)
         writer.describe(matrices=said_of_matrices(path, known), order=order)
-
-
-def _check_originals(path: Path, ids: npt.NDArray[np.int32]) -> None:
-    """Every original of a whole set comes equally often, and there are many."""
-    versions = np.unique(ids, return_counts=True)[1]
-    if len(versions) == 1 and len(ids) > 1:
-        raise DataError(f"{path} is not affNIST: all of its {len(ids):,} images have the same original.")
-    low, high = versions.min(), versions.max()
-    if low != high:
-        raise DataError(f"{path} is incomplete: some originals have {low:,} versions in it, others {high:,}.")
 
 
 def export_mat(dataset: Dataset, target: Path | str) -> list[Path]:

@@ -175,8 +175,8 @@ def test_matrices_that_disagree_with_the_table_are_said(
     ("changes", "complaint"),
     [
         ({"original_id": np.full((1, N), 60_001)}, "points to original 60,001, and MNIST has 60,000"),
-        ({"original_id": np.ones((1, N))}, "all of its 24 images have the same original"),
-        ({"original_id": np.array([[1, *range(1, N)]])}, "some originals have 1 versions in it, others 2"),
+        ({"original_id": np.ones((1, N))}, "no whole set: 24 to 24 versions of each of 1 originals"),
+        ({"original_id": np.array([[1, *range(1, N)]])}, "no whole set: 1 to 2 versions of each of 23 originals"),
         ({"human_readable_transform": np.full((6, N), 7e8)}, r"its rotation of 7e\+08 is no value"),
     ],
 )
