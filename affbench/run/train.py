@@ -147,7 +147,7 @@ class _Training:
         self.course = Course(settings, len(self.batches))
         build = functools.partial(build_model, model.name, canvas=augmentation.canvas, **model.options)
         smallest = max(1, (self.batches.images % settings.batch_size or settings.batch_size) // ranks.size)
-        tried = try_model(build, self.validation.head(2), device, precision, smallest, workspace.progress.note)
+        tried = try_model(build, self.validation.rows(slice(2)), device, precision, smallest, workspace.progress.note)
         seed_all(settings.seed)
         self.model: nn.Module = in_training(prepare(tried(), device))
         self.kept = self.model  # whose weights are validated and kept: an average of them would be another module
