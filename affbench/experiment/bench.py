@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
-from affbench.base.device import Computed, device_name, resolve_device
+from affbench.base.device import Computed, autocast, device_name, resolve_device
+from affbench.base.errors import UsageError, reason
 from affbench.base.progress import Progress
-from affbench.experiment.timing import (
-    Action,
-    Candidate,
-    Convolutions,
-    Spread,
-    Times,
-    Workload,
-    in_turns,
-    parts,
-    textbook_model,
-)
+from affbench.data.batches import Augmentation, TrainingBatches
+from affbench.data.dataset import Dataset
+from affbench.experiment.timing import FRAME, Action, Candidate, Spread, Workload, in_turns
 from affbench.models import build_model, parameter_count
 from affbench.models.capsnet import CapsNet
+from affbench.models.kernels.convolution import Conv2d
 from affbench.models.options import whole
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+TEXTBOOK = Path("benchmarks/textbook.py")
 _MEMORY_STEPS = 3
+_STEP = "training step"
+_TIMES = {  # what is reported in seconds, beside the parts of a step
+    "step": _STEP,  # forward, backward, optimiser; the batch is there already
+    "evaluation": "evaluation",  # a forward pass in inference mode
+    "floor": "torch's convolutions alone",  # forward and backward, multiplied directly
+    "convolutions": "its own convolutions alone",  # the same as the model computes them, where that is another way
+    "textbook": "textbook step",
+    "textbook_float32": "textbook step in float32",  # as public code runs it, beside another precision
+    "routing_1": "step with 1 routing iteration",
+    "routing_10": "step with 10 routing iterations",
+}
 _RATIOS = {
     "step_over_floor": ("step", "floor"),
     "step_over_convolutions": ("step", "convolutions"),
@@ -46,7 +56,11 @@ _RATIOS = {
 
 @dataclass(frozen=True)
 class Speed:
-    """What `benchmark_speed` measured; every time is in seconds and for one batch, ratios are within a round."""
+    """What `benchmark_speed` measured.
+
+    `times` are seconds for one batch, `ratios` are formed within a round; a CapsNet has more of both than other models.
+    `split` gives the time of a step's parts, each alone; "other" is the rest, and "data" is outside the step.
+    """
 
     model: str
     options: dict[str, Any]
@@ -59,31 +73,21 @@ class Speed:
     threads: int
     torch_version: str
     repeats: int
-    train_images_per_second: float  # from the median times
-    eval_images_per_second: float
-    step: Spread  # a full training step: forward, backward, optimiser; the batch is there already
-    evaluation: Spread  # a forward pass in inference mode
-    floor: Spread | None  # the convolutions alone, forward and backward, as torch computes them: directly
-    convolutions: Spread | None  # the same as the model computes them; None where that is torch's way
-    textbook: Spread | None  # a full step of the textbook formulation
-    textbook_float32: Spread | None  # the same in float32, as public code runs it, beside another precision
-    routing_1: Spread | None  # a full step of this model with 1 and 10 routing iterations
-    routing_10: Spread | None
-    split: dict[str, float]  # part of the step to its time alone; "other" is the rest, "data" is outside the step
-    step_over_floor: Spread | None
-    step_over_convolutions: Spread | None
-    textbook_over_step: Spread | None
-    textbook_float32_over_step: Spread | None
-    routing_10_over_1: Spread | None
+    times: dict[str, Spread]
+    ratios: dict[str, Spread]
+    split: dict[str, float]
     peak_memory_bytes: int | None  # in training, above the idle process (CPU) or allocated (CUDA); None if unknown
-    matrix_flops: float  # FLOP/s of a large matrix product in this precision here
-    copy_bytes: float  # bytes/s read and written by a large copy here
-    matrix_fraction: float  # of `matrix_flops` by the convolutions as if multiplied directly: may exceed 1
-    copy_fraction: float | None  # of `copy_bytes` by what the capsule layer has to move at least
+
+    def images_per_second(self, what: str) -> float:
+        """From the median time of ``"step"`` or ``"evaluation"``."""
+        return self.batch_size / self.times[what].median
 
     def to_dict(self) -> dict[str, Any]:
-        """The measurement as a JSON document."""
-        return asdict(self)
+        """The measurement as a JSON document; what this model has no number for is None."""
+        facts = asdict(self)
+        facts |= dict.fromkeys((*_TIMES, *_RATIOS)) | facts.pop("times") | facts.pop("ratios")
+        rates = {"train_images_per_second": "step", "eval_images_per_second": "evaluation"}
+        return facts | {name: self.images_per_second(what) for name, what in rates.items()}
 
     def to_rich(self) -> Table:
         """The measurement as a table for the terminal."""
@@ -96,57 +100,23 @@ class Speed:
         title = f"{self.model}, batch {self.batch_size}, {self.canvas}×{self.canvas}, {self.precision}"
         table = Table("measure", "value", title=title, caption=caption)
         table.columns[1].justify = "right"
-        for section in (self._throughput(), self._times(), self._quotients(), self._rates()):
-            for measure, value in section:
-                table.add_row(measure, value)
-            table.add_section()
-        return table
-
-    def _throughput(self) -> list[tuple[str, str]]:
-        rows = [
-            ("parameters", f"{self.parameters:,}"),
-            ("training", f"{self.train_images_per_second:,.0f} images/s"),
-            ("evaluation", f"{self.eval_images_per_second:,.0f} images/s"),
-        ]
+        table.add_row("parameters", f"{self.parameters:,}")
+        table.add_row("training", f"{self.images_per_second('step'):,.0f} images/s")
+        table.add_row("evaluation", f"{self.images_per_second('evaluation'):,.0f} images/s")
         if self.peak_memory_bytes is not None:
-            rows.append(("peak memory, training", f"{self.peak_memory_bytes / 2**30:.2f} GiB above idle"))
-        return rows
-
-    def _times(self) -> list[tuple[str, str]]:
-        rows = [("training step", _milliseconds(self.step))]
-        for name, seconds in self.split.items():
-            where = f"  {name}{' (outside the step)' if name == 'data' else ''}"
-            rows.append((where, f"{seconds * 1e3:,.1f} ms ({seconds / self.step.median:.0%})"))
-        named = {
-            "torch's convolutions alone": self.floor if self.convolutions else None,
-            "textbook step": self.textbook,
-            "textbook step in float32": self.textbook_float32,
-            "step with 1 routing iteration": self.routing_1,
-            "step with 10 routing iterations": self.routing_10,
-        }
-        return rows + [(name, _milliseconds(spread)) for name, spread in named.items() if spread]
-
-    def _quotients(self) -> list[tuple[str, str]]:
-        named = {
-            "step / torch's convolutions alone": self.step_over_floor,
-            "step / its own convolutions alone": self.step_over_convolutions,
-            "textbook step / step": self.textbook_over_step,
-            "textbook step in float32 / step": self.textbook_float32_over_step,
-            "10 routing iterations / 1": self.routing_10_over_1,
-        }
-        return [(name, f"{s.median:.2f} [{s.low:.2f}, {s.high:.2f}]") for name, s in named.items() if s]
-
-    def _rates(self) -> list[tuple[str, str]]:
-        rate = f"{self.matrix_fraction:.0%} of {self.matrix_flops / 1e12:.2f} TFLOP/s"
-        rows = [("convolutions' share of the matrix rate", rate)]
-        if self.copy_fraction is not None:
-            rate = f"{self.copy_fraction:.0%} of {self.copy_bytes / 1e9:,.0f} GB/s"
-            rows.append(("capsule layer's share of the copy rate", rate))
-        return rows
-
-
-def _milliseconds(spread: Spread) -> str:
-    return f"{spread.median * 1e3:,.1f} [{spread.low * 1e3:,.1f}, {spread.high * 1e3:,.1f}] ms"
+            table.add_row("peak memory, training", f"{self.peak_memory_bytes / 2**30:.2f} GiB above idle")
+        table.add_section()
+        for name, spread in self.times.items():
+            low, median, high = (1e3 * seconds for seconds in (spread.low, spread.median, spread.high))
+            table.add_row(_TIMES[name], f"{median:,.1f} [{low:,.1f}, {high:,.1f}] ms")
+            for part, seconds in self.split.items() if name == "step" else ():
+                where = f"  {part}{' (outside the step)' if part == 'data' else ''}"
+                table.add_row(where, f"{seconds * 1e3:,.1f} ms ({seconds / spread.median:.0%})")
+        table.add_section()
+        for name, spread in self.ratios.items():
+            above, below = (_TIMES[each].removeprefix("training ") for each in _RATIOS[name])
+            table.add_row(f"{above} / {below}", f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]")
+        return table
 
 
 def benchmark_speed(
@@ -160,45 +130,122 @@ def benchmark_speed(
     progress = progress or Progress()
     whole("repeats", repeats)
     torch.manual_seed(0)
-    device, size = workload.device, workload.batch_size
     candidate = workload.candidate(progress)
-    convolutions = Convolutions(candidate)
     actions: dict[str, Action] = {"step": candidate.step, "evaluation": candidate.evaluate}
-    actions |= convolutions.actions() | parts(candidate, workload.canvas)
+    actions |= _convolutions(candidate) | _parts(candidate, workload.canvas)
     if isinstance(candidate.model, CapsNet):
+        actions |= _capsule_parts(candidate, candidate.model)
         actions |= _other_steps(candidate.model, workload, textbook, progress)
-    times = in_turns(actions, repeats, device, progress)
-    spreads = {name: Spread.of(values) for name, values in times.items()}
-    progress.note("measuring peak memory and the rates of the device")
-    matrix_flops, copy_bytes = _device_rates(device, workload.precision)
-    step, evaluation = spreads["step"], spreads["evaluation"]
-    layer = spreads.get("capsule layer")
-    others = ("floor", "convolutions", "textbook", "textbook_float32", "routing_1", "routing_10")
+    rounds = in_turns(actions, repeats, workload.device, progress)
+    spreads = {name: Spread.of(values) for name, values in rounds.items()}
+    progress.note("measuring peak memory")
     return Speed(
         model=workload.model,
         options=workload.options,
         parameters=parameter_count(candidate.model),
         canvas=workload.canvas,
-        batch_size=size,
-        device=str(device),
-        device_name=device_name(device),
+        batch_size=workload.batch_size,
+        device=str(workload.device),
+        device_name=device_name(workload.device),
         precision=workload.precision,
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
         repeats=repeats,
-        train_images_per_second=size / step.median,
-        eval_images_per_second=size / evaluation.median,
-        step=step,
-        evaluation=evaluation,
-        split=_split(spreads),
+        times={name: spreads[name] for name in _TIMES if name in spreads},
+        ratios={
+            name: Spread.of([a / b for a, b in zip(rounds[above], rounds[below], strict=True)])
+            for name, (above, below) in _RATIOS.items()
+            if above in rounds and below in rounds
+        },
+        split=_split({name: spread.median for name, spread in spreads.items()}),
         peak_memory_bytes=_peak_memory(workload),
-        matrix_flops=matrix_flops,
-        copy_bytes=copy_bytes,
-        matrix_fraction=convolutions.flops / step.median / matrix_flops,
-        copy_fraction=_capsule_bytes(candidate.model, size) / layer.median / copy_bytes if layer else None,
-        **{name: spreads.get(name) for name in others},
-        **{name: _ratio(times, *pair) for name, pair in _RATIOS.items()},
     )
+
+
+def _split(medians: dict[str, float]) -> dict[str, float]:
+    known = medians | {"convolutions": medians.get("convolutions", medians.get("floor", 0.0))}
+    names = ("convolutions", "capsule layer", "decoder and loss", "optimiser")
+    split = {name: known[name] for name in names if name in known}
+    return split | {"other": max(0.0, medians["step"] - sum(split.values())), "data": medians["data"]}
+
+
+def _convolutions(candidate: Candidate) -> dict[str, Action]:
+    """The convolutions of a model, each on the input it meets there, and nothing else, as torch and as it does them.
+
+    The first one, whose input is the image, gets no gradient of its input: it needs none in training either.
+    """
+    calls: list[tuple[nn.Conv2d, Tensor, Tensor]] = []
+
+    def record(module: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        images = inputs[0].detach().requires_grad_(inputs[0].requires_grad)
+        calls.append((module, images, torch.randn_like(output)))
+
+    found = [module for module in candidate.model.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [module.register_forward_hook(record) for module in found]
+    with autocast(candidate.device, candidate.precision):
+        candidate.model(candidate.images)
+    for hook in hooks:
+        hook.remove()
+
+    def run(convolve: Callable[[nn.Conv2d, Tensor], Tensor]) -> None:
+        for module, images, grad in calls:
+            with autocast(candidate.device, candidate.precision):
+                result = convolve(module, images)
+            result.backward(grad)
+            module.zero_grad(set_to_none=True)
+            images.grad = None
+
+    actions: dict[str, Action] = {"floor": partial(run, nn.Conv2d.forward)} if calls else {}
+    if candidate.device.type == "cpu" and any(isinstance(call[0], Conv2d) for call in calls):
+        actions["convolutions"] = partial(run, nn.Module.__call__)
+    return actions
+
+
+def _parts(candidate: Candidate, canvas: int) -> dict[str, Action]:
+    """What every model's step has beside its convolutions, and the making of a batch, each to be run by itself."""
+    stream = _batches(candidate, canvas)
+    candidate.step()
+    grads = [parameter.grad for parameter in candidate.model.parameters()]
+    candidate.model.zero_grad(set_to_none=True)
+    twin = [nn.Parameter(parameter.detach().clone()) for parameter in candidate.model.parameters()]
+    optimizer = torch.optim.Adam(twin, fused=candidate.device.type in ("cpu", "cuda"))
+    for parameter, grad in zip(twin, grads, strict=True):
+        parameter.grad = grad
+    return {"data": lambda: next(stream), "optimiser": optimizer.step}
+
+
+def _batches(candidate: Candidate, canvas: int) -> Iterator[Any]:
+    rng = np.random.default_rng(0)
+    count = 8 * len(candidate.images)
+    images, labels = rng.integers(0, 256, (count, FRAME, FRAME), np.uint8), rng.integers(0, 10, count, np.uint8)
+    placement = Augmentation(canvas, (canvas - FRAME) // 2)
+    digits = Dataset("random", "train", images, labels)
+    batches = TrainingBatches(digits, placement, len(candidate.images), 0, candidate.device)
+    return (batch for epoch in range(sys.maxsize) for batch in batches.epoch(epoch))
+
+
+def _capsule_parts(candidate: Candidate, model: CapsNet) -> dict[str, Action]:
+    with torch.no_grad(), autocast(candidate.device, candidate.precision):
+        channels = model.primary.network(candidate.images)
+        v = model.digits(model.primary.group(channels))
+    grad_v = torch.randn_like(v)
+
+    def capsule_layer() -> None:
+        leaf = channels.detach().requires_grad_()
+        with autocast(candidate.device, candidate.precision):
+            result = model.digits(model.primary.group(leaf))
+        result.backward(grad_v)
+        model.digits.zero_grad(set_to_none=True)
+
+    def decoder_and_loss() -> None:
+        leaf = v.detach().requires_grad_()
+        with autocast(candidate.device, candidate.precision):
+            loss, _ = model.loss_of_capsules(leaf, candidate.images, candidate.labels)
+        loss.backward()
+        if model.decoder is not None:
+            model.decoder.zero_grad(set_to_none=True)
+
+    return {"capsule layer": capsule_layer, "decoder and loss": decoder_and_loss}
 
 
 def _other_steps(model: CapsNet, workload: Workload, textbook: Path | None, progress: Progress) -> dict[str, Action]:
@@ -207,12 +254,30 @@ def _other_steps(model: CapsNet, workload: Workload, textbook: Path | None, prog
     for count in (1, 10):
         other = build_model(workload.model, canvas=workload.canvas, **(workload.options | {"routings": count}))
         actions[f"routing_{count}"] = Candidate(other, workload).step
-    reference = textbook_model(textbook, workload.options, workload.canvas)
+    reference = _textbook_model(textbook, workload)
     if reference is not None and _has_room(model, workload, progress):
         actions["textbook"] = Candidate(reference, workload).step
         if workload.precision != "float32":
             actions["textbook_float32"] = Candidate(reference, replace(workload, precision="float32")).step
     return actions
+
+
+def _textbook_model(path: Path | None, workload: Workload) -> nn.Module | None:
+    """The textbook network of the same sizes, from a file that is named explicitly or lies where it usually does."""
+    if path is None and not TEXTBOOK.is_file():
+        return None
+    path = path or TEXTBOOK
+    options = {name: value for name, value in workload.options.items() if name != "routing_gradient"}
+    try:
+        spec = importlib.util.spec_from_file_location("affbench_textbook", path)
+        module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+        network: nn.Module = module.TextbookCapsNet(canvas=workload.canvas, **options)
+    except Exception as error:  # the file is the user's: whatever it raises is about the file
+        raise UsageError(
+            f"the textbook implementation {path} fails: {reason(error)}; --textbook takes another file."
+        ) from error
+    return network
 
 
 def _has_room(model: CapsNet, workload: Workload, progress: Progress) -> bool:
@@ -244,40 +309,6 @@ def _kilobytes(file: str, name: str) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _ratio(times: Times, above: str, below: str) -> Spread | None:
-    if above not in times or below not in times:
-        return None
-    return Spread.of([a / b for a, b in zip(times[above], times[below], strict=True)])
-
-
-def _split(spreads: Mapping[str, Spread]) -> dict[str, float]:
-    convolutions = spreads.get("convolutions", spreads.get("floor"))
-    split = {} if convolutions is None else {"convolutions": convolutions.median}
-    names = ("capsule layer", "decoder and loss", "optimiser")
-    split |= {name: spreads[name].median for name in names if name in spreads}
-    split["other"] = max(0.0, spreads["step"].median - sum(split.values()))
-    split["data"] = spreads["data"].median
-    return split
-
-
-def _capsule_bytes(model: Any, images: int) -> int:
-    """Weight and capsules read forward and backward, their gradients written, all in float32."""
-    weight = model.digits.weight
-    return 3 * 4 * (int(weight.numel()) + images * int(weight.shape[2] * weight.shape[3]))
-
-
-def _device_rates(device: torch.device, precision: Computed) -> tuple[float, float]:
-    """FLOP/s of a large matrix product and bytes/s of a large copy; the best of several, on random data."""
-    side, elements, repeats = (8192, 1 << 28, 20) if device.type == "cuda" else (2048, 1 << 25, 5)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    source = torch.randn(elements, device=device)
-    target = torch.empty_like(source)
-    actions: dict[str, Action] = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
-    times = in_turns(actions, repeats, device, Progress())
-    return 2 * side**3 / min(times["product"]), 2 * 4 * elements / min(times["copy"])
-
-
 def _peak_memory(workload: Workload) -> int | None:
     """Peak memory of a few training steps, in a process of their own."""
     request = json.dumps(vars(workload) | {"device": str(workload.device)})
@@ -286,15 +317,12 @@ def _peak_memory(workload: Workload) -> int | None:
     done = subprocess.run(  # noqa: S603 - this interpreter, this package
         [sys.executable, "-c", code, request], capture_output=True, text=True, env=environment, check=False
     )
-    try:
-        peak = json.loads(done.stdout)
-    except ValueError:
-        return None
-    return peak if isinstance(peak, int) else None
+    found = re.fullmatch(r"\d+", done.stdout)
+    return int(found[0]) if found else None
 
 
 def _memory_child(request: str) -> None:
-    """Train a few steps and print the peak memory in bytes above the idle process, or null where it is unknown."""
+    """Train a few steps and print the peak memory in bytes above the idle process, or nothing where it is unknown."""
     asked = json.loads(request)
     workload = Workload(**(asked | {"device": resolve_device(asked["device"])}))
     device = workload.device
@@ -303,8 +331,8 @@ def _memory_child(request: str) -> None:
     candidate = Candidate(build_model(workload.model, canvas=workload.canvas, **workload.options), workload)
     for _ in range(_MEMORY_STEPS):
         candidate.step()
-    peak = _resident_peak(device)
-    json.dump(None if peak is None or idle is None else peak - idle, sys.stdout)
+    if (peak := _resident_peak(device)) is not None and idle is not None:
+        sys.stdout.write(str(peak - idle))
 
 
 def _resident_peak(device: torch.device) -> int | None:
