@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,7 @@ def fetch(
 @command
 def status(session: Session) -> None:
     """Data, cache and runs at a glance."""
-    from affbench.experiment.status import read_status, status_tables
+    from affbench.experiment.housekeeping import read_status, status_tables
 
     state = read_status(session.workspace.data, session.workspace.results)
     session.show(*status_tables(state))
@@ -126,10 +127,11 @@ def doctor(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask whether the mirrors answer.")] = False,
 ) -> None:
     """Check environment, data, cache and runs, every checksum included; one line each."""
-    from affbench.experiment.housekeeping import diagnose
+    from affbench.experiment.housekeeping import ask_mirrors, diagnose
 
+    checks = diagnose(session.workspace.data, session.workspace.results)
     findings = []
-    for finding in diagnose(session.workspace.data, session.workspace.results, offline=offline):
+    for finding in checks if offline else itertools.chain(checks, ask_mirrors()):
         findings.append(finding)
         session.show(f"{finding.health:>4}  {finding.subject}: {finding.text}")
     session.document({"findings": [vars(finding) for finding in findings]})

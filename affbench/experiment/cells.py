@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,6 @@ from affbench.base.errors import AffbenchError
 from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart, find_part
-from affbench.run.folder import Run
 from affbench.run.plan import Plan, plan_run
 from affbench.run.record import evaluate_run
 from affbench.run.train import train
@@ -158,45 +157,29 @@ def tested_parts(evaluation: EvaluationConfig) -> list[SetPart]:
 
 def run_cell(cell: PlannedCell, evaluation: EvaluationConfig, workspace: Workspace) -> CellResult:
     """Train and test one cell; an error becomes part of the result."""
-    known = _named(cell)
+    result = unfinished(cell)
     try:
         run = train(cell.plan, workspace, stops=cell.stops)
-        known |= _trained(run)
-        accuracy = {}
-        for part in tested_parts(evaluation):
-            record = evaluate_run(run, part, workspace)
-            accuracy[record.set] = record.accuracy
+        last = run.history[-1].epoch
+        result = replace(
+            result,
+            run=run.name,
+            validation_accuracy=run.selected.validation_accuracy,
+            epochs=last,
+            seconds_per_epoch=sum(row.seconds for row in run.history) / last,
+        )
+        records = [evaluate_run(run, part, workspace) for part in tested_parts(evaluation)]
     except AffbenchError as error:
-        return CellResult(**known, error=str(error))
+        return replace(result, error=str(error))
     except Exception as error:  # a model may raise anything, or ask for more memory than there is
-        reason = (str(error).splitlines() or [""])[0]
-        return CellResult(**known, error=f"{type(error).__name__}: {reason}")
-    return CellResult(**known, accuracy=accuracy)
+        return replace(result, error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return replace(result, accuracy={record.set: record.accuracy for record in records})
 
 
-def failed_cell(cell: Cell, error: str) -> CellResult:
-    """The result of a cell that came to nothing."""
-    return CellResult(**_named(cell), error=error)
-
-
-def _named(cell: Cell) -> dict[str, Any]:
-    config = cell.config
-    return {
-        "label": cell.label,
-        "model": config.model.name,
-        "routings": config.model.routings,
-        "seed": config.training.seed,
-    }
-
-
-def _trained(run: Run) -> dict[str, Any]:
-    return {
-        "run": run.name,
-        "routings": run.config.model.routings,
-        "validation_accuracy": run.selected.validation_accuracy,
-        "epochs": run.history[-1].epoch,
-        "seconds_per_epoch": sum(row.seconds for row in run.history) / run.history[-1].epoch,
-    }
+def unfinished(cell: Cell, error: str | None = None) -> CellResult:
+    """What is known of a cell before it is run, or when it came to nothing."""
+    model = cell.config.model
+    return CellResult(cell.label, model.name, model.routings, cell.config.training.seed, error=error)
 
 
 def summarise(results: Sequence[CellResult]) -> tuple[SweepSummary, ...]:

@@ -1,4 +1,4 @@
-"""Keeping house: what nothing refers to any more, and whether everything is in order."""
+"""Keeping house: what is there, what nothing refers to any more, and whether everything is in order."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import h5py
 from filelock import FileLock, Timeout
 
 from affbench.base import store
@@ -20,7 +21,10 @@ from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.version import __version__
 from affbench.data import sets
 from affbench.data.sets import FAMILIES, SOURCES, sources_of
-from affbench.run.folder import Run, list_runs
+from affbench.run.folder import HISTORY, Run, list_runs
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 _SET = r"[^/]+-(train|validation|test)(-\d+x)?-[0-9a-f]{8}\.h5"
 _TEMPORARY = r"(\.[a-z0-9_]{8}\.part|\.lock)"  # what `store.atomic_path` and `store.lock` add to the name of a file
@@ -40,6 +44,135 @@ _MADE = re.compile(  # the names, below the data and results folders, of what pr
 ABANDONED_SECONDS = 3600.0  # a temporary file this old belongs to no process that still writes it
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "h5py", "typer")
 Health = Literal["good", "note", "bad"]
+
+
+@dataclass(frozen=True)
+class RawFiles:
+    """Downloaded files of one family: their bytes, and whether all are there."""
+
+    family: str
+    complete: bool
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ConvertedSet:
+    """A converted set on disk: name, split, images, where it came from, bytes; `source` says why it is unreadable."""
+
+    file: str
+    name: str
+    split: str
+    images: int
+    source: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run's folder: how far it is, its accuracy on the validation split, and on every set it was tested on."""
+
+    name: str
+    state: str
+    epochs: float
+    of_epochs: int
+    validation_accuracy: float | None
+    accuracy: dict[str, float]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything `affbench status` shows."""
+
+    data_dir: str
+    results_dir: str
+    raw: tuple[RawFiles, ...]
+    sets: tuple[ConvertedSet, ...]
+    runs: tuple[RunState, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-serialisable form."""
+        return asdict(self)
+
+
+def read_status(data_dir: Path, results_dir: Path) -> Status:
+    """Look at both folders; what is damaged is said, not raised."""
+    families = (
+        RawFiles(family.name, family.is_there(data_dir), _size(sets.raw_dir(data_dir, family.name)))
+        for family in FAMILIES.values()
+        if family.sources
+    )
+    converted = map(_converted, sorted(sets.sets_dir(data_dir).glob("*.h5")))
+    runs = map(_run, list_runs(results_dir))
+    return Status(str(data_dir), str(results_dir), tuple(families), tuple(converted), tuple(runs))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
+
+
+def _converted(path: Path) -> ConvertedSet:
+    size = path.stat().st_size
+    try:
+        manifest = store.read_manifest(path)
+        if manifest is None:
+            return ConvertedSet(path.name, path.stem, "", 0, "unfinished: no manifest", size)
+        store.verify(path, manifest)  # a damaged HDF5 file is never opened: it could even loop for ever
+        with h5py.File(path, "r", locking=False) as file:
+            name, split, source = (str(file.attrs[key]) for key in ("name", "split", "source"))
+            return ConvertedSet(path.name, name, split, len(file["labels"]), source, size)
+    except (OSError, KeyError, AffbenchError) as error:
+        return ConvertedSet(path.name, path.stem, "", 0, f"damaged: {error}", size)
+
+
+def _run(run: Run) -> RunState:
+    size = _size(run.path)
+    try:
+        if run.finished:
+            _ = run.environment  # nothing of a run is shown that was edited in any part
+        history = run.history if run.finished or (run.path / HISTORY).is_file() else []
+        return RunState(
+            name=run.name,
+            state="finished" if run.finished else "unfinished",
+            epochs=history[-1].epoch if history else 0,
+            of_epochs=run.config.training.epochs,
+            validation_accuracy=run.selected.validation_accuracy if history else None,
+            accuracy={name: record.accuracy for name, record in run.evaluations.items()},
+            bytes=size,
+        )
+    except AffbenchError as error:
+        return RunState(run.name, f"damaged: {error}", 0, 0, None, {}, size)
+
+
+def status_tables(state: Status) -> list[RichTable]:
+    """The same for a terminal."""
+    there = ("there", "not there ('affbench fetch {}')")
+    raw = [(own.family, there[not own.complete].format(own.family), own.bytes) for own in state.raw]
+    sets = [(own.name, own.split, f"{own.images:,}", own.source, own.bytes) for own in state.sets]
+    headings, runs = ("run", "state", "epochs", "validation %", "tested on (accuracy %)"), []
+    for run in state.runs:
+        tested = ", ".join(f"{name} {100 * accuracy:.2f}" for name, accuracy in run.accuracy.items())
+        validated = "" if run.validation_accuracy is None else f"{100 * run.validation_accuracy:.2f}"
+        runs.append((run.name, run.state, f"{run.epochs:g}/{run.of_epochs}", validated, tested or "–", run.bytes))
+    return [
+        _table(f"Downloads in {state.data_dir}", ("family", "state"), raw),
+        _table("Converted sets", ("set", "split", "images", "source"), sets),
+        _table(f"Runs in {state.results_dir}", headings, runs),
+    ]
+
+
+def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str | int, ...]]) -> RichTable:
+    """Rows of texts, the last of each a number of bytes."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for heading in (*headings, "MB"):
+        table.add_column(heading, overflow="fold")
+    for *texts, size in rows:
+        table.add_row(*(Text(str(text)) for text in texts), f"{float(size) / 1e6:,.1f}")
+    return table
 
 
 @dataclass(frozen=True)
@@ -122,7 +255,7 @@ def _abandoned(folder: Path) -> Iterator[Leftover]:
     for path in sorted(folder.rglob(".*")) if folder.is_dir() else ():
         if not _MADE.fullmatch(path.relative_to(folder).as_posix()) or path.is_symlink() or not path.exists():
             continue
-        size = sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
+        size = _size(path)
         if path.suffix == ".lock":
             if path.is_file() and not size and not _held(path):
                 yield Leftover(path, size, "lock that nobody holds")
@@ -143,8 +276,8 @@ def _held(path: Path) -> bool:
         return True
 
 
-def diagnose(data_dir: Path, results_dir: Path, *, offline: bool = False) -> Iterator[Finding]:
-    """Check environment, data, cache and runs; every checksum is verified."""
+def diagnose(data_dir: Path, results_dir: Path) -> Iterator[Finding]:
+    """Check environment, data, cache and runs; every checksum is verified. The network is not asked."""
     yield from _environment()
     for label, folder in (("data folder", data_dir), ("results folder", results_dir)):
         yield _folder(label, folder)
@@ -160,11 +293,11 @@ def diagnose(data_dir: Path, results_dir: Path, *, offline: bool = False) -> Ite
         for path in sorted(run.path.glob("eval-*.json")):
             if (wrong := _wrong_record(run, path)) is not None:
                 yield Finding(f"run {run.name}", "bad", f"{wrong} It will be tested again when it is needed.")
-    if offline:
-        yield Finding("mirrors", "note", "not asked (--offline)")
-    else:
-        for family in (family.name for family in FAMILIES.values() if family.sources):
-            yield _reachable(family)
+
+
+def ask_mirrors() -> Iterator[Finding]:
+    """Whether the sources of every family answer."""
+    return (_reachable(family.name) for family in FAMILIES.values() if family.sources)
 
 
 def _environment() -> Iterator[Finding]:
@@ -194,9 +327,9 @@ def _folder(label: str, folder: Path) -> Finding:
 def _downloads(family: str, data_dir: Path) -> Finding:
     from affbench.data.fetch.files import find_file
 
-    folder = sets.raw_dir(data_dir, family)
+    subject, folder = f"downloads of {family}", sets.raw_dir(data_dir, family)
     if not folder.is_dir():
-        return Finding(f"downloads of {family}", "note", f"none; 'affbench fetch {family}' gets them")
+        return Finding(subject, "note", f"none; 'affbench fetch {family}' gets them")
     present = [
         file
         for source in sources_of(family)
@@ -206,11 +339,10 @@ def _downloads(family: str, data_dir: Path) -> Finding:
     try:
         damaged = [file.name for file in present if find_file(file, folder) is None]
     except AffbenchError as error:
-        return Finding(f"downloads of {family}", "bad", str(error))
+        return Finding(subject, "bad", str(error))
     if damaged:
-        text = f"{', '.join(damaged)} damaged; 'affbench fetch {family}' gets them again"
-        return Finding(f"downloads of {family}", "bad", text)
-    return Finding(f"downloads of {family}", "good", f"{len(present)} files, checksums right")
+        return Finding(subject, "bad", f"{', '.join(damaged)} damaged; 'affbench fetch {family}' gets them again")
+    return Finding(subject, "good", f"{len(present)} files, checksums right")
 
 
 def _artefact(subject: str, path: Path, remedy: str) -> Finding:

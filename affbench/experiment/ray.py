@@ -36,12 +36,12 @@ from affbench.experiment.cells import (
     Engine,
     PlannedCell,
     SweepResult,
-    failed_cell,
     outcome_of,
     plan_cells,
     run_cell,
     summarise,
     tested_parts,
+    unfinished,
     using_threads,
 )
 from affbench.run.folder import read_files, write_files
@@ -126,9 +126,9 @@ def _result(ray: Any, reference: Any, cell: Cell) -> CellResult:
     try:
         result: CellResult = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        return failed_cell(cell, f"its worker could not run it: {str(error).strip().splitlines()[-1]}")
+        return unfinished(cell, f"its worker could not run it: {str(error).strip().splitlines()[-1]}")
     except ray.exceptions.RayError as error:
-        return failed_cell(cell, f"its worker died {RETRIES + 1} times, the last time with {type(error).__name__}")
+        return unfinished(cell, f"its worker died {RETRIES + 1} times, the last time with {type(error).__name__}")
     return result
 
 
@@ -246,7 +246,7 @@ def _work(job: _Job, number: int, cell: Cell, key: str) -> CellResult:
             courier.put_back()
             return result
     except AffbenchError as error:
-        return failed_cell(cell, str(error))
+        return unfinished(cell, str(error))
 
 
 class _Courier(Progress, Task):

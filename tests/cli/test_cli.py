@@ -129,7 +129,7 @@ def test_unexpected_error_is_called_a_bug(affbench: Affbench, monkeypatch: pytes
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("affbench.experiment.status.read_status", broken)
+    monkeypatch.setattr("affbench.experiment.housekeeping.read_status", broken)
     ended = affbench("status")
     assert ended.status == 1
     assert "unexpected ZeroDivisionError: division by zero. This is a bug" in one_sentence(ended)

@@ -92,7 +92,7 @@ def test_dry_run_deletes_nothing(affbench: Affbench, used: Workspace) -> None:
 
 
 def test_doctor_finds_a_healthy_workspace_healthy(used: Workspace) -> None:
-    findings = list(diagnose(used.data, used.results, offline=True))
+    findings = list(diagnose(used.data, used.results))
     assert {finding.health for finding in findings} <= {"good", "note"}
     subjects = " ".join(finding.subject for finding in findings)
     for word in ("affbench", "device", "data folder", "results folder", "set mnist-sample-train", "run capsnet"):
