@@ -31,41 +31,20 @@ UNPAIRED = "as the file counts, MNIST's digits not found"
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images, with the affine transformation of each where there is one.
+    """Labelled images, with the affine transformation of each where there is one."""
 
-    Attributes
-    ----------
-    name
-        Name of the set, such as ``"mnist-translated"``.
-    split
-        ``"train"``, ``"validation"`` or ``"test"``.
-    images
-        uint8 (N, H, W), 0 background to 255 ink.
-    labels
-        uint8 (N,), classes 0 to 9.
-    transforms
-        float32 (N, 6) in the order of `TRANSFORM_COLUMNS`, or None.
-    source_index
-        int32 (N,), index of the original digit from 0, or None where every image is an original. It counts in the
-        digits of the set's split; for the official affNIST in MNIST's test file, or training file of 60,000 digits.
-    original_id
-        int32 (N,), for official files the number that the file itself gives the original, from 1, which need not
-        count in MNIST's order; None elsewhere.
-    key
-        Content key of the converted set; "" for a set made by hand.
-    attributes
-        Origin: ``source``, ``license`` and the like.
-    """
-
-    name: str
-    split: str
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.uint8]
-    transforms: npt.NDArray[np.float32] | None = None
+    name: str  # of the set, such as "mnist-translated"
+    split: str  # "train", "validation" or "test"
+    images: npt.NDArray[np.uint8]  # (N, H, W), 0 background to 255 ink
+    labels: npt.NDArray[np.uint8]  # (N,), classes 0 to 9
+    transforms: npt.NDArray[np.float32] | None = None  # (N, 6) in the order of `TRANSFORM_COLUMNS`
+    # (N,), index of the original digit from 0, None where every image is an original. It counts in the digits of the
+    # set's split; for the official affNIST in MNIST's test file, or training file of 60,000 digits.
     source_index: npt.NDArray[np.int32] | None = None
+    # (N,), for official files the number that the file itself gives the original, from 1, in an order of its own
     original_id: npt.NDArray[np.int32] | None = None
-    key: str = ""
-    attributes: dict[str, Any] = field(default_factory=dict)
+    key: str = ""  # content key of the converted set; "" for a set made by hand
+    attributes: dict[str, Any] = field(default_factory=dict)  # origin: ``source``, ``license`` and the like
 
     def __len__(self) -> int:
         return len(self.images)

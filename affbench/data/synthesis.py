@@ -30,13 +30,11 @@ Distribution
 ------------
 The four shape factors are drawn uniformly from their ranges. Then each translation is a whole number, uniform over
 those at which no rendered level above `FAINT` leaves the canvas. affNIST's page says that translations are "only
-restricted by the requirement that no ink must fall off"; its images lose levels up to about 12.5 of 255 now and then.
-So the limit of 12.75, 5% of 255, is inferred from images and stated nowhere. The convention above was checked against
-official images, a row of the official table and its matrix.
-
-Where ranges are widened, or ink fills the image, some shapes fit nowhere on the canvas. Such a draw is made again, so
-that the result is uniform over the transformations that fit; a digit that 100 draws cannot place is an error. For
-MNIST and the default ranges every first draw fits.
+restricted by the requirement that no ink must fall off"; its images lose levels up to about 12.5 of 255 now and then,
+so the limit of 12.75, 5% of 255, is inferred from images and stated nowhere. The rest of the convention was checked
+against official images, a row of the official table and its matrix. A shape that fits nowhere on the canvas (never for
+MNIST and the default ranges) is drawn again, so that the result is uniform over what fits; a digit that 100 draws
+cannot place is an error.
 
 Randomness
 ----------

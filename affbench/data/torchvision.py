@@ -15,7 +15,8 @@ from affbench.base.errors import DataError, UsageError, nearest
 from affbench.data.dataset import TRANSFORM_COLUMNS
 
 _LOG = logging.getLogger(__name__)
-TARGETS = ("label", "transform", "source_index")
+TARGETS = {"label": "targets", "transform": "transforms_table", "source_index": "source_index"}
+"""Kind of target to the attribute that holds it."""
 
 
 class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without types
@@ -131,7 +132,7 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
         return image, target
 
     def _target(self, kind: str, index: int) -> Any:
-        name = {"label": "targets", "transform": "transforms_table"}.get(kind, kind)
+        name = TARGETS[kind]
         values = getattr(self, name)
         if len(values) != len(self.data):
             raise UsageError(f"data has {len(self.data):,} images, but {name} {len(values):,} values: choose from all.")

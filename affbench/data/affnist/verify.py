@@ -331,18 +331,11 @@ def _is_documented(cases: Cases) -> bool:
 def _search(cases: Cases) -> Reading:
     """The reading that explains the cases best."""
     few, fewer = cases.head(SEARCH_CASES), cases.head(START_CASES)
-    here, reading = _climb(few, Reading())
-    if here >= FIT:
-        return reading
-    # A single change may not help where several are needed: start again from the best of all orders and signs.
-    starts = sorted(_starts(cases.stored.table[0]), key=lambda start: -fewer.compare(start).correlation)
-    for start in starts[:STARTS]:
-        found, other = _climb(few, start)
-        if found > here:
-            here, reading = found, other
-        if here >= FIT:
-            break
-    return reading
+    found = [_climb(few, Reading())]
+    if found[0][0] < FIT:  # no single change may help where several are needed: the best of all orders and signs may
+        starts = sorted(_starts(cases.stored.table[0]), key=lambda start: -fewer.compare(start).correlation)
+        found += [_climb(few, start) for start in starts[:STARTS]]
+    return max(found, key=lambda reached: reached[0])[1]
 
 
 def _climb(cases: Cases, reading: Reading) -> tuple[float, Reading]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import re
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from affbench.base.errors import DataError
-from affbench.base.store import atomic_folder, atomic_path, temporary_folder, writing
+from affbench.base.store import atomic_folder, atomic_path, write_bytes
 from affbench.data.affnist.originals import pair
 from affbench.data.affnist.read import STRUCT, members, read_npz, read_originals, read_parts, said_of_matrices
 from affbench.data.dataset import CLASSES, UNPAIRED, Dataset, joined
@@ -75,8 +76,8 @@ def convert_mat(
         writer.describe(matrices=said_of_matrices(path, known), order=order)
 
 
-def export_mat(dataset: Dataset, target: Path | str) -> list[Path]:
-    """Write an affine set as MATLAB files (version 5, compressed) in affNIST's layout, and list them.
+def export_mat(dataset: Dataset, target: Path | str) -> None:
+    """Write an affine set as MATLAB files (version 5, compressed) in affNIST's layout.
 
     ``NAME.mat`` is one file, ``NAME.mat.zip`` an archive of one; ``NAME.zip``, or a folder that does not exist or is
     empty, holds batches ``1.mat``, ``2.mat``, …, each with one version of every digit, as the official ones.
@@ -88,27 +89,16 @@ def export_mat(dataset: Dataset, target: Path | str) -> list[Path]:
             f"{dataset.name} is none."
         )
     if name.endswith(".mat"):
-        with atomic_path(target) as path:
-            _write(path, dataset)
-        return [target]
-    if not name.endswith(".zip"):
-        parts = _batches(dataset)
+        write_bytes(target, _packed(dataset))
+    elif name.endswith(".zip"):
+        parts = {target.stem: dataset} if name.endswith(".mat.zip") else _batches(dataset)
+        with atomic_path(target) as path, zipfile.ZipFile(path, "w") as archive:  # of members that are compressed
+            for member, part in parts.items():
+                archive.writestr(member, _packed(part))
+    else:
         with atomic_folder(target, _MEMBER) as folder:
-            for name, part in parts.items():
-                _write(folder / name, part)
-        return [target / name for name in parts]
-    parts = {target.stem: dataset} if name.endswith(".mat.zip") else _batches(dataset)
-    with (
-        atomic_path(target) as path,
-        temporary_folder() as folder,
-        zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive,  # the members are compressed already
-    ):
-        member = folder / "member.mat"
-        for name, part in parts.items():
-            with writing(member):
-                _write(member, part)
-            archive.write(member, name)
-    return [target]
+            for member, part in _batches(dataset).items():
+                (folder / member).write_bytes(_packed(part))
 
 
 def fields(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
@@ -132,7 +122,8 @@ def fields(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _write(path: Path, dataset: Dataset) -> None:
+def _packed(dataset: Dataset) -> bytes:
+    """The content of a .mat file."""
     import scipy.io
 
     content = fields(dataset)
@@ -142,8 +133,9 @@ def _write(path: Path, dataset: Dataset) -> None:
             f"{len(dataset):,} images make a variable of {size:,} bytes, more than a MATLAB v5 file holds ({LIMIT:,}); "
             f"export to a folder, or to a name ending in .zip, for batches."
         )
-    with path.open("wb") as file:
-        scipy.io.savemat(file, {STRUCT: content}, do_compression=True)
+    packed = io.BytesIO()
+    scipy.io.savemat(packed, {STRUCT: content}, do_compression=True)
+    return packed.getvalue()
 
 
 def _batches(dataset: Dataset) -> dict[str, Dataset]:
