@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -119,7 +119,7 @@ def read_homnist(path: Path | str) -> Dataset:
     with reading(Path(label), "homNIST"):
         images, labels, matrices = (variables.get(name) for name in ("img_data", "labels", "hom_matrices"))
         if not all(isinstance(values, np.ndarray) for values in (images, labels, matrices)):
-            raise ValueError(f"its variables are {listed(variables)}, not img_data, labels and hom_matrices")
+            raise ValueError(f"its variables are {_listed(variables)}, not img_data, labels and hom_matrices")
         n, rest = divmod(matrices.size, 9)
         axis = next((axis for axis, length in enumerate(images.shape) if length == n), None)
         side = math.isqrt(images.size // max(n, 1))
@@ -152,8 +152,7 @@ def read_npz(images_path: Path, labels_path: Path) -> tuple[int, Iterator[Datase
     return n, parts()
 
 
-def listed(names: Mapping[str, Any] | list[str]) -> str:
-    """Some names in a sentence."""
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(list(names)[:8]) or "none"
 
 
@@ -175,7 +174,7 @@ def members(path: Path) -> list[str]:
     if missing:
         raise DataError(
             f"{path} lacks {missing}.mat: affNIST is one .mat file, or the batches 1.mat, 2.mat, …, and this holds "
-            f"{listed(names)}; fetch it again."
+            f"{_listed(names)}; fetch it again."
         )
     return [batches[k] for k in sorted(batches)]
 
@@ -203,7 +202,7 @@ def _fields(variables: Variables) -> Fields:
     if not isinstance(found, dict):
         raise ValueError(f"its {STRUCT} is not a 1×1 struct")
     if STRUCT not in variables and not any("image" in name.lower() or "label" in name.lower() for name in found):
-        raise ValueError(f"it has no struct {STRUCT}; it has {listed(variables)}")
+        raise ValueError(f"it has no struct {STRUCT}; it has {_listed(variables)}")
     for name, value in found.items():
         known = name.lower() in ("image", "label_int", "human_readable_transform")
         if known and not isinstance(value, np.ndarray):

@@ -83,13 +83,10 @@ class Reading:
             parts.append("horizontal (y·shear added to x)")
         return " and ".join(parts) or "as documented"
 
-    def with_inverted(self, factor: int) -> Reading:
-        """The same with one factor the other way round."""
-        return replace(self, inverted=tuple(flag != (k == factor) for k, flag in enumerate(self.inverted)))
-
     def neighbours(self) -> Iterator[Reading]:
         """All readings that differ by one inversion, one exchange of columns, or the axis of the shear."""
-        yield from map(self.with_inverted, FACTORS)
+        for factor in FACTORS:
+            yield replace(self, inverted=tuple(flag != (k == factor) for k, flag in enumerate(self.inverted)))
         for one, other in combinations(FACTORS, 2):
             columns = list(self.columns)
             columns[one], columns[other] = columns[other], columns[one]
@@ -189,18 +186,14 @@ class VerificationReport:
         """What does not follow the documented convention, one phrase each."""
         fits, (down, right) = self.best_correlation >= FIT, self.centroid_shift
         moved = max(abs(down), abs(right)) >= SHIFT if fits else self.shifted_correlation >= FIT
-        shuffled = self.follows < FOLLOWS
+        lost, shuffled, fractional = not (fits or moved), self.follows < FOLLOWS, self.whole_translations < WHOLE
         grey = "rounded, not truncated" if self.equal_rounded > self.equal else "others"
         said = {
-            f"translations are fractional in {1 - self.whole_translations:.1%} of the cases": (
-                self.whole_translations < WHOLE
-            ),
+            f"translations are fractional in {1 - self.whole_translations:.1%} of the cases": fractional,
             f"grey levels are {grey}": fits and self.equal < EQUAL_FIT,
             f"translations count from another origin ({down:+.2f} pixels down, {right:+.2f} right)": moved,
-            "the ink does not lie where the table puts it, as if the table were shuffled": (
-                not fits and not moved and shuffled
-            ),
-            "no reading of the table explains the images": not (fits or moved or shuffled),
+            "the ink does not lie where the table puts it, as if the table were shuffled": lost and shuffled,
+            "no reading of the table explains the images": lost and not shuffled,
             "source_index names other digits": self.originals == MISNAMED,
             "labels are not those of the originals": self.label_agreement < LABEL_FIT,
             f"the stored matrices {self.matrices}": self.matrices.startswith("disagree"),

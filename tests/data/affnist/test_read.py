@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,21 @@ def test_exported_set_comes_back_in_every_form(tmp_path: Path, form: str) -> Non
     assert same(read_mat(tmp_path / form), made)
     convert_mat(tmp_path / form, tmp_path / "set.h5", ATTRIBUTES)
     assert same(read_set(tmp_path / "set.h5"), made)
+
+
+def test_images_of_a_batch_are_let_go_once_they_are_written(tmp_path: Path, made: Dataset) -> None:
+    folder = tmp_path / "batches"
+    folder.mkdir()
+    save(folder / "1.mat", fields(made))
+    for number in range(2, 21):
+        (folder / f"{number}.mat").write_bytes((folder / "1.mat").read_bytes())
+    tracemalloc.start()
+    try:
+        convert_mat(folder, tmp_path / "set.h5", ATTRIBUTES)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 20 * made.images.nbytes  # never all 20 batches at once
 
 
 def test_export_is_what_public_loaders_expect(tmp_path: Path, made: Dataset) -> None:
