@@ -43,8 +43,8 @@ class AffineRange:
             low, high = interval
             smallest, largest = _LIMITS.get(name, (-_FINITE, _FINITE))
             if not smallest <= low <= high <= largest:  # also not a number
-                within = f" within {smallest:g} to {largest:g}" if name in _LIMITS else ""
-                raise UsageError(f"{name} must be a finite interval, low to high,{within}; it is {low:g} to {high:g}.")
+                within = f", within {smallest:g} to {largest:g}" if name in _LIMITS else ""
+                raise UsageError(f"{name} must be a finite interval, low to high{within}; it is {low:g} to {high:g}.")
             if name.endswith("translation") and math.floor(high) < math.ceil(low):
                 raise UsageError(f"{name} counts whole pixels, and there is none from {low:g} to {high:g}.")
 

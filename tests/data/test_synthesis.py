@@ -233,6 +233,7 @@ def test_written_set_is_the_one_in_memory(tmp_path: Path, digits: tuple[np.ndarr
     [
         (lambda: AffineRange(rotation=(5, -5)), "rotation must be a finite interval, low to high"),
         (lambda: AffineRange(vertical_expansion=(0, 1)), "vertical_expansion must be .* within 0.1 to 10;"),
+        (lambda: AffineRange(shear=(1, float("inf"))), "shear must be a finite interval, low to high; it is 1 to inf"),
         (lambda: AffineRange.around(shear=-1), "shear must not be negative"),
         (
             lambda: AffineRange(vertical_translation=(0.2, 0.8)),
