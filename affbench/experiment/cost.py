@@ -12,7 +12,7 @@ from affbench.base.progress import Progress
 from affbench.base.workspace import Workspace
 from affbench.experiment.timing import Spread, Workload, in_turns
 from affbench.models import model_options
-from affbench.report.drawing import COLOURS, INK, dress, literal, new_figure, save_drawing
+from affbench.report.drawing import COLOURS, dress, new_figure, save_drawing
 
 CURVES = {"routings": (1, 2, 3, 5, 7, 10), "batch_size": (16, 32, 64, 128), "canvas": (28, 40, 56)}
 _NAMES = {"routings": "routing iterations", "batch_size": "batch size", "canvas": "canvas, pixels"}
@@ -83,7 +83,6 @@ def cost_figure(points: Sequence[CostPoint], path: Path, title: str) -> Path:
         dress(axes, "", _NAMES.get(name, name), "images trained on per second")
         axes.set_xticks(values)
         axes.set_ylim(bottom=0)
-    figure.suptitle(literal(f"{title}; medians with quartiles"), fontsize=10, color=INK)
     header = ("varied", "value", "images_per_second_median", "lower_quartile", "upper_quartile")
     rows = [(p.varied, p.value, *vars(p.images_per_second).values()) for p in points]
-    return save_drawing(figure, path, title, "Medians with quartiles.", header, rows).path
+    return save_drawing(figure, path, f"{title}; medians with quartiles", "", header, rows).path

@@ -46,22 +46,29 @@ class Drawing:
     data: Path
 
 
-def new_figure(width: float, height: float, title: str = "") -> Figure:
+@dataclass(frozen=True)
+class Band:
+    """Lines of pictures uint8 (C, H, W), not all of one length, with a name for each line and column, "" for none."""
+
+    lines: Sequence[npt.NDArray[np.uint8]]
+    names: Sequence[str]
+    heads: Sequence[str]
+
+
+def new_figure(width: float, height: float) -> Figure:
     """An empty white figure of a size in inches, with a canvas of its own."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(literal(title), fontsize=10.5, color=INK)
     return figure
 
 
 def panels(
-    count: int, width: float, height: float, margin: float, *, sharey: bool = False, title: str = ""
+    count: int, width: float, height: float, margin: float, *, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure of so many panels of a size, at most three in a row, `margin` inches higher than they are."""
     columns = min(3, count)
     lines = math.ceil(count / columns)
-    figure = new_figure(width * columns, height * lines + margin, title)
+    figure = new_figure(width * columns, height * lines + margin)
     grid = list(figure.subplots(lines, columns, sharey=sharey, squeeze=False).flat)
     for spare in grid[count:]:
         spare.set_visible(False)
@@ -134,39 +141,44 @@ def sheet(tiles: npt.NDArray[np.uint8], gap: int = 2) -> npt.NDArray[np.uint8]:
     return whole[: len(whole) - gap, : whole.shape[1] - gap]
 
 
-def show_sheet(
-    axes: Axes, tiles: npt.NDArray[np.uint8], rows: Sequence[str], columns: Sequence[str], *, size: float = 8.5
-) -> None:
-    """Draw pictures uint8 (R, C, H, W) as dark ink on white, in a grid with a name ("" for none) for every line."""
-    gap = 2
-    height, width = tiles.shape[2] + gap, tiles.shape[3] + gap
-    axes.imshow(sheet(tiles, gap), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-    for number in range(1, tiles.shape[0]):
-        axes.axhline(number * height - 0.5 - gap / 2, color=GRID, linewidth=0.6)
-    for number in range(1, tiles.shape[1]):
-        axes.axvline(number * width - 0.5 - gap / 2, color=GRID, linewidth=0.6)
-    axes.set_yticks([(number + 0.5) * height - 1 for number in range(len(rows))], list(rows))
-    axes.set_xticks([(number + 0.5) * width - 1 for number in range(len(columns))], list(columns))
-    axes.xaxis.tick_top()
-    axes.tick_params(labelsize=size, length=0, colors=INK)
-    for spine in axes.spines.values():
-        spine.set_color(GRID)
+def picture_sheet(*bands: Band, size: float = 0.62) -> Figure:
+    """Bands of pictures below one another, as dark ink on white, `size` inches each."""
+    columns, gap = max(len(line) for band in bands for line in band.lines), 2
+    left = 0.5 + 0.08 * max(len(line) for band in bands for name in band.names for line in name.split("\n"))
+    heights = [size * len(band.lines) + 0.2 * (1 + max(head.count("\n") for head in band.heads)) for band in bands]
+    figure = new_figure(size * columns + left, sum(heights) + 0.5)
+    figure.set_layout_engine("compressed")  # for pictures, whose shape is given
+    for axes, band in zip(figure.subplots(len(bands), 1, squeeze=False)[:, 0], bands, strict=True):
+        tiles = np.stack([np.pad(line, ((0, columns - len(line)), (0, 0), (0, 0))) for line in band.lines])
+        height, width = tiles.shape[2] + gap, tiles.shape[3] + gap
+        axes.imshow(sheet(tiles, gap), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+        for number in range(1, len(tiles)):
+            axes.axhline(number * height - 0.5 - gap / 2, color=GRID, linewidth=0.6)
+        for number in range(1, columns):
+            axes.axvline(number * width - 0.5 - gap / 2, color=GRID, linewidth=0.6)
+        axes.set_yticks([(number + 0.5) * height - 1 for number in range(len(band.names))], band.names)
+        axes.set_xticks([(number + 0.5) * width - 1 for number in range(len(band.heads))], band.heads)
+        axes.xaxis.tick_top()
+        axes.tick_params(labelsize=7, length=0, colors=INK)
+        axes.spines[:].set_color(GRID)
+    return figure
 
 
 def heat_map(
     axes: Axes,
     values: npt.NDArray[np.float64],
-    texts: npt.ArrayLike,
     *,
+    texts: npt.ArrayLike | None = None,
     low: float = 0,
     high: float = 100,
     cmap: str = "Blues",
     aspect: Literal["equal", "auto"] = "equal",
 ) -> AxesImage:
-    """Values (R, C) as colours, none where there is no number, under texts (R, C) in what can be read on them."""
+    """Values (R, C) as colours, none where there is no number, under texts (R, C): else those above a half, whole."""
     picture = axes.imshow(values, cmap=cmap, vmin=low, vmax=high, aspect=aspect)
     colours = picture.to_rgba(values)
-    for (row, column), text in np.ndenumerate(np.asarray(texts)):
+    shown = [[f"{value:.0f}" if value >= 0.5 else "" for value in line] for line in values] if texts is None else texts
+    for (row, column), text in np.ndenumerate(np.asarray(shown)):
         dark = colours[row, column, 3] > 0 and colours[row, column, :3] @ (0.30, 0.59, 0.11) < 0.5
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else INK)
     return picture
@@ -175,7 +187,8 @@ def heat_map(
 def save_drawing(
     figure: Figure, path: Path, title: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> Drawing:
-    """Write the figure as PNG and its numbers as CSV beside it; None is an empty cell."""
+    """Write the figure under its title as PNG, and its numbers as CSV beside it; None is an empty cell."""
+    figure.suptitle(literal(title), fontsize=10.5, color=INK)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

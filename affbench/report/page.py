@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,7 +17,6 @@ from markupsafe import Markup
 from affbench.analysis.results import Result, Results
 from affbench.base.store import write_text
 from affbench.base.version import __version__
-from affbench.report.drawing import Drawing
 from affbench.report.sections import (
     MakeSection,
     ablation,
@@ -43,6 +41,7 @@ from affbench.report.sections import (
 from affbench.report.table import Table, markdown_text, percent, plain
 
 FIGURES = "figures"
+TEMPLATES = Path(__file__).parent / "templates"
 EXPLAINED: tuple[MakeSection, ...] = (factors.section, equivariance.section)
 """Sections for which something is measured, on some thousand images a model."""
 SECTIONS: tuple[MakeSection, ...] = (
@@ -77,14 +76,6 @@ class Report:
     table: Table
 
 
-@dataclass(frozen=True)
-class _RunDetails:
-    name: str
-    facts: str
-    config: str
-    environment: str
-
-
 def write_report(
     folder: Path, results: Results, *, title: str, note: str = "", sections: Sequence[MakeSection] = PLAIN
 ) -> Report:
@@ -99,41 +90,39 @@ def write_report(
         "note": note,
         "sections": [own for own in made if own.tables or own.figures or own.paragraphs],
         "problems": list(dict.fromkeys((*results.problems, *(text for own in made for text in own.problems)))),
-        "runs": [_details(result) for result in results.results],
+        "results": results.results,
         "version": __version__,
     }
+    for name in ("style.css", "script.js"):  # the content security policy allows these texts alone
+        text, kind = (TEMPLATES / name).read_text(encoding="utf-8").strip(), name.partition(".")[0]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        page |= {kind: Markup(text), f"{kind}_hash": f"sha256-{digest}"}  # noqa: S704 - our own files
     markdown, html = folder / "report.md", folder / "report.html"
-    templates = environment()
-    write_text(markdown, plain(templates.get_template("report.md.j2").render(page)))
-    style, script = (_template(name) for name in ("report.css", "report.js"))
-    page |= {"style": Markup(style), "script": Markup(script), "style_hash": _hash(style), "script_hash": _hash(script)}  # noqa: S704 - our own files
-    write_text(html, plain(templates.get_template("report.html.j2").render(page)))
+    for path in (markdown, html):
+        write_text(path, plain(environment().get_template(f"{path.name}.j2").render(page)))
     return Report(markdown, html, accuracy.summarise(results, note=note))
 
 
 @cache
 def report_code() -> str:
     """A hash of all that makes a page of finished runs, for its key: nobody has to remember to raise a version."""
-    package = files("affbench")
-    folders = ("report", "report/sections", "report/templates", "analysis")
-    found = [file for folder in folders for file in (package / folder).iterdir() if file.is_file()]
-    content = {f"{file}": file.read_bytes() for file in (*found, package / "base" / "statistics.py")}
-    names = sorted(content, key=lambda name: name.rsplit("affbench", 1)[-1])
-    return hashlib.sha256(b"\0".join(content[name] for name in names)).hexdigest()
+    package = TEMPLATES.parents[1]
+    found = [file for folder in ("report", "analysis") for file in (package / folder).rglob("*") if file.is_file()]
+    made_by = sorted(file for file in found if file.suffix != ".pyc")
+    content = [file.read_bytes() for file in (*made_by, package / "base" / "statistics.py")]
+    return hashlib.sha256(b"\0".join(content)).hexdigest()
 
 
-def _details(result: Result) -> _RunDetails:
+def _facts(result: Result) -> str:
     run = result.run
-    best, environment = run.selected, run.environment
     facts = [
         f"seed {result.seed}",
-        f"checkpoint of epoch {best.epoch:g} of {run.history[-1].epoch:g}",
-        f"validation {percent(best.validation_accuracy)}%",
+        f"checkpoint of epoch {run.selected.epoch:g} of {run.history[-1].epoch:g}",
+        f"validation {percent(run.selected.validation_accuracy)}%",
         *(f"{name} {percent(record.accuracy)}%" for name, record in result.evaluations.items()),
-        f"{result.seconds_per_epoch:.1f} s per epoch on {environment.device_name or 'an unnamed device'}",
+        f"{result.seconds_per_epoch:.1f} s per epoch on {run.environment.device_name or 'an unnamed device'}",
     ]
-    text = environment.model_dump_json(indent=2, exclude_unset=True)
-    return _RunDetails(run.name, "; ".join(facts), run.config.to_toml().strip(), text)
+    return "; ".join(facts)
 
 
 @cache
@@ -150,26 +139,15 @@ def environment() -> Environment:
     templates.filters["md"] = lambda text: Markup(markdown_text(text))  # noqa: S704 - escaped for Markdown
     templates.filters["lines"] = lambda text: Markup("<br>").join(plain(text).split("\n"))
     templates.filters["fenced"] = _fenced
+    templates.filters["facts"] = _facts
+    templates.filters["json"] = lambda content: content.model_dump_json(indent=2, exclude_unset=True)
     templates.filters["link"] = lambda path: f"{FIGURES}/{quote(path.name)}"
-    templates.filters["uri"] = _data_uri
+    templates.filters["uri"] = lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
     templates.filters["anchor"] = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower())
     return templates
-
-
-def _data_uri(drawing: Drawing) -> str:
-    return f"data:image/png;base64,{base64.b64encode(drawing.path.read_bytes()).decode()}"
 
 
 def _fenced(text: str, language: str) -> Markup:
     """Text as a Markdown code block, whose fence is longer than any in the text."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
     return Markup(f"{fence}{language}\n{text}\n{fence}")  # noqa: S704 - nothing in a code block is markup
-
-
-def _template(name: str) -> str:
-    return (files("affbench.report") / "templates" / name).read_text(encoding="utf-8").strip()
-
-
-def _hash(text: str) -> str:
-    """The name of an inline script or style in a content security policy."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -9,10 +9,11 @@ import pytest
 from run_folders import make_run
 
 from affbench.analysis.comparison import compare
-from affbench.analysis.results import Group, LabelledRun, read_results
+from affbench.analysis.results import Group, LabelledRun, Results, read_results
 from affbench.base.errors import ArtefactError
 from affbench.base.statistics import paired_difference
 from affbench.report.sections import matched, pairs
+from affbench.report.table import Table
 from affbench.run.folder import Run
 from affbench.run.record import predictions_path
 
@@ -22,6 +23,12 @@ AFFINE = "affnist-synthetic"
 def group(runs: list[LabelledRun]) -> Group:
     (own,) = read_results(runs).groups
     return own
+
+
+def matched_tables(results: Results) -> tuple[Table, ...]:
+    section = matched.section(results, Path())
+    assert section is not None
+    return section.tables
 
 
 def several(folder: Path, label: str, shares: list[float], stop_at: float | None = None) -> list[LabelledRun]:
@@ -95,8 +102,7 @@ def test_matched_runs_are_compared_with_matched_ones_and_stand_over_the_best(tmp
         for entry in several(tmp_path, f"{label}, matched at 95%", [0.75, 0.76], stop_at=0.95):
             runs.append(entry)
     results = read_results(runs)
-    table = matched.matched_table(results)
-    assert table is not None
+    (table,) = matched_tables(results)
     assert [row[0].text for row in table.rows] == ["capsnet", "capsnet", "cnn", "cnn"]
     assert [row[1].text.split("\n")[0] for row in table.rows] == ["matched at 95%", "best"] * 2
     assert table.rows[0][4].text.startswith("75.")
@@ -109,12 +115,11 @@ def test_matched_runs_are_compared_with_matched_ones_and_stand_over_the_best(tmp
 
 
 def test_there_is_no_matched_table_without_a_target(tmp_path: Path) -> None:
-    assert matched.matched_table(read_results(several(tmp_path, "capsnet", [0.8]))) is None
+    assert matched.section(read_results(several(tmp_path, "capsnet", [0.8])), tmp_path) is None
 
 
 def test_sets_that_no_matched_model_was_tested_on_are_left_out(tmp_path: Path) -> None:
     runs = several(tmp_path, "capsnet, matched at 95%", [0.75], stop_at=0.95)
     runs.append(make_run(tmp_path, "cnn", model="cnn", accuracy={"mnist": 0.99}))
-    table = matched.matched_table(read_results(runs))
-    assert table is not None
+    (table,) = matched_tables(read_results(runs))
     assert [column.split("\n")[0] for column in table.columns[4:]] == [AFFINE]

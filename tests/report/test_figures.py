@@ -11,10 +11,10 @@ from run_folders import make_run, study
 
 from affbench.analysis.results import Results, read_results
 from affbench.report.drawing import Drawing
+from affbench.report.sections import training
 from affbench.report.sections.accuracy import accuracy_figure
 from affbench.report.sections.classes import confusion_figure
 from affbench.report.sections.routing import routing_figure
-from affbench.report.sections.training import training_figure
 from affbench.report.sections.transformation import transformation_figure
 
 
@@ -36,7 +36,9 @@ def drawn(figure: Drawing | None) -> list[dict[str, str]]:
 
 
 def test_training_curves_hold_every_epoch_of_every_run(tmp_path: Path, results: Results) -> None:
-    rows = drawn(training_figure(results, tmp_path / "training.png"))
+    section = training.section(results, tmp_path)
+    assert section is not None
+    rows = drawn(section.figures[0])
     assert len(rows) == 12 * 8
 
 

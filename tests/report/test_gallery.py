@@ -61,7 +61,7 @@ def test_figures_of_a_model_without_capsules(affbench: Affbench, workspace: Work
 @pytest.mark.parametrize(
     ("command", "complaint"),
     [
-        (["perturb", "--digit", "12"], "--digit 12 is no class"),
+        (["perturb", "--digit", "12"], "there is no digit of class 12"),
         (["perturb", "--run", "nothing"], "there is no finished run 'nothing'"),
         (["wrong", "--set", "afnist"], "unknown set 'afnist'"),
         (["factors", "--factor", "colour"], "there is no factor 'colour'"),

@@ -13,7 +13,7 @@ from affbench.analysis.published import AFFNIST, published_for
 from affbench.analysis.results import LabelledRun, read_results
 from affbench.report.page import environment
 from affbench.report.record import evaluation_tables
-from affbench.report.sections.ablation import ablation_table
+from affbench.report.sections import ablation
 from affbench.report.sections.accuracy import summarise
 from affbench.report.sections.classes import per_class_table
 from affbench.report.sections.published import published_table
@@ -122,10 +122,12 @@ def test_ablation_has_the_shape_of_capsnet_keras(tmp_path: Path) -> None:
         for weight in (0, 0.0005)
         for seed in (0, 1)
     ]
-    text = text_of(ablation_table(read_results(runs)))
+    section = ablation.section(read_results(runs), tmp_path)
+    assert section is not None
+    text = text_of(section.tables[0])
     for figure in ("0.34", "0.25", "0.39", "0.40"):
         assert figure in text
-    assert ablation_table(read_results([make_run(tmp_path / "other")])) is None
+    assert ablation.section(read_results([make_run(tmp_path / "other")]), tmp_path) is None
 
 
 def test_published_figures_say_how_well_they_are_confirmed(tmp_path: Path) -> None:

@@ -12,13 +12,7 @@ from affbench.report.table import ABSENT, Cell, Table, counted, described, perce
 
 
 def section(results: Results, folder: Path) -> Section | None:
-    """The table, where at least two of its cells were measured."""
-    table = ablation_table(results)
-    return None if table is None else Section("Ablation", (table,))
-
-
-def ablation_table(results: Results) -> Table | None:
-    """Test error of CapsNets with and without reconstruction by routing iterations; None without such runs."""
+    """Test error of CapsNets by routing iterations, with and without reconstruction; None without two such cells."""
     ours: dict[tuple[int, bool], list[Group]] = {}
     for own in results.groups:
         if own.config.model.name == "capsnet" and own.config.data.train_set == "mnist" and own.records("mnist"):
@@ -46,4 +40,4 @@ def ablation_table(results: Results) -> Table | None:
         f"trials elsewhere; here the checkpoint is selected on validation digits. Sabour et al.: {ABLATION[0].status}; "
         f"CapsNet-Keras: {ABLATION[-1].status}, which selects on the test set."
     )
-    return Table("Ablation: routing and reconstruction", columns, tuple(rows), caption)
+    return Section("Ablation", (Table("Ablation: routing and reconstruction", columns, tuple(rows), caption),))

@@ -14,7 +14,7 @@ from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
 from affbench.data.dataset import Dataset
 from affbench.data.sets import find_part, find_set, set_names
-from affbench.report.drawing import INK, Drawing, new_figure, save_drawing, show_sheet
+from affbench.report.drawing import Band, Drawing, picture_sheet, save_drawing
 from affbench.report.sections import NothingToShowError, Section, of_each_model
 from affbench.run.evaluate import predict
 from affbench.run.folder import Run
@@ -48,13 +48,12 @@ def reconstruction_figure(shown: LabelledRun, workspace: Workspace, folder: Path
     predictions, _ = predict(model, digits)
     drawn = reconstruct(model, digits.images, predictions)
     columns = len(np.unique(digits.labels))
+    real, again = (images.reshape(ROWS, columns, *images.shape[1:]) for images in (digits.images, drawn))
+    heads, below = [f"class {label}" for label in digits.labels[:columns]], [""] * columns
+    figure = picture_sheet(
+        Band(list(real), ["real digit"] * ROWS, heads), Band(list(again), ["drawn again"] * ROWS, below)
+    )
     title = f"Reconstructions by {shown.label}"
-    figure = new_figure(0.62 * columns + 1.2, 0.62 * 2 * ROWS + 0.9, title)
-    heads = [f"class {label}" for label in digits.labels[:columns]]
-    halves = (("real digits", digits.images, heads), ("reconstructions", drawn, [""] * columns))
-    for axes, (kind, images, names) in zip(figure.subplots(2, 1), halves, strict=True):
-        show_sheet(axes, images.reshape(ROWS, columns, *images.shape[1:]), [""] * ROWS, names)
-        axes.set_ylabel(kind, fontsize=10, color=INK)
     caption = (
         f"Test digits of {digits.name} over their reconstructions, each from the capsule of the predicted class; "
         f"{int((predictions == digits.labels).sum())} of these {len(digits)} are classified correctly."
@@ -70,7 +69,6 @@ def perturbation_figure(shown: LabelledRun, workspace: Workspace, folder: Path, 
 
     Of the class, the first test digit in the middle of the canvas that is classified correctly is taken.
     """
-    check_digit(digit)
     run = shown.run
     model = capsule_model(run, workspace, drawing=True)
     digits = find_part(_centred_set(run), limit=SEARCHED).load(workspace.data)
@@ -79,16 +77,10 @@ def perturbation_figure(shown: LabelledRun, workspace: Workspace, folder: Path, 
     chosen = int(np.argmax(predictions == digit))  # the first of all where none is right
     taken = "classified correctly" if predictions[chosen] == digit else f"taken for {predictions[chosen]}"
     drawn = perturb(model, digits.images[found[chosen]], digit)
-    dimensions, steps = drawn.shape[:2]
-    title = f"Dimensions of class {digit}'s capsule, {shown.label}"
-    figure = new_figure(0.6 * steps + 1.2, 0.6 * dimensions + 1.0, title)
-    axes = figure.subplots()
-    heads = ["0" if value == 0 else f"{value:+.2f}".replace("-", "−") for value in OFFSETS]
     tiles = np.clip(np.rint(255 * drawn), 0, 255).astype(np.uint8)
-    show_sheet(axes, tiles, [str(number) for number in range(dimensions)], heads)
-    axes.set_ylabel("dimension of the class capsule", fontsize=10, color=INK)
-    axes.set_xlabel("added to the dimension", fontsize=10, color=INK)
-    axes.xaxis.set_label_position("top")
+    heads = ["0" if value == 0 else f"{value:+.2f}".replace("-", "−") for value in OFFSETS]
+    figure = picture_sheet(Band(list(tiles), [f"dimension {number}" for number in range(len(tiles))], heads))
+    title = f"Dimensions of class {digit}'s capsule, {shown.label}"
     caption = (
         f"Test digit {found[chosen]} of {digits.name}, {taken}: one dimension of the capsule of class {digit} at a "
         "time is changed by the amount above the column and drawn; the middle column is unchanged."
@@ -109,12 +101,6 @@ def capsule_model(run: Run, workspace: Workspace, *, drawing: bool = False) -> n
     raise NoCapsulesError(
         f"run {run.name} is of model '{run.config.model.name}', which has no {lacking}; choose another run with --run."
     )
-
-
-def check_digit(digit: int) -> None:
-    """`UsageError` where there is no such class."""
-    if not 0 <= digit <= 9:
-        raise UsageError(f"--digit {digit} is no class; classes are 0 to 9.")
 
 
 def original_set(run: Run) -> str:

@@ -46,7 +46,7 @@ def confusion_figure(results: Results, name: str, path: Path) -> Drawing:
     for axes, own in zip(grid, shown, strict=True):
         matrix = counts[own.name]
         shares = 100 * matrix / np.maximum(1, matrix.sum(1, keepdims=True))
-        heat_map(axes, shares, [[f"{share:.0f}" if share >= 0.5 else "" for share in line] for line in shares])
+        heat_map(axes, shares)
         dress(axes, literal(own.name, 36), "predicted", "true", grid=False)
         axes.set_xticks(range(len(shares)))
         axes.set_yticks(range(len(shares)))

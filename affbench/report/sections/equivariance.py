@@ -18,7 +18,7 @@ from affbench.data.dataset import TRANSFORM_COLUMNS, TRANSFORM_UNITS
 from affbench.data.sets import find_part
 from affbench.report.drawing import INK, Drawing, dress, heat_map, line_look, new_figure, save_drawing
 from affbench.report.sections import Section, of_each_model
-from affbench.report.sections.capsules import SEARCHED, capsule_model, check_digit, original_set
+from affbench.report.sections.capsules import SEARCHED, capsule_model, original_set
 from affbench.report.table import Cell, Table
 from affbench.run.record import model_canvas
 
@@ -45,8 +45,6 @@ def equivariance_figure(
 
     Test digits of each class are 50 for one class and 6 for all, unless it is said how many.
     """
-    if digit is not None:
-        check_digit(digit)
     run = shown.run
     model = capsule_model(run, workspace)
     name = original_set(run)
@@ -68,7 +66,7 @@ def equivariance_figure(
     path = folder / f"equivariance-{run.name}{'' if digit is None else f'-digit{digit}'}.png"
     title = f"Equivariance of {which}, {shown.label}"
     header = ("part", "class", "factor", "value", "dimension", "mean", "sd", "movement", "share_of_variance")
-    drawing = save_drawing(_draw(found, parts, shares, title), path, title, caption, header, _rows(found))
+    drawing = save_drawing(_draw(found, parts, shares), path, title, caption, header, _rows(found))
     rows = tuple(
         (Cell(part, number), *(Cell(f"{100 * share:.1f}", 100 * share) for share in line))
         for number, (part, line) in enumerate(zip(parts, shares.T.tolist(), strict=True))
@@ -77,10 +75,10 @@ def equivariance_figure(
     return drawing, Table(f"Variance explained, {which}, {shown.label}", columns, rows, caption)
 
 
-def _draw(found: Equivariance, parts: list[str], shares: npt.NDArray[np.float64], title: str) -> Figure:
+def _draw(found: Equivariance, parts: list[str], shares: npt.NDArray[np.float64]) -> Figure:
     """Curves of class capsules over each factor, and the shares (F, D or K) of variance it explains as a heat map."""
     single = len(found.labels) == 1
-    figure = new_figure(10, 7.9 if single else 8.6, title)
+    figure = new_figure(10, 7.9 if single else 8.6)
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.55, 1))
     upper, lower = halves
     panels = upper.subplots(2, 3, sharey=True)
@@ -98,23 +96,19 @@ def _draw(found: Equivariance, parts: list[str], shares: npt.NDArray[np.float64]
         lines = panels[0, 0].get_lines()
         upper.legend(lines, names, loc="outside lower center", ncols=len(names), columnspacing=0.9, **look)
     axes = lower.subplots()
-    most = 100 * max(float(shares.max()), 0.05)
-    texts = [[f"{100 * share:.0f}" if share >= 0.005 else "" for share in line] for line in shares]
-    picture = heat_map(axes, 100 * shares, texts, high=most, aspect="auto")
+    picture = heat_map(axes, 100 * shares, high=100 * max(float(shares.max()), 0.05), aspect="auto")
     dress(axes, "Variance explained, %", "dimension of the class capsule" if single else "class", grid=False)
     axes.set_xticks(range(len(parts)), parts)
-    short = [name.replace("vertical", "v.").replace("horizontal", "h.") for name in _NAMES]
-    axes.set_yticks(range(len(short)), short)
+    axes.set_yticks(range(len(_NAMES)), _NAMES)
     lower.colorbar(picture, ax=axes, fraction=0.025, pad=0.01).ax.tick_params(labelsize=7.5, colors=INK)
     return figure
 
 
 def _dimension_curves(axes: Axes, curve: Curve) -> None:
+    """A line for each dimension of the capsule of the only class, in colour those that move most."""
     mean = curve.mean[0]  # (V, D)
     marked = sorted(np.argsort(-np.ptp(mean, axis=0))[:_HIGHLIGHTED].tolist())
-    for dimension in range(mean.shape[1]):
-        if dimension not in marked:
-            axes.plot(curve.values, mean[:, dimension], color="#c4c4c4", linewidth=0.8)
+    axes.plot(curve.values, np.delete(mean, marked, axis=1), color="#c4c4c4", linewidth=0.8)
     for number, dimension in enumerate(marked):
         look = line_look(number) | {"markersize": 3}
         axes.plot(curve.values, mean[:, dimension], label=str(dimension), **look)

@@ -13,7 +13,7 @@ from affbench.base.workspace import Workspace
 from affbench.data.transform import AffineRange
 from affbench.report.drawing import Drawing, save_drawing
 from affbench.report.sections import Section, of_each_model
-from affbench.report.sections.transformation import Point, curve, factor_panels
+from affbench.report.sections.transformation import Bins, factor_panels
 
 EXPLAINED_DIGITS = 2_000  # of each one-factor set
 
@@ -50,13 +50,14 @@ def factor_figure(
 def _draw(curves: dict[str, list[FactorCurve]], folder: Path) -> Drawing:
     """A panel per factor and a line per run with its interval as a band, from the curves of each run."""
     every = [found for own in curves.values() for found in own]
-    by_factor: dict[str, dict[str, list[Point]]] = {}
+    factors: dict[str, Bins] = {}
     for label, own in curves.items():
         for found in own:
-            by_factor.setdefault(found.factor, {})[label] = curve(found.points)
-    title = "Accuracy over one factor alone"
-    figure, grid = factor_panels(by_factor, list(curves), title)
-    for axes, factor in zip(grid, by_factor, strict=True):
+            bins = factors.setdefault(found.factor, {})
+            for share in found.points:
+                bins.setdefault((share.low, share.high), {})[label] = [share]
+    figure, _ = factor_panels({factor: dict(sorted(bins.items())) for factor, bins in factors.items()}, list(curves))
+    for axes, factor in zip(figure.axes, factors, strict=False):
         if (reach := getattr(AffineRange(), factor)) is not None:
             axes.axvspan(*reach, color="#000000", alpha=0.05, linewidth=0)
     sizes = sorted({sum(point.n for point in found.points) for found in every})
@@ -72,4 +73,4 @@ def _draw(curves: dict[str, list[FactorCurve]], folder: Path) -> Drawing:
         for p in c.points
     )
     name = every[0].run if len(curves) == 1 else f"{len(curves)}-runs"
-    return save_drawing(figure, folder / f"factors-{name}.png", title, caption, header, rows)
+    return save_drawing(figure, folder / f"factors-{name}.png", "Accuracy over one factor alone", caption, header, rows)

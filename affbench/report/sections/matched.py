@@ -8,16 +8,10 @@ from pathlib import Path
 from affbench.analysis.results import Group, Results
 from affbench.base.statistics import seed_summary
 from affbench.report.sections import Section
-from affbench.report.table import ABSENT, Cell, Table, accuracy_table
+from affbench.report.table import ABSENT, Cell, accuracy_table
 
 
 def section(results: Results, folder: Path) -> Section | None:
-    """The table, where a run stopped at an accuracy."""
-    table = matched_table(results)
-    return None if table is None else Section("Matched accuracy", (table,))
-
-
-def matched_table(results: Results) -> Table | None:
     """Every model at matched validation accuracy and at its best; None where no run stopped at an accuracy."""
     lines: list[tuple[Group, tuple[Cell, ...]]] = []
     for matched in results.groups:
@@ -40,7 +34,8 @@ def matched_table(results: Results) -> Table | None:
         "accuracy of the whole training. Both are chosen on validation digits alone; brackets as in the summary."
     )
     heads = ("Model", "Checkpoint", "Epoch")
-    return accuracy_table("At matched accuracy and at best", heads, lines, results, caption)
+    table = accuracy_table("At matched accuracy and at best", heads, lines, results, caption)
+    return Section("Matched accuracy", (table,))
 
 
 def _epochs(epochs: Sequence[float]) -> Cell:

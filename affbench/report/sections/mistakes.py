@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib.figure import Figure
 
-from affbench.analysis.answers import Mistake, most_confident_mistakes, read_answers
+from affbench.analysis.answers import most_confident_mistakes, read_answers
 from affbench.analysis.capsules import has_capsules, has_decoder, reconstruct
 from affbench.analysis.results import LabelledRun, Result, Results
 from affbench.base.device import resolve_device
 from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart, find_part, find_set
 from affbench.data.synthesis import COPIES
-from affbench.report.drawing import Drawing, file_name, new_figure, save_drawing, show_sheet
+from affbench.report.drawing import Band, Drawing, file_name, picture_sheet, save_drawing
 from affbench.report.sections import NothingToShowError, Section, of_each_model
 from affbench.run.record import is_evaluated, load_model
 
@@ -64,6 +61,10 @@ def mistakes_figure(
     if has_decoder(model):
         for classes in ([m.predicted for m in wrong], [m.label for m in wrong]):
             layers.append(reconstruct(model, images, np.array(classes)))
+    names = ["digit", "drawn from the\npredicted class", "drawn from the\ntrue class"][: len(layers)]
+    heads = [f"{m.label}, taken for {m.predicted}\n{m.confidence:.2f} to {m.confidence_in_truth:.2f}" for m in wrong]
+    rows = [slice(start, start + _COLUMNS) for start in range(0, len(wrong), _COLUMNS)]
+    figure = picture_sheet(*(Band([layer[row] for layer in layers], names, heads[row]) for row in rows), size=0.82)
     kind = "length of the class capsule" if has_capsules(model) else "softmax of the scores"
     title = f"Surest mistakes of {shown.label} on {record.set}"
     caption = (
@@ -73,18 +74,5 @@ def mistakes_figure(
     )
     path = folder / f"wrong-{shown.run.name}-{file_name(record.set)}.png"
     header = ("rank", "index", "label", "predicted", "confidence", "confidence_in_true_class")
-    rows = ((rank, *astuple(mistake)) for rank, mistake in enumerate(wrong, 1))
-    return save_drawing(_sheet(wrong, np.stack(layers), title), path, title, caption, header, rows)
-
-
-def _sheet(mistakes: Sequence[Mistake], layers: npt.NDArray[np.uint8], title: str) -> Figure:
-    """Mistakes, ten in a row; of L layers (L, N, H, W) the digits are the first, over their reconstructions."""
-    starts = range(0, len(mistakes), _COLUMNS)
-    figure = new_figure(0.82 * _COLUMNS + 1.1, (0.82 * len(layers) + 0.62) * len(starts) + 0.5, title)
-    names = ["digit", "drawn from the\npredicted class", "drawn from the\ntrue class"][: len(layers)]
-    spare = np.pad(layers, ((0, 0), (0, -len(mistakes) % _COLUMNS), (0, 0), (0, 0)))
-    for axes, start in zip(figure.subplots(len(starts), 1, squeeze=False)[:, 0], starts, strict=True):
-        band = mistakes[start : start + _COLUMNS]
-        texts = [f"{m.label}, taken for {m.predicted}\n{m.confidence:.2f} to {m.confidence_in_truth:.2f}" for m in band]
-        show_sheet(axes, spare[:, start : start + _COLUMNS], names, texts, size=7)
-    return figure
+    listed = ((rank, *astuple(mistake)) for rank, mistake in enumerate(wrong, 1))
+    return save_drawing(figure, path, title, caption, header, listed)

@@ -51,7 +51,7 @@ def position_figure(shown: LabelledRun, part: SetPart, workspace: Workspace, fol
         "horizontal position, pixels right of the centre",
         "vertical position, pixels below the centre",
     )
-    dress(axes, title, horizontal, vertical, grid=False)
+    dress(axes, "", horizontal, vertical, grid=False)
     figure.colorbar(axes.images[0], ax=axes, fraction=0.04, pad=0.02, label="accuracy %").ax.tick_params(labelsize=8)
     where = "translation" if affine else "middle of the box around the ink"
     held = f" The dashed box holds the positions seen in training (shifts up to {trained} pixels)." if trained else ""
@@ -77,7 +77,7 @@ def _map(axes: Axes, bins: Sequence[PositionBin]) -> None:
     low, high = (known.min(), known.max()) if len(known) else (0, 100)
     texts = [f"{share:.1f}\n(n {own.n:,})" if own.n else "" for share, own in zip(shares, bins, strict=True)]
     high = high if high > low else low + 1
-    heat_map(axes, coloured.reshape(shape), np.reshape(texts, shape), low=low, high=high, cmap="viridis")
+    heat_map(axes, coloured.reshape(shape), texts=np.reshape(texts, shape), low=low, high=high, cmap="viridis")
     edges = sorted({edge for own in bins for edge in own.vertical})
     places, texts = np.arange(len(edges)) - 0.5, [f"{edge:.3g}".replace("-", "−") for edge in edges]
     axes.set_xticks(places, texts)

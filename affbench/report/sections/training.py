@@ -8,20 +8,15 @@ from pathlib import Path
 from matplotlib.ticker import MaxNLocator
 
 from affbench.analysis.results import Results
-from affbench.report.drawing import Drawing, dress, legend, line_look, new_figure, save_drawing
+from affbench.report.drawing import dress, legend, line_look, new_figure, save_drawing
 from affbench.report.sections import Section
 
 _MOST_CURVES = 14
 
 
 def section(results: Results, folder: Path) -> Section | None:
-    """The curves of the runs that trained to the end."""
-    figure = training_figure(results.whole, folder / "training.png")
-    return None if figure is None else Section("Training", figures=(figure,))
-
-
-def training_figure(results: Results, path: Path) -> Drawing | None:
-    """One line per run, one colour per configuration; None without runs."""
+    """A line for each run that trained to the end, a colour for each configuration; None without runs."""
+    results = results.whole
     groups = results.groups
     if not groups:
         return None
@@ -60,4 +55,6 @@ def training_figure(results: Results, path: Path) -> Drawing | None:
          row.validation_accuracy)
         for own in groups for result in own.results for row in result.run.history
     )  # fmt: skip
-    return save_drawing(figure, path, "Training", caption, header, rows)
+    return Section(
+        "Training", figures=(save_drawing(figure, folder / "training.png", "Training", caption, header, rows),)
+    )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
-from matplotlib.axes import Axes
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -22,19 +22,6 @@ from affbench.run.folder import BinShare
 _MOST_CURVES = 14
 
 
-@dataclass(frozen=True)
-class Point:
-    """Accuracy in [low, high) of a factor: of n images and so many seeds, with the band to draw around it."""
-
-    low: float
-    high: float
-    n: int
-    seeds: int
-    accuracy: float
-    band_low: float
-    band_high: float
-
-
 def section(results: Results, folder: Path) -> Section:
     """A table and a figure for each set with transformations."""
     tables = (transformation_table(results, name) for name in results.sets)
@@ -45,82 +32,76 @@ def section(results: Results, folder: Path) -> Section:
     return Section("Where it breaks: by transformation", tuple(filter(None, tables)), tuple(filter(None, figures)))
 
 
-def _shares(results: Results, name: str) -> tuple[list[Group], dict[str, dict[str, list[BinShare]]]]:
-    """The models that were tested on a set with transformations; by factor and model, the shares of all seeds."""
+Bins = dict[tuple[float, float], dict[str, list[BinShare]]]
+"""By edges and model, the shares of all seeds."""
+
+
+def _bins(results: Results, name: str) -> tuple[list[Group], dict[str, Bins]]:
+    """The models that were tested on a set with transformations, and the bins they share of each factor, by rise."""
     groups = [own for own in results.groups if any(record.by_transformation for record in own.records(name))]
-    shares: dict[str, dict[str, list[BinShare]]] = {}
+    factors: dict[str, Bins] = {}
     for own in groups:
         for record in own.records(name):
-            for factor, bins in (record.by_transformation or {}).items():
-                shares.setdefault(factor, {}).setdefault(own.name, []).extend(share for share in bins if share.n)
-    return groups, shares
+            for factor, shares in (record.by_transformation or {}).items():
+                for share in shares:
+                    line = factors.setdefault(factor, {}).setdefault((share.low, share.high), {})
+                    line.setdefault(own.name, []).append(share)
+    return groups, {factor: dict(sorted(bins.items())) for factor, bins in factors.items()}
 
 
 def transformation_table(results: Results, name: str) -> Table | None:
     """Accuracy on one set by bins of each factor of the transformation; None for a set without transformations."""
-    groups, shares = _shares(results, name)
-    lines: dict[Cell, dict[str, list[BinShare]]] = {}
-    for factor, models in shares.items():
-        edges = sorted({(share.low, share.high) for own in models.values() for share in own})
-        for low, high in edges:
-            cell = Cell(f"{factor.replace('_', ' ')} {low:.3g} to {high:.3g} {TRANSFORM_UNITS.get(factor, '')}".strip())
-            line = lines.setdefault(cell, {})
-            for model, own in models.items():
-                line.setdefault(model, []).extend(share for share in own if (share.low, share.high) == (low, high))
+    groups, factors = _bins(results, name)
+    lines = {
+        Cell(f"{factor.replace('_', ' ')} {low:.5g} to {high:.5g} {TRANSFORM_UNITS.get(factor, '')}".strip()): models
+        for factor, bins in factors.items()
+        for (low, high), models in bins.items()
+    }
     return shares_table("By transformation", "Transformation", lines, groups, name) if lines else None
 
 
 def transformation_figure(results: Results, name: str, path: Path) -> Drawing | None:
     """Accuracy on one set as a curve over each factor of the transformation; None for a set without."""
-    groups, shares = _shares(results, name)
-    if not shares:
+    groups, factors = _bins(results, name)
+    if not factors:
         return None
-    curves = {factor: {model: curve(own) for model, own in models.items()} for factor, models in shares.items()}
-    figure, grid = factor_panels(curves, [own.name for own in groups])
+    figure, curves = factor_panels(factors, [own.name for own in groups])
     caption = (
         f"{described(name, groups)}, in equal bins of each factor; the other factors vary freely. Bands: Wilson's 95% "
         "interval for one seed (images taken as independent), the range over seeds for several."
-        f"{beginning(axes.get_ylim()[0] for axes in grid)}"
+        f"{beginning(axes.get_ylim()[0] for axes in figure.axes)}"
     )
     header = ("model", "factor", "low", "high", "n", "seeds", "accuracy", "band_low", "band_high")
-    rows = (
-        (model, factor, *astuple(point))
-        for factor, models in curves.items()
-        for model, points in models.items()
-        for point in points
-    )
-    return save_drawing(figure, path, f"Accuracy by transformation, {name}", caption, header, rows)
+    return save_drawing(figure, path, f"Accuracy by transformation, {name}", caption, header, curves)
 
 
-def curve(shares: Sequence[BinShare]) -> list[Point]:
-    """A point for each bin of the shares of a model, by rising edges."""
-    bins: dict[tuple[float, float], list[BinShare]] = {}
-    for share in shares:
-        bins.setdefault((share.low, share.high), []).append(share)
-    points = []
-    for edges, own in sorted(bins.items()):
-        summary = seed_summary([share.accuracy for share in own])
-        band = own[0].ci95 if summary.n == 1 else (summary.minimum, summary.maximum)
-        points.append(Point(*edges, own[0].n, summary.n, summary.mean, *band))
-    return points
+def factor_panels(factors: Mapping[str, Bins], models: Sequence[str]) -> tuple[Figure, list[tuple[Any, ...]]]:
+    """A panel for each factor; in it a line for each of the first models over the middle of its bins, with a band.
 
-
-def factor_panels(
-    curves: Mapping[str, Mapping[str, Sequence[Point]]], models: Sequence[str], title: str = ""
-) -> tuple[Figure, list[Axes]]:
-    """A panel for each factor; in it a line for each of the first models over the middle of its bins, with its band."""
+    The points of all models come with it: model, factor, edges, n, seeds, accuracy and the band.
+    """
     shown = models[:_MOST_CURVES]
-    figure, grid = panels(len(curves), 3.2, 2.5, 0.7 + 0.2 * math.ceil(len(shown) / 3), sharey=True, title=title)
-    for axes, (factor, lines) in zip(grid, curves.items(), strict=True):
-        for number, model in enumerate(shown):
-            points, look = lines.get(model, ()), line_look(number)
-            x = [(point.low + point.high) / 2 for point in points]
-            axes.plot(x, [100 * point.accuracy for point in points], **look)
-            low, high = [100 * point.band_low for point in points], [100 * point.band_high for point in points]
-            axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    figure, grid = panels(len(factors), 3.2, 2.5, 0.7 + 0.2 * math.ceil(len(shown) / 3), sharey=True)
+    rows: list[tuple[Any, ...]] = []
+    for axes, (factor, bins) in zip(grid, factors.items(), strict=True):
+        for number, model in enumerate(models):
+            points = [(*edges, *_point(own[model])) for edges, own in bins.items() if model in own]
+            rows += [(model, factor, *point) for point in points]
+            if number < len(shown):
+                look, columns = line_look(number), np.array(points, np.float64).reshape(-1, 7).T
+                x = (columns[0] + columns[1]) / 2
+                axes.plot(x, 100 * columns[4], **look)
+                axes.fill_between(x, 100 * columns[5], 100 * columns[6], color=look["color"], alpha=0.15, linewidth=0)
         dress(axes, factor.replace("_", " "), TRANSFORM_UNITS.get(factor, ""))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     for axes in grid[::3]:
         axes.set_ylabel("accuracy %")
     legend(figure, shown, len(models) - len(shown))
-    return figure, grid
+    return figure, rows
+
+
+def _point(shares: Sequence[BinShare]) -> tuple[int, int, float, float, float]:
+    """Of the seeds' shares of one bin: n, seeds, mean accuracy, and the band: for one seed its interval, else range."""
+    summary = seed_summary([share.accuracy for share in shares])
+    band = shares[0].ci95 if summary.n == 1 else (summary.minimum, summary.maximum)
+    return (shares[0].n, summary.n, summary.mean, *band)
