@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from affbench.base.errors import DataError
-from affbench.data.containers import Array, NpzArray, Variables, check_archive, extracted, read_mat_variables, reading
+from affbench.data.containers import Array, Variables, check_archive, extracted, npz_array, read_mat_variables, reading
 from affbench.data.dataset import CLASSES, TRANSFORM_COLUMNS, UNPAIRED, Dataset, joined
 from affbench.data.placement import CANVAS, FRAME
 from affbench.data.transform import old_to_new
@@ -129,27 +129,28 @@ def read_homnist(path: Path | str) -> Dataset:
         return Dataset("homnist", "test", _pixels(rows).reshape(n, side, side), _labels({"labels": labels}, n))
 
 
-def read_npz(images_path: Path, labels_path: Path) -> tuple[int, Iterator[Dataset]]:
+@contextlib.contextmanager
+def opened_npz(images_path: Path, labels_path: Path) -> Iterator[tuple[int, Iterator[Dataset]]]:
     """The number of images of a NumPy mirror's two files, and the images in parts."""
-    images, labels = NpzArray(images_path), NpzArray(labels_path)
-    n = images.shape[0]
-    if images.shape[1:] not in ((PIXELS,), (CANVAS, CANVAS), (CANVAS, CANVAS, 1), (1, CANVAS, CANVAS)) or not n:
-        raise DataError(f"{images_path} is not affNIST: its images are {images.shape}, not (N, 1600) or (N, 40, 40).")
-    if labels.shape not in ((n,), (n, 1), (n, CLASSES)):
-        raise DataError(f"{labels_path} is no match: its labels are {labels.shape} for {n:,} images.")
-    field = "label_one_of_n" if labels.shape[1:] == (CLASSES,) else "label_int"
+    with npz_array(images_path) as images, npz_array(labels_path) as labels:
+        n, shape = images.size // PIXELS, images.shape[1:]
+        if shape not in ((PIXELS,), (CANVAS, CANVAS), (CANVAS, CANVAS, 1), (1, CANVAS, CANVAS)) or not n:
+            shapes = f"its images are {images.shape}, not (N, 1600) or (N, 40, 40)"
+            raise DataError(f"{images_path} is not affNIST: {shapes}.")
+        if labels.shape not in ((n,), (n, 1), (n, CLASSES)):
+            raise DataError(f"{labels_path} is no match: its labels are {labels.shape} for {n:,} images.")
+        field = "label_one_of_n" if labels.shape[1:] == (CLASSES,) else "label_int"
+        # The first part decides whether floating point means 0 to 1 or 0 to 255, for the whole file.
+        largest = float(images[:ROWS].max())
 
-    def parts() -> Iterator[Dataset]:
-        largest = None  # which decides whether floating point means 0 to 1 or 0 to 255, for the whole file
-        for block, given in zip(images.rows(ROWS), labels.rows(ROWS), strict=True):
-            largest = float(block.max()) if largest is None else largest
+        def part(start: int) -> Dataset:
+            block, given = images[start : start + ROWS], labels[start : start + ROWS]
             with reading(images_path, "affNIST"):
                 pixels = _pixels(block.reshape(-1, PIXELS), largest).reshape(-1, CANVAS, CANVAS)
             with reading(labels_path, "affNIST"):
-                classes = _labels({field: given}, len(block))
-            yield Dataset("affnist", "", pixels, classes)
+                return Dataset("affnist", "", pixels, _labels({field: given}, len(block)))
 
-    return n, parts()
+        yield n, map(part, range(0, n, ROWS))
 
 
 def _listed(names: Iterable[str]) -> str:

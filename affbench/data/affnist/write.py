@@ -18,7 +18,7 @@ import numpy.typing as npt
 from affbench.base.errors import DataError
 from affbench.base.store import atomic_folder, atomic_path, write_bytes
 from affbench.data.affnist.originals import pair
-from affbench.data.affnist.read import STRUCT, members, read_npz, read_originals, read_parts, said_of_matrices
+from affbench.data.affnist.read import STRUCT, members, opened_npz, read_originals, read_parts, said_of_matrices
 from affbench.data.dataset import CLASSES, UNPAIRED, Dataset, joined
 from affbench.data.hdf5 import SetWriter
 from affbench.data.placement import CANVAS
@@ -33,8 +33,11 @@ _MEMBER = re.compile(r"\d+\.mat")
 
 def convert_npz(images: Path, labels: Path, target: Path, attributes: Mapping[str, Any]) -> None:
     """Write a converted set from the NumPy mirror, which has no transformations, part by part."""
-    count, parts = read_npz(images, labels)
-    with SetWriter(target, count, CANVAS, {**attributes, "layout": "NumPy"}, affine=False) as writer:
+    described = {**attributes, "layout": "NumPy"}
+    with (
+        opened_npz(images, labels) as (count, parts),
+        SetWriter(target, count, CANVAS, described, affine=False) as writer,
+    ):
         for part in parts:
             writer.append(part)
 

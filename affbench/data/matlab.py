@@ -1,0 +1,104 @@
+"""A program that unpacks one .mat file: hostile bytes crash scipy, so no other process lets it see them.
+
+    python matlab.py FILE
+
+It prints a line of JSON: what is wrong, or the variables, a struct as an object, an array of numbers as its type and
+shape, anything else as null. The values of the arrays follow in the same order, each with its axes reversed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LIMIT = 3 << 30  # bytes of memory; MATLAB allows 2 GiB for a variable
+DEPTH = 8  # nested structs and groups
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def main(path: str) -> None:
+    """Print what is in a file of version 5, 7 or 7.3."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not every system has it
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
+    arrays: list[Any] = []
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(520)
+        read = read_hdf5 if SIGNATURE in (head[:8], head[512:]) else read_mat5
+        told = {"variables": read(path, arrays)}
+    except MemoryError:
+        told, arrays = {"error": f"it unpacks to more than {LIMIT:,} bytes"}, []
+    except Exception as error:  # scipy and h5py raise nearly anything on hostile bytes
+        told, arrays = {"error": str(error) or type(error).__name__}, []
+    sys.stdout.buffer.write(f"{json.dumps(told)}\n".encode())
+    for values in arrays:
+        sys.stdout.buffer.write(values.data)
+
+
+def add(values: Any, arrays: list[Any]) -> tuple[str, tuple[int, ...]]:
+    """Put an array, its axes reversed, to the others."""
+    arrays.append(np.ascontiguousarray(values))
+    return values.dtype.str, values.shape
+
+
+def read_mat5(path: str, arrays: list[Any]) -> Any:
+    """The variables of version 5 or 7."""
+    from scipy.io import loadmat
+
+    def plain(value: Any, depth: int) -> Any:
+        while isinstance(value, np.ndarray) and value.dtype == object and value.size == 1 and depth < DEPTH:
+            value, depth = value.item(), depth + 1  # scipy wraps what is no number in arrays of one object
+        if isinstance(value, np.void):
+            value = np.array(value)
+        if not isinstance(value, np.ndarray):
+            return None
+        if value.dtype.names is None:
+            return add(value.T, arrays) if value.dtype.kind in "buif" else None
+        if depth >= DEPTH:
+            raise ValueError(f"its structs are nested more than {DEPTH} deep")
+        return {name: plain(value[name].item(), depth + 1) for name in value.dtype.names} if value.size == 1 else None
+
+    warnings.simplefilter("ignore")  # a variable that comes twice, say; what matters becomes an error
+    loaded = loadmat(path, mat_dtype=False, squeeze_me=False, chars_as_strings=False)
+    return {name: plain(value, 0) for name, value in loaded.items() if not name.startswith("__")}
+
+
+def read_hdf5(path: str, arrays: list[Any]) -> Any:
+    """The variables of version 7.3; only plain datasets inside the file itself are read."""
+    import h5py
+
+    def plain(group: Any, name: str, depth: int) -> Any:
+        if depth > DEPTH:
+            raise ValueError(f"its groups are nested more than {DEPTH} deep")
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is a link, which no MATLAB file holds")
+        member = group[name]
+        if isinstance(member, h5py.Group):
+            return members(member, depth + 1)
+        if not isinstance(member, h5py.Dataset) or member.shape is None or member.dtype.kind not in "buif":
+            return None
+        if member.external or member.is_virtual:
+            raise ValueError(f"the values of {name} lie in another file")
+        if member.nbytes > LIMIT:
+            raise MemoryError
+        empty = "MATLAB_empty" in member.attrs
+        return add(np.empty((0, 0), member.dtype) if empty else np.asarray(member[()]), arrays)
+
+    def members(group: Any, depth: int) -> Any:  # MATLAB keeps references in what begins with #
+        return {name: plain(group, name, depth) for name in group if not name.startswith("#")}
+
+    with h5py.File(path, "r", locking=False) as file:
+        return members(file, 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
