@@ -189,8 +189,8 @@ def factors(
     from affbench.report.sections.factors import factor_figure
 
     found = [_found(session, name) for name in run] if run else [_found(session, None)]
-    chosen = factor or list(FACTORS)
-    _show(session, factor_figure(found, session.workspace, _folder(session, output), factors=chosen, limit=limit))
+    chosen = list(dict.fromkeys(factor or FACTORS))
+    _show(session, factor_figure(found, chosen, session.workspace, _folder(session, output), limit))
 
 
 def _found(session: Session, name: str | None) -> LabelledRun:

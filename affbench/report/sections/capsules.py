@@ -12,7 +12,6 @@ from affbench.analysis.results import LabelledRun, Result, Results
 from affbench.base.device import resolve_device
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
-from affbench.data.dataset import Dataset
 from affbench.data.sets import find_part, find_set, set_names
 from affbench.report.drawing import Band, Drawing, picture_sheet, save_drawing
 from affbench.report.sections import NothingToShowError, Section, of_each_model
@@ -44,7 +43,9 @@ def reconstruction_figure(shown: LabelledRun, workspace: Workspace, folder: Path
     """Real test digits over their reconstructions from the capsule of the predicted class, a column per class."""
     run = shown.run
     model = capsule_model(run, workspace, drawing=True)
-    digits = _some_of_each(find_part(run.config.data.train_set, limit=SEARCHED).load(workspace.data))
+    digits = find_part(run.config.data.train_set, limit=SEARCHED).load(workspace.data)
+    first = [np.flatnonzero(digits.labels == label)[:ROWS] for label in np.unique(digits.labels)]
+    digits = digits.rows(np.stack([own for own in first if len(own) == ROWS], axis=1).ravel())  # row by row
     predictions, _ = predict(model, digits)
     drawn = reconstruct(model, digits.images, predictions)
     columns = len(np.unique(digits.labels))
@@ -115,10 +116,3 @@ def _centred_set(run: Run) -> str:
         if spec.family == family and spec.canvas == canvas and spec.form in ("padded", "original"):
             return spec.name
     raise UsageError(f"there is no set of {canvas}×{canvas} images with centred digits for run {run.name}.")
-
-
-def _some_of_each(dataset: Dataset) -> Dataset:
-    """The first `ROWS` digits of each class that has as many, row by row."""
-    index = [np.flatnonzero(dataset.labels == label)[:ROWS] for label in np.unique(dataset.labels)]
-    chosen = np.stack([own for own in index if len(own) == ROWS], axis=1).ravel()
-    return dataset.rows(chosen)

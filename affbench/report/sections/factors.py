@@ -32,19 +32,12 @@ def section(results: Results, folder: Path) -> Section | None:
 
 
 def factor_figure(
-    runs: Sequence[LabelledRun],
-    workspace: Workspace,
-    folder: Path,
-    *,
-    factors: Sequence[str] = tuple(FACTORS),
-    limit: int | None = None,
+    runs: Sequence[LabelledRun], factors: Sequence[str], workspace: Workspace, folder: Path, limit: int | None = None
 ) -> Drawing:
     """Accuracy of runs on sets in which one factor alone varies, of the first digits."""
-    curves = {
-        own.label: [factor_curve(own.run, factor, workspace, limit=limit) for factor in dict.fromkeys(factors)]
-        for own in runs
-    }
-    return _draw(curves, folder)
+    return _draw(
+        {own.label: [factor_curve(own.run, name, workspace, limit=limit) for name in factors] for own in runs}, folder
+    )
 
 
 def _draw(curves: dict[str, list[FactorCurve]], folder: Path) -> Drawing:
@@ -56,7 +49,7 @@ def _draw(curves: dict[str, list[FactorCurve]], folder: Path) -> Drawing:
             bins = factors.setdefault(found.factor, {})
             for share in found.points:
                 bins.setdefault((share.low, share.high), {})[label] = [share]
-    figure, _ = factor_panels({factor: dict(sorted(bins.items())) for factor, bins in factors.items()}, list(curves))
+    figure, _ = factor_panels(factors, list(curves))
     for axes, factor in zip(figure.axes, factors, strict=False):
         if (reach := getattr(AffineRange(), factor)) is not None:
             axes.axvspan(*reach, color="#000000", alpha=0.05, linewidth=0)

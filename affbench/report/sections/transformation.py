@@ -37,7 +37,7 @@ Bins = dict[tuple[float, float], dict[str, list[BinShare]]]
 
 
 def _bins(results: Results, name: str) -> tuple[list[Group], dict[str, Bins]]:
-    """The models that were tested on a set with transformations, and the bins they share of each factor, by rise."""
+    """The models that were tested on a set with transformations, and the bins of each factor that they share."""
     groups = [own for own in results.groups if any(record.by_transformation for record in own.records(name))]
     factors: dict[str, Bins] = {}
     for own in groups:
@@ -46,7 +46,7 @@ def _bins(results: Results, name: str) -> tuple[list[Group], dict[str, Bins]]:
                 for share in shares:
                     line = factors.setdefault(factor, {}).setdefault((share.low, share.high), {})
                     line.setdefault(own.name, []).append(share)
-    return groups, {factor: dict(sorted(bins.items())) for factor, bins in factors.items()}
+    return groups, factors
 
 
 def transformation_table(results: Results, name: str) -> Table | None:
@@ -55,7 +55,7 @@ def transformation_table(results: Results, name: str) -> Table | None:
     lines = {
         Cell(f"{factor.replace('_', ' ')} {low:.5g} to {high:.5g} {TRANSFORM_UNITS.get(factor, '')}".strip()): models
         for factor, bins in factors.items()
-        for (low, high), models in bins.items()
+        for (low, high), models in sorted(bins.items())
     }
     return shares_table("By transformation", "Transformation", lines, groups, name) if lines else None
 
@@ -85,7 +85,7 @@ def factor_panels(factors: Mapping[str, Bins], models: Sequence[str]) -> tuple[F
     rows: list[tuple[Any, ...]] = []
     for axes, (factor, bins) in zip(grid, factors.items(), strict=True):
         for number, model in enumerate(models):
-            points = [(*edges, *_point(own[model])) for edges, own in bins.items() if model in own]
+            points = [(*edges, *_point(own[model])) for edges, own in sorted(bins.items()) if model in own]
             rows += [(model, factor, *point) for point in points]
             if number < len(shown):
                 look, columns = line_look(number), np.array(points, np.float64).reshape(-1, 7).T
