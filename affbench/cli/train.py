@@ -181,7 +181,7 @@ def _end(session: Session, outcome: Outcome) -> None:
     """Show what many runs ended in, with status 1 when some failed; the others are finished and reported."""
     report = outcome.report
     session.show(report.table.to_rich(), f"report: {report.html}", f"        {report.markdown}")
-    session.document(outcome.result.to_dict() | {"report": str(report.html), "markdown": str(report.markdown)})
+    session.document(asdict(outcome.result) | {"report": str(report.html), "markdown": str(report.markdown)})
     for cell in outcome.result.failed:
         session.show(f"failed: {cell.label}, seed {cell.seed}: {cell.error}")
     if outcome.result.failed:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 
@@ -50,11 +51,9 @@ class PlannedCell(Cell):
 
 def plan_cells(cells: Sequence[Cell], workspace: Workspace) -> list[PlannedCell]:
     """Plan every cell, so that a mistake in any configuration is said before the first one starts."""
-    return [
-        PlannedCell(cell.label, plan.config, cell.stops, plan=plan)
-        for cell in cells
-        for plan in (plan_run(cell.config, workspace),)
-    ]
+    plans = [plan_run(cell.config, workspace) for cell in cells]
+    pairs = zip(cells, plans, strict=True)
+    return [PlannedCell(cell.label, plan.config, cell.stops, plan=plan) for cell, plan in pairs]
 
 
 @dataclass(frozen=True)
@@ -98,20 +97,14 @@ class SweepResult:
         """The cells that did not finish."""
         return tuple(cell for cell in self.cells if cell.error is not None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-serialisable form."""
-        return asdict(self)
-
 
 def sweep_cells(config: RunConfig, routings: Sequence[int], seeds: Sequence[int]) -> list[Cell]:
     """The cells of a routing sweep: every number of routing iterations with every seed, seeds innermost."""
     cells = []
-    for iterations in routings:
-        for seed in seeds:
-            model = config.model.model_copy(update={"options": config.model.options | {"routings": iterations}})
-            training = config.training.model_copy(update={"seed": seed})
-            label = f"{config.model.name}, routing {iterations}"
-            cells.append(Cell(label, config.model_copy(update={"model": model, "training": training})))
+    for iterations, seed in itertools.product(routings, seeds):
+        model = config.model.model_copy(update={"options": config.model.options | {"routings": iterations}})
+        training = config.training.model_copy(update={"seed": seed})
+        cells.append(Cell(model.name, config.model_copy(update={"model": model, "training": training})))
     return cells
 
 
@@ -146,8 +139,10 @@ def using_threads(threads: int | None) -> Iterator[None]:
 
 def outcome_of(result: CellResult) -> str:
     """What became of a cell, as one line."""
+    routing = "" if result.routings is None else f", routing {result.routings}"
     accuracies = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in result.accuracy.items())
-    return f"{result.label}, seed {result.seed}: " + (f"failed: {result.error}" if result.error else accuracies)
+    outcome = f"failed: {result.error}" if result.error else accuracies
+    return f"{result.label}{routing}, seed {result.seed}: {outcome}"
 
 
 def tested_parts(evaluation: EvaluationConfig) -> list[SetPart]:

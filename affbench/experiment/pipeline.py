@@ -29,6 +29,7 @@ from affbench.experiment.cells import (
     tested_parts,
 )
 from affbench.report.page import PLAIN, SECTIONS, Report, report_code, write_report
+from affbench.report.sections import MakeSection
 from affbench.report.sections.accuracy import summarise
 from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
 from affbench.run.plan import training_part, validation_part
@@ -66,15 +67,14 @@ class Experiment:
     title: str
     note: str
     cells: tuple[Cell, ...]
-    labels: tuple[str, ...]  # of the cells in the report
     evaluation: EvaluationConfig
-    explain: bool = False
+    explain: bool = False  # the report also measures where and why models fail, on some thousand images a model
 
     def inputs(self, cells: Sequence[PlannedCell]) -> dict[str, object]:
         """All that its report shows."""
         return {
             "code": report_code(),
-            "texts": [self.title, self.note, *self.labels],
+            "texts": [self.title, self.note, *(cell.label for cell in cells)],
             "evaluation": self.evaluation.model_dump(mode="json"),
             "explain": self.explain,
             "runs": [cell.plan.key for cell in cells],
@@ -90,16 +90,8 @@ def from_pipeline(pipeline: Pipeline) -> Experiment:
     """The experiment that a pipeline describes."""
     stops = () if pipeline.matched is None else (pipeline.matched,)
     cells = tuple(Cell(label, config, () if config.training.stop_at else stops) for label, config in pipeline.expand())
-    return Experiment(
-        name=pipeline.name,
-        what=f"pipeline '{pipeline.name}'",
-        title=pipeline.title,
-        note=pipeline.note,
-        cells=cells,
-        labels=tuple(cell.label for cell in cells),
-        evaluation=pipeline.evaluation,
-        explain=pipeline.explain,
-    )
+    what, told = f"pipeline '{pipeline.name}'", (pipeline.title, pipeline.note)
+    return Experiment(pipeline.name, what, *told, cells, pipeline.evaluation, pipeline.explain)
 
 
 def from_sweep(
@@ -108,7 +100,7 @@ def from_sweep(
     """The experiment of a sweep: routing iterations × seeds, and a report in ``reports/sweep-MODEL``."""
     model, cells = config.model.name, tuple(sweep_cells(config, routings, seeds))
     name = "sweep-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", model)
-    return Experiment(name, "the sweep", f"Routing sweep of {model}", "", cells, (model,) * len(cells), evaluation)
+    return Experiment(name, "the sweep", f"Routing sweep of {model}", "", cells, evaluation)
 
 
 def plan_experiment(experiment: Experiment, workspace: Workspace) -> list[Step]:
@@ -140,28 +132,35 @@ def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine 
     cells = _planned(experiment, workspace)
     _prepare(experiment, workspace)
     result = run_cells_on(engine, cells, experiment.evaluation, workspace)
-    labelled = zip(experiment.labels, cells, strict=True)
-    runs = [LabelledRun(label, cell.plan.run) for label, cell in labelled if cell.plan.is_trained]
+    runs = [LabelledRun(cell.label, cell.plan.run) for cell in cells if cell.plan.is_trained]
     if not runs:
         raise AffbenchError(
             f"no cell of {experiment.what} finished; the first one failed because {result.failed[0].error}"
         )
-    title, note = experiment.title, experiment.note
-    results = _on_common_images(read_results(runs, workspace), workspace, experiment.evaluation)
-    table = summarise(results, title=title, note=note)
-    outcome = Outcome(result, Report(folder / "report.md", folder / "report.html", table))
+    results = _on_common_images(read_results(runs, workspace), workspace, tested_parts(experiment.evaluation))
     inputs = experiment.inputs(cells)
-    if not store.cached(folder, "report", REPORT_VERSION, inputs):
-        make_report(folder, results, workspace, title=title, note=note, explain=experiment.explain)
-        if not result.failed:
-            files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
-            store.seal(folder, "report", REPORT_VERSION, inputs, files)
-    return outcome
+    if store.cached(folder, "report", REPORT_VERSION, inputs):
+        table = summarise(results, title=experiment.title, note=experiment.note)
+        return Outcome(result, Report(folder / "report.md", folder / "report.html", table))
+    sections = SECTIONS if experiment.explain else PLAIN
+    report = _write_report(folder, results, workspace, sections, experiment.title, experiment.note)
+    if not result.failed:
+        files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+        store.seal(folder, "report", REPORT_VERSION, inputs, files)
+    return Outcome(result, report)
 
 
 def _planned(experiment: Experiment, workspace: Workspace) -> list[PlannedCell]:
-    """Every cell with its plan; the sets to test on have to fit its model."""
-    return _checked(plan_cells(experiment.cells, workspace), experiment.evaluation)
+    """Every cell with its plan; its model takes the images that it is to be tested on."""
+    cells = plan_cells(experiment.cells, workspace)
+    trained = {cell.config.data.train_set: None for cell in cells}
+    for train_set, name in itertools.product(trained, experiment.evaluation.sets):
+        canvas, other = find_set(train_set).canvas, find_set(name).canvas
+        if canvas != other:
+            raise UsageError(
+                f"a model trained on '{train_set}' ({canvas}×{canvas}) cannot be tested on '{name}' ({other}×{other})."
+            )
+    return cells
 
 
 def run_cells_on(
@@ -175,13 +174,13 @@ def run_cells_on(
 
 
 def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
-    """A report over every finished run, in ``reports/all``; `explain` as for `make_report`."""
+    """A report over every finished run, in ``reports/all``; to `explain` is to measure more, as in a pipeline."""
     runs = [LabelledRun(_model_of(run), run) for run in list_runs(workspace.results) if run.finished]
     if not runs:
         raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
     results = _on_common_images(read_results(runs, workspace), workspace)
-    folder = report_dir(workspace.results, "all")
-    return make_report(folder, results, workspace, title="All runs", note="", explain=explain)
+    folder, sections = report_dir(workspace.results, "all"), SECTIONS if explain else PLAIN
+    return _write_report(folder, results, workspace, sections, "All runs")
 
 
 def _model_of(run: Run) -> str:
@@ -191,52 +190,41 @@ def _model_of(run: Run) -> str:
         return run.name
 
 
-def _on_common_images(results: Results, workspace: Workspace, asked: EvaluationConfig | None = None) -> Results:
+def _on_common_images(results: Results, workspace: Workspace, asked: Sequence[SetPart] = ()) -> Results:
     """The same images of each set for every run: the first ones, as many as all were tested on, or as are asked for.
 
     A later evaluation by another command may have been of more. Where the predictions are gone, a record stays as it
     is, and tables say so.
     """
-    common: dict[str, int] = {}
-    for result in results.results:
-        for name, record in result.evaluations.items():
-            common[name] = min(common.get(name, record.n), record.n)
-    if asked is not None:
-        for part in tested_parts(asked):
-            sizes = (common.get(part.name), part.made_size, part.limit)
-            common[part.name] = min((n for n in sizes if n is not None), default=0)
-    narrowed = []
-    for own in results.results:
-        records = own.evaluations.items()
-        same = {name: _narrowed(own.run, record, common[name], workspace) for name, record in records}
-        narrowed.append(replace(own, evaluations=same))
-    return replace(results, results=tuple(narrowed))
+    tested: dict[str, list[int]] = {}
+    for record in itertools.chain.from_iterable(own.evaluations.values() for own in results.results):
+        tested.setdefault(record.set, []).append(record.n)
+    for part in asked:
+        tested.setdefault(part.name, []).extend(n for n in (part.made_size, part.limit) if n is not None)
+
+    def narrowed(run: Run, record: EvaluationRecord) -> EvaluationRecord:
+        n = min(tested[record.set])
+        with contextlib.suppress(AffbenchError):
+            part = find_part(record.set, record.split, record.copies or COPIES, n)
+            if record.n > n and is_evaluated(run, part, workspace):
+                return evaluate_run(run, part, workspace)
+        return record
+
+    return replace(
+        results,
+        results=tuple(
+            replace(own, evaluations={name: narrowed(own.run, record) for name, record in own.evaluations.items()})
+            for own in results.results
+        ),
+    )
 
 
-def _narrowed(run: Run, record: EvaluationRecord, n: int, workspace: Workspace) -> EvaluationRecord:
-    with contextlib.suppress(AffbenchError):
-        part = find_part(record.set, record.split, record.copies or COPIES, n)
-        if record.n > n and is_evaluated(run, part, workspace):
-            return evaluate_run(run, part, workspace)
-    return record
-
-
-def make_report(
-    folder: Path,
-    results: Results,
-    workspace: Workspace,
-    *,
-    title: str,
-    note: str,
-    explain: bool = False,
+def _write_report(
+    folder: Path, results: Results, workspace: Workspace, sections: Sequence[MakeSection], title: str, note: str = ""
 ) -> Report:
-    """Write a report; to `explain` is to measure more, on some thousand images a model."""
-    with (
-        store.lock(folder),
-        workspace.progress.task("report", None),
-        store.atomic_folder(folder, _PAGE) as new,
-    ):
-        report = write_report(new, results, title=title, note=note, sections=SECTIONS if explain else PLAIN)
+    """Write a report in the place of an earlier one."""
+    with store.lock(folder), workspace.progress.task("report", None), store.atomic_folder(folder, _PAGE) as new:
+        report = write_report(new, results, title=title, note=note, sections=sections)
     return replace(report, markdown=folder / report.markdown.name, html=folder / report.html.name)
 
 
@@ -274,14 +262,3 @@ def _conversion(part: SetPart, workspace: Workspace) -> Step:
     elif part.spec.form == "official" or not FAMILIES[part.spec.family].is_there(workspace.data):
         state = "missing"
     return Step("convert", f"{part.name} ({part.split})", state)
-
-
-def _checked(cells: list[PlannedCell], evaluation: EvaluationConfig) -> list[PlannedCell]:
-    """The cells, of which every model takes the images that it is tested on."""
-    for train_set, name in itertools.product({cell.config.data.train_set: None for cell in cells}, evaluation.sets):
-        canvas, other = find_set(train_set).canvas, find_set(name).canvas
-        if canvas != other:
-            raise UsageError(
-                f"a model trained on '{train_set}' ({canvas}×{canvas}) cannot be tested on '{name}' ({other}×{other})."
-            )
-    return cells

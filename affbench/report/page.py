@@ -100,7 +100,7 @@ def write_report(
     markdown, html = folder / "report.md", folder / "report.html"
     for path in (markdown, html):
         write_text(path, plain(environment().get_template(f"{path.name}.j2").render(page)))
-    return Report(markdown, html, accuracy.summarise(results, note=note))
+    return Report(markdown, html, accuracy.summarise(results, title=title, note=note))
 
 
 @cache

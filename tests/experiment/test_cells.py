@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import statistics
 import threading
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def test_sweep_summarises_the_cells_over_their_seeds(workspace: Workspace) -> No
         assert row.accuracy[SAMPLE].mean == pytest.approx(statistics.mean(values))
         assert row.accuracy[SAMPLE].sd == pytest.approx(statistics.stdev(values))
         assert (row.accuracy[SAMPLE].minimum, row.accuracy[SAMPLE].maximum) == (min(values), max(values))
-    document = result.to_dict()
+    document = asdict(result)
     assert {"model", "routings", "seed", "accuracy", "seconds_per_epoch"} <= document["cells"][0].keys()
 
 

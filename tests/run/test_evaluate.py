@@ -23,7 +23,7 @@ from affbench.base.statistics import wilson_interval
 from affbench.base.workspace import Workspace
 from affbench.data.dataset import Dataset
 from affbench.data.sets import find_part, load_dataset
-from affbench.experiment.status import read_status
+from affbench.experiment.housekeeping import read_status
 from affbench.models import build_model
 from affbench.run.evaluate import ScoreError, assess, evaluate, predict
 from affbench.run.folder import WEIGHTS, Run, read_evaluation, write_evaluation
