@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ConfigDict
 from torch import nn
 
 from affbench.base.device import Computed, autocast, fitting, keep_memory
@@ -28,7 +27,7 @@ LOOKED_AT = 32  # images that are looked at again in small batches
 ROUNDING = 1e-4  # of the range of the scores: what may differ between two looks
 
 
-class Evaluation(Tally):
+class Evaluation(Tally, frozen=True, arbitrary_types_allowed=True):
     """What a model did with a set.
 
     Attributes
@@ -43,8 +42,6 @@ class Evaluation(Tally):
     confidence
         Score of the predicted class, float32 (N,).
     """
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     predictions: npt.NDArray[np.uint8]
     confidence: npt.NDArray[np.float32]

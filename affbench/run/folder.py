@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from affbench.base import store
 from affbench.base.config import RunConfig, read_run_config
@@ -31,11 +31,7 @@ OWN = re.compile(  # names of the files that affbench writes into a run's folder
 )
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Share(_Frozen):
+class Share(BaseModel, frozen=True):
     """How many of some images were classified correctly, with a 95% Wilson interval."""
 
     n: int
@@ -44,20 +40,20 @@ class Share(_Frozen):
     ci95: tuple[float, float]
 
 
-class ClassShare(Share):
+class ClassShare(Share, frozen=True):
     """The share of one class."""
 
     label: int
 
 
-class BinShare(Share):
+class BinShare(Share, frozen=True):
     """The share of the images whose transformation lies in [low, high)."""
 
     low: float
     high: float
 
 
-class Tally(_Frozen):
+class Tally(BaseModel, frozen=True):
     """What was counted when a model was tested on a set."""
 
     set: str
@@ -76,7 +72,7 @@ class Tally(_Frozen):
     warning: str | None = None  # why the accuracy may not be the model's alone: its answers depend on the batch
 
 
-class EvaluationRecord(Tally):
+class EvaluationRecord(Tally, frozen=True):
     """The content of ``eval-SET.json``: what was counted, and where it comes from."""
 
     set_key: str
@@ -96,7 +92,7 @@ class EvaluationRecord(Tally):
     affbench_version: str
 
 
-class Environment(_Frozen):
+class Environment(BaseModel, frozen=True):
     """The content of ``environment.json``: how a run came about, and on what; earlier runs say less."""
 
     run: str | None = None

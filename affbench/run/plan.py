@@ -20,7 +20,7 @@ from affbench.base.device import Computed, resolve_device, resolve_precision
 from affbench.base.errors import ArtefactError, DeviceError, UsageError
 from affbench.base.workspace import Workspace
 from affbench.data.placement import FRAME, centred
-from affbench.data.sets import SetPart, SetSpec, find_set
+from affbench.data.sets import SetPart, find_set
 from affbench.models import model_options
 from affbench.models.registry import check_model, model_code
 from affbench.run.folder import WEIGHTS, Run, run_name, runs_dir
@@ -99,7 +99,11 @@ def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
     check_model(config.model.name, spec.canvas, options)
     if spec.split not in (None, "train"):
         raise UsageError(f"'{spec.name}' has no training split; 'affnist' or 'affnist-train' does.")
-    shift = _resolved_shift(spec, config.data.shift)
+    shift = config.data.shift
+    if shift is None:
+        shift = centred(spec.canvas, FRAME) if spec.form == "translated" else 0
+    if shift and spec.affine:
+        raise UsageError(f"data.shift = {shift} does not go with '{spec.name}': its images already fill the canvas.")
     digits, validation = training_part(config.data), validation_part(config.data)
     images = digits.size(workspace.data)
     check_course(config.training, images)
@@ -147,14 +151,6 @@ def _resolved_options(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _resolved_shift(spec: SetSpec, shift: int | None) -> int:
-    if shift is None:
-        return centred(spec.canvas, FRAME) if spec.form == "translated" else 0
-    if shift and spec.affine:
-        raise UsageError(f"data.shift = {shift} does not go with '{spec.name}': its images already fill the canvas.")
-    return shift
-
-
 def _resolved_precision(config: TrainingConfig, workspace: Workspace) -> Computed:
     """What a run computes in; a GPU that only the nodes of a cluster have, and cannot be asked here, in bfloat16."""
     if config.precision != "auto":
@@ -190,7 +186,7 @@ def evaluation_recipe(run: Run, part: SetPart, data_dir: Path) -> Recipe:
 
 
 def finished_manifest(run: Run) -> store.Manifest:
-    """The manifest of a finished run; an `ArtefactError` where it is not finished."""
+    """The manifest of a run; an `ArtefactError` where it is not finished."""
     if (manifest := run.manifest) is None:
         raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
     return manifest

@@ -17,7 +17,7 @@ from affbench.base.errors import ArtefactError
 from affbench.base.randomness import random_state, restore_random_state, seed_all
 from affbench.data.batches import stream_seed
 from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, RESUME, WEIGHTS, Environment
-from affbench.run.history import Epoch, history_to_csv
+from affbench.run.history import Epoch
 from affbench.run.plan import Plan
 from affbench.run.step import Step
 from affbench.run.stopping import best
@@ -83,9 +83,7 @@ def resume(plan: Plan, model: nn.Module, step: Step, ranks: Ranks) -> Position:
 
 
 def finish(plan: Plan, at: Position, environment: Environment) -> None:
-    """Write all files of a finished run; nothing is needed to go on any more."""
-    store.write_text(plan.folder / CONFIG, plan.config.to_toml())
-    store.write_text(plan.folder / HISTORY, history_to_csv(at.history))
+    """Write what a finished run still lacks; nothing is needed to go on any more."""
     with store.atomic_path(plan.folder / WEIGHTS) as path:
         write_weights(path, at.selected, plan.config.model.name)
     store.write_json(plan.folder / ENVIRONMENT, environment.model_dump())

@@ -39,16 +39,21 @@ class Course:
         """The part of an epoch that ends with validation `number`, from 0."""
         epoch, part = divmod(number, self.settings.validations)
         first, last = (round(self.batches * share / self.settings.validations) for share in (part, part + 1))
-        return Leg(epoch, first, last, (number + 1) / self.settings.validations, last == self.batches)
+        return Leg(epoch, first, last, (number + 1) / self.settings.validations)
+
+    def epoch(self, history: Sequence[Epoch]) -> int:
+        """The epoch under way, from 1."""
+        return len(history) // self.settings.validations + 1
 
     def ended(self, history: Sequence[Epoch]) -> bool:
         """Whether a run is over: after its last epoch, or at the accuracy that it stops at."""
-        return len(history) == self.validations or _reached(history, self.settings.stop_at)
+        target = self.settings.stop_at
+        return len(history) == self.validations or (target is not None and crossing(history, target) is not None)
 
     def ends_here(self, history: Sequence[Epoch], validation_accuracy: float) -> bool:
         """Whether the run that stops at an accuracy, and is else this one, ends at the last row, and not before."""
-        before = any(row.validation_accuracy >= validation_accuracy for row in history[:-1])
-        return not before and (self.ended(history) or _reached(history, validation_accuracy))
+        reached_before, reached = crossing(history[:-1], validation_accuracy), crossing(history, validation_accuracy)
+        return reached_before is None and (reached is not None or self.ended(history))
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,6 @@ class Leg:
     first: int
     last: int
     done: float
-    ends_epoch: bool
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,3 @@ def crossing(history: Sequence[Epoch], validation_accuracy: float) -> float | No
             share = (validation_accuracy - before.validation_accuracy) / gained
             return before.epoch + share * (row.epoch - before.epoch)
     return None
-
-
-def _reached(history: Sequence[Epoch], validation_accuracy: float | None) -> bool:
-    """Whether the last validation reached an accuracy."""
-    return validation_accuracy is not None and bool(history) and history[-1].validation_accuracy >= validation_accuracy

@@ -42,10 +42,6 @@ PATIENCE = 20.0  # seconds in which processes of torchrun take further signals f
 GO_ON, SAVE, STOP = range(3)  # what the processes of a run agree on after every batch
 
 
-class TrainingError(AffbenchError):
-    """Training that cannot go on."""
-
-
 def train(
     what: RunConfig | Plan, workspace: Workspace, *, tensorboard: bool = False, stops: Sequence[float] = ()
 ) -> Run:
@@ -253,7 +249,7 @@ class _Training:
             images_per_second=round(at.images / max(at.seconds, 1e-9), 2),
         )
         at.add(row, self.kept)
-        if leg.ends_epoch:
+        if at.batch == len(self.batches):
             at.batch = 0
         if self.ranks.first:
             store.write_text(self.plan.folder / HISTORY, history_to_csv(at.history))
@@ -270,16 +266,11 @@ class _Training:
         """The sums so far: loss, correct images, images with scores; waits for the device."""
         totals: list[float] = self.step.totals.tolist()
         if not math.isfinite(totals[0]):
-            raise TrainingError(
-                f"the training loss of {self.plan.folder.name} is {totals[0]} in epoch {self._epoch}: try a smaller "
-                "--learning-rate, or --precision float32."
+            raise AffbenchError(
+                f"the training loss of {self.plan.folder.name} is {totals[0]} in epoch "
+                f"{self.course.epoch(self.at.history)}: try a smaller --learning-rate, or --precision float32."
             )
         return totals
-
-    @property
-    def _epoch(self) -> int:
-        """The epoch under way, from 1."""
-        return self.course.leg(len(self.at.history)).epoch + 1
 
     def _due(self) -> bool:
         """Whether it is time to save again; the first process decides."""
@@ -288,8 +279,8 @@ class _Training:
     def _interrupted(self) -> Interrupted:
         self._save()
         return Interrupted(
-            f"stopped in epoch {self._epoch} of {self.plan.folder.name}; what was done is saved: the same command goes "
-            "on, or 'affbench train --resume'."
+            f"stopped in epoch {self.course.epoch(self.at.history)} of {self.plan.folder.name}; what was done is "
+            "saved: the same command goes on, or 'affbench train --resume'."
         )
 
     def _save(self) -> None:
@@ -306,6 +297,8 @@ class _Training:
             if target is not None and self.course.ends_here(self.at.history, target):
                 with store.lock(plan.folder):
                     if not plan.is_trained:
+                        store.write_text(plan.folder / CONFIG, plan.config.to_toml())
+                        store.write_text(plan.folder / HISTORY, history_to_csv(self.at.history))
                         self._finish(plan)
 
     def _finish(self, plan: Plan) -> None:

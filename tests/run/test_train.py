@@ -24,7 +24,7 @@ from tiny import SAMPLE, TINY_CAPSNET, tiny_config
 
 from affbench.base import store
 from affbench.base.config import RunConfig, TrainingConfig, override
-from affbench.base.errors import ArtefactError, BusyError, StorageError, UsageError
+from affbench.base.errors import AffbenchError, ArtefactError, BusyError, StorageError, UsageError
 from affbench.base.interrupt import Interrupted
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
@@ -36,7 +36,7 @@ from affbench.run.plan import plan_run
 from affbench.run.resume import write_weights
 from affbench.run.step import Step
 from affbench.run.stopping import Course
-from affbench.run.train import TrainingError, _Training, train
+from affbench.run.train import _Training, train
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -368,7 +368,7 @@ def test_diverging_training_is_one_clear_error(workspace: Workspace, monkeypatch
         return scores.sum() * float("nan"), scores
 
     monkeypatch.setattr("affbench.run.step.loss_and_scores", exploding)
-    with pytest.raises(TrainingError, match=r"the training loss of capsnet-.* is nan in epoch 1: try a smaller"):
+    with pytest.raises(AffbenchError, match=r"the training loss of capsnet-.* is nan in epoch 1: try a smaller"):
         train(tiny_config(), workspace)
     assert not [run for run in list_runs(workspace.results) if run.finished]
 
