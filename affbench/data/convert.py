@@ -14,14 +14,10 @@ import numpy.typing as npt
 from affbench.data import hdf5, idx, placement
 from affbench.data.affnist import convert_mat, convert_npz, read_homnist
 from affbench.data.dataset import Dataset
-from affbench.data.fetch.sources import Source
 from affbench.data.placement import CANVAS
-from affbench.data.synthesis import write_synthetic
-from affbench.data.transform import AffineRange
 
 Form = Literal["original", "padded", "translated", "affine", "official"]
 Digits: TypeAlias = "tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]"  # images (N, 28, 28) and labels (N,)
-
 
 ORIGINALS_VERSION = 2  # of how affNIST's own originals are used
 
@@ -32,26 +28,13 @@ def read_idx(file: Callable[[str], Path], kind: Literal["train", "test"]) -> Dig
     return idx.read_pair(file(f"{stem}-images-idx3-ubyte.gz"), file(f"{stem}-labels-idx1-ubyte.gz"))
 
 
-@dataclass(frozen=True)
-class Making:
-    """How digits become a set: in which form, and with which random numbers."""
-
-    form: Form
-    seed: int
-    ranges: AffineRange
-    copies: int
-
-
-def write_digits(target: Path, digits: Digits, making: Making, attributes: Mapping[str, Any]) -> None:
-    """Write original digits as a converted set of a form."""
+def write_placed(target: Path, digits: Digits, form: Form, seed: int, attributes: Mapping[str, Any]) -> None:
+    """Write digits as they are, centred on the canvas, or placed at random on it."""
     images, labels = digits
-    if making.form == "affine":
-        write_synthetic(target, images, labels, making.copies, making.seed, attributes, ranges=making.ranges)
-        return
-    if making.form == "padded":
+    if form == "padded":
         images = placement.pad(images, CANVAS)
-    elif making.form == "translated":
-        images = placement.translate(images, CANVAS, np.random.default_rng(making.seed))
+    elif form == "translated":
+        images = placement.translate(images, CANVAS, np.random.default_rng(seed))
     hdf5.write_set(target, Dataset(str(attributes["name"]), str(attributes["split"]), images, labels), attributes)
 
 
@@ -59,7 +42,6 @@ def write_digits(target: Path, digits: Digits, making: Making, attributes: Mappi
 class Official:
     """The files of an official set, and what its images were made from where that is at hand."""
 
-    source: Source
     files: tuple[Path, ...]
     digits: Dataset | None = None
     originals: Path | None = None
@@ -76,7 +58,7 @@ Writer: TypeAlias = Callable[[Path, Official, Mapping[str, Any]], None]  # targe
 def write_affnist(target: Path, official: Official, attributes: Mapping[str, Any]) -> None:
     """Convert a split of affNIST."""
     files = official.files
-    if official.source.layout == "affnist-npz":
+    if files[0].suffix == ".npz":
         convert_npz(files[0], files[1], target, attributes)
         return
     place = files[0] if len(files) == 1 else files[0].parent  # batches lie in a folder of their own, as 1.mat, 2.mat, …

@@ -13,8 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
@@ -41,41 +40,22 @@ def new_file(path: Path) -> Iterator[h5py.File]:
 
 
 class SetWriter:
-    """Writes a converted set part by part, so that no more than the compressed set is ever in memory."""
+    """Fills a new converted set part by part, so that no more than the compressed set is ever in memory."""
 
-    def __init__(self, path: Path, count: int, canvas: int, attributes: Mapping[str, Any], *, affine: bool) -> None:
-        self._open = contextlib.ExitStack()
-        self._file = self._open.enter_context(new_file(path))
-        self._next = 0
-        self._count = count
-        chunk = max(1, min(CHUNK, count))
-        self._file.create_dataset(
-            "images",
-            (count, canvas, canvas),
-            np.uint8,
-            chunks=(chunk, canvas, canvas),
-            compression="gzip",
-            compression_opts=1,
-        )
-        self._file.create_dataset("labels", (count,), np.uint8)
-        if affine:
-            transforms = self._file.create_dataset("transforms", (count, len(TRANSFORM_COLUMNS)), np.float32)
-            transforms.attrs["columns"] = list(TRANSFORM_COLUMNS)
-            self._file.create_dataset("source_index", (count,), np.int32)
-        for key, value in {**attributes, "affbench_version": __version__}.items():
-            self._file.attrs[key] = value
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+        self.count = 0  # of the images written so far
 
     def append(self, part: Dataset) -> None:
         """Add the next images."""
-        stop = self._next + len(part)
+        stop = self.count + len(part)
         for name in self._file:
-            self._file[name][self._next : stop] = getattr(part, name)
-        self._next = stop
+            self._file[name][self.count : stop] = getattr(part, name)
+        self.count = stop
 
     def images(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Images that were written before."""
-        written: npt.NDArray[np.uint8] = self._file["images"][start:stop]
-        return written
+        return np.asarray(self._file["images"][start:stop])
 
     def add_originals(self, source_index: npt.NDArray[np.int32], original_id: npt.NDArray[np.int32]) -> None:
         """Replace ``source_index`` (N,) and keep beside it what the file itself called the originals."""
@@ -86,23 +66,30 @@ class SetWriter:
         """Add file attributes."""
         self._file.attrs.update(attributes)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None and self._next != self._count:
-            error = ArtefactError(f"a set of {self._count:,} images was announced, but {self._next:,} were written.")
-            self._open.__exit__(type(error), error, None)
-            raise error
-        self._open.__exit__(kind, error, trace)
+@contextlib.contextmanager
+def new_set(path: Path, count: int, canvas: int, attributes: Mapping[str, Any], *, affine: bool) -> Iterator[SetWriter]:
+    """A new converted set of so many images, to be filled in a ``with`` block."""
+    with new_file(path) as file:
+        chunks = (max(1, min(CHUNK, count)), canvas, canvas)
+        shape = (count, canvas, canvas)
+        file.create_dataset("images", shape, np.uint8, chunks=chunks, compression="gzip", compression_opts=1)
+        file.create_dataset("labels", (count,), np.uint8)
+        if affine:
+            transforms = file.create_dataset("transforms", (count, len(TRANSFORM_COLUMNS)), np.float32)
+            transforms.attrs["columns"] = list(TRANSFORM_COLUMNS)
+            file.create_dataset("source_index", (count,), np.int32)
+        writer = SetWriter(file)
+        writer.describe(**attributes, affbench_version=__version__)
+        yield writer
+        if writer.count != count:
+            raise ArtefactError(f"a set of {count:,} images was announced, but {writer.count:,} were written.")
 
 
 def write_set(path: Path, dataset: Dataset, attributes: Mapping[str, Any]) -> None:
-    """Write a set that is in memory; parameters as for `SetWriter`."""
+    """Write a set that is in memory."""
     affine = dataset.transforms is not None
-    with SetWriter(path, len(dataset), dataset.canvas, attributes, affine=affine) as writer:
+    with new_set(path, len(dataset), dataset.canvas, attributes, affine=affine) as writer:
         writer.append(dataset)
 
 

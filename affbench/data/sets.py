@@ -23,7 +23,6 @@ import numpy as np
 from affbench.base import store
 from affbench.base.errors import ArtefactError, DataError, UsageError, nearest
 from affbench.data import convert, hdf5
-from affbench.data.convert import Making
 from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.family import SPLITS as SPLITS
 from affbench.data.family import Family, family_of_digits
@@ -34,7 +33,7 @@ from affbench.data.family import sets_dir as sets_dir
 from affbench.data.fetch import sources
 from affbench.data.fetch.sources import Source
 from affbench.data.placement import CANVAS
-from affbench.data.synthesis import COPIES, synthesize
+from affbench.data.synthesis import COPIES, synthesize, write_synthetic
 from affbench.data.transform import AffineRange
 
 SEEDS = {"test": 0, "validation": 1, "train": 2}  # placements and transformations are fixed for ever, and different
@@ -240,12 +239,16 @@ class SetPart:
                 raise ArtefactError(f"{error} 'affbench fetch {self.fetched_as}' converts it again.") from error
             return path
         family = FAMILIES[spec.family]
-        making = Making(spec.form, SEEDS[self.split], spec.ranges, self.made_copies)
+        seed, copies = SEEDS[self.split], self.made_copies
         about = convert.origin(self.name, self.split, family.source.homepage, family.checksums, family.source.license)
-        inputs = self.inputs | ({"copies": making.copies} if spec.form == "affine" else {})
+        inputs = self.inputs | ({"copies": copies} if spec.form == "affine" else {})
 
         def make(target: Path) -> None:
-            convert.write_digits(target, family.digits(self.split, data_dir), making, about)
+            digits = family.digits(self.split, data_dir)
+            if spec.form == "affine":
+                write_synthetic(target, *digits, copies, seed, about, ranges=spec.ranges)
+            else:
+                convert.write_placed(target, digits, spec.form, seed, about)
 
         return store.derive_file(path, "convert", self.version, inputs, make)
 

@@ -63,7 +63,7 @@ import numpy.typing as npt
 from affbench.base.errors import DataError, UsageError
 from affbench.data import placement
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset, joined
-from affbench.data.hdf5 import SetWriter
+from affbench.data.hdf5 import new_set
 from affbench.data.placement import CANVAS
 from affbench.data.transform import AFFNIST, CHUNK, AffineRange, affine_matrices, truncate, warp
 from affbench.data.transform import render as render
@@ -154,7 +154,7 @@ def write_synthetic(
 ) -> None:
     """Make an affNIST-like set straight into a converted file."""
     described = {**attributes, "copies": copies, "seed": seed, "ranges": json.dumps(asdict(ranges))}
-    with SetWriter(path, copies * len(images), CANVAS, described, affine=True) as writer:
+    with new_set(path, copies * len(images), CANVAS, described, affine=True) as writer:
         for part in synthesize_chunks(images, labels, copies, seed, ranges=ranges):
             writer.append(part)
 

@@ -12,7 +12,7 @@ import pytest
 
 from affbench.base.errors import ArtefactError
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
-from affbench.data.hdf5 import SetWriter, read_set, write_set
+from affbench.data.hdf5 import new_set, read_set, write_set
 
 ATTRIBUTES = {"name": "some-set", "split": "test", "source": "here", "sha256": "00", "license": "free"}
 
@@ -79,7 +79,7 @@ def test_set_of_another_length_than_announced_is_refused(tmp_path: Path) -> None
     dataset = affine_set(5)
     with (
         pytest.raises(ArtefactError, match="a set of 6 images was announced, but 5 were written"),
-        SetWriter(tmp_path / "set.h5", 6, 40, ATTRIBUTES, affine=False) as writer,
+        new_set(tmp_path / "set.h5", 6, 40, ATTRIBUTES, affine=False) as writer,
     ):
         writer.append(dataset)
 
@@ -92,12 +92,12 @@ def test_disk_that_fills_up_on_the_way_ends_in_one_ordinary_error(tmp_path: Path
         "import numpy as np\n"
         "from pathlib import Path\n"
         "from affbench.data.dataset import Dataset\n"
-        "from affbench.data.hdf5 import SetWriter\n"
+        "from affbench.data.hdf5 import new_set\n"
         "attributes = dict.fromkeys(('name', 'split', 'source', 'sha256', 'license'), 'x')\n"
         "noise = np.random.default_rng(0).integers(0, 256, (100, 40, 40), dtype=np.uint8)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
         "try:\n"
-        "    with SetWriter(Path(sys.argv[1]), 10_000, 40, attributes, affine=False) as writer:\n"
+        "    with new_set(Path(sys.argv[1]), 10_000, 40, attributes, affine=False) as writer:\n"
         "        for _ in range(100):\n"
         "            writer.append(Dataset('x', 'test', noise, np.zeros(100, np.uint8)))\n"
         "except OSError as error:\n"

@@ -20,7 +20,7 @@ from affbench.base.store import atomic_folder, atomic_path, write_bytes
 from affbench.data.affnist.originals import pair
 from affbench.data.affnist.read import STRUCT, members, opened_npz, read_originals, read_parts, said_of_matrices
 from affbench.data.dataset import CLASSES, UNPAIRED, Dataset, joined
-from affbench.data.hdf5 import SetWriter
+from affbench.data.hdf5 import new_set
 from affbench.data.placement import CANVAS
 from affbench.data.transform import old_to_new
 
@@ -33,11 +33,8 @@ _MEMBER = re.compile(r"\d+\.mat")
 
 def convert_npz(images: Path, labels: Path, target: Path, attributes: Mapping[str, Any]) -> None:
     """Write a converted set from the NumPy mirror, which has no transformations, part by part."""
-    described = {**attributes, "layout": "NumPy"}
-    with (
-        opened_npz(images, labels) as (count, parts),
-        SetWriter(target, count, CANVAS, described, affine=False) as writer,
-    ):
+    about = {**attributes, "layout": "NumPy"}
+    with opened_npz(images, labels) as (count, parts), new_set(target, count, CANVAS, about, affine=False) as writer:
         for part in parts:
             writer.append(part)
 
@@ -53,7 +50,7 @@ def convert_mat(
     batches, parts = len(members(path)), read_parts(path)
     first = next(parts)
     count, known = len(first) * batches, []
-    with SetWriter(target, count, CANVAS, {**attributes, "layout": "MATLAB"}, affine=True) as writer:
+    with new_set(target, count, CANVAS, {**attributes, "layout": "MATLAB"}, affine=True) as writer:
         for number, part in enumerate(itertools.chain([first], parts), 1):
             if len(part) != len(first):  # every batch holds each original once
                 raise DataError(f"{path} is no set: batch {number} has {len(part):,} images, 1 has {len(first):,}.")

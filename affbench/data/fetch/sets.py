@@ -10,7 +10,6 @@ from typing import Any
 
 from affbench.base import store
 from affbench.base.errors import DownloadError
-from affbench.base.progress import Progress
 from affbench.data import convert, sets
 from affbench.data.convert import Official, Writer
 from affbench.data.fetch.files import Fetched, Fetcher, Ways
@@ -40,14 +39,11 @@ def fetch_sets(names: Sequence[str], data_dir: Path, ways: Ways | None = None) -
     return [_fetch_set(name, data_dir, ways or Ways()) for name in names]
 
 
-def fetch_for(name: str, split: str, data_dir: Path, progress: Progress | None = None) -> None:
-    """Fetch whatever a set of the sets is made from: its own files, or its digits; nothing for the sample.
-
-    Parameters and errors as for `affbench.load_dataset` and `fetch_sets`.
-    """
+def fetch_for(name: str, split: str, data_dir: Path) -> None:
+    """Fetch whatever a set is made from: its own files, or its digits; nothing for the sample."""
     part = sets.find_part(name, split)
     if sets.FAMILIES[part.spec.family].sources:
-        fetch_sets([part.fetched_as], data_dir, Ways(progress=progress or Progress()))
+        fetch_sets([part.fetched_as], data_dir)
 
 
 def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
@@ -75,11 +71,10 @@ def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
 
 def _convert_official(part: SetPart, write: Writer, source: Source, fetched: Sequence[Fetched], data_dir: Path) -> Path:
     """Convert official files; the key of the set is that of their content."""
-    files, more = fetched[: len(source.files)], fetched[len(source.files) :]
+    files, optional = fetched[: len(source.files)], fetched[len(source.files) :]
     checksums = {file.path.name: file.sha256 for file in files}
     digits = sets.mnist_digits(part.split, data_dir) if sets.FAMILIES["mnist"].is_there(data_dir) else None
-    originals = next((file.path for file in more), None)
-    official = Official(source, tuple(file.path for file in files), digits, originals)
+    official = Official(tuple(file.path for file in files), digits, optional[0].path if optional else None)
     rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
     origin = f"{source.name}: {files[0].origin}{rest}"
     about = convert.origin(part.spec.family, part.split, origin, checksums, source.license)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
 
 MIB = 1 << 20
-
-Layout = Literal["idx", "affnist-mat", "affnist-npz", "homnist-mat"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,6 @@ class Source:
     """A group of files that together hold a set, or a split of one."""
 
     name: str  # as recorded in the converted set: "affNIST, official test.mat.zip"
-    layout: Layout  # how the files are read
     files: tuple[RemoteFile, ...]  # all of them are needed
     license: str
     homepage: str
@@ -68,7 +63,6 @@ def _idx_files(
 # MD5 as in torchvision, which names the second address with http; sha256 computed from files with those MD5.
 MNIST = Source(
     "MNIST",
-    "idx",
     _idx_files(
         ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://yann.lecun.com/exdb/mnist/"),
         "MNIST",
@@ -101,7 +95,6 @@ MNIST = Source(
 
 FASHION_MNIST = Source(
     "Fashion-MNIST",
-    "idx",
     _idx_files(
         (
             "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
@@ -131,22 +124,16 @@ def originals(split: str) -> RemoteFile:
     """
     paths = (f"32x/originals/{split}.mat.zip", f"32x/just_centered/{split}.mat.zip")
     urls = tuple(_AFFNIST_HOME + path for path in paths)
-    return RemoteFile(
-        f"originals/{split}.mat.zip",
-        urls,
-        max_bytes=1024 * MIB,
-        aliases=(*paths, f"just_centered/{split}.mat.zip"),
-    )
+    aliases = (*paths, f"just_centered/{split}.mat.zip")
+    return RemoteFile(f"originals/{split}.mat.zip", urls, max_bytes=1024 * MIB, aliases=aliases)
 
 
 def _affnist_sources(split: str, archives: tuple[str, ...], npz: Mapping[str, tuple[int, str]]) -> tuple[Source, ...]:
     """The ways to one split, best first; `npz` has size and sha256 of the NumPy mirror's files, by axis."""
     most = (4096 if split == "training" else 1024) * MIB  # the sizes of official files are not published
 
-    def source(name: str, layout: Layout, *files: RemoteFile) -> Source:
-        optional = (originals(split),) if layout == "affnist-mat" else ()
-        license = "not stated by its author; made from MNIST"
-        return Source(f"affNIST, {name}", layout, files, license, _AFFNIST_HOME, optional)
+    def source(name: str, *files: RemoteFile, optional: tuple[RemoteFile, ...] = (originals(split),)) -> Source:
+        return Source(f"affNIST, {name}", files, "not stated by its author; made from MNIST", _AFFNIST_HOME, optional)
 
     def official(name: str) -> RemoteFile:
         path = f"32x/transformed/{name}"
@@ -165,47 +152,44 @@ def _affnist_sources(split: str, archives: tuple[str, ...], npz: Mapping[str, tu
     # A .mat may be stored without compression: 1,600 bytes an image and its table.
     unpacked = RemoteFile(f"{split}.mat", max_bytes=6 * most, aliases=(f"affNIST_{split}.mat",))
     return (
-        *(source(f"official {name}", "affnist-mat", official(name)) for name in archives),
-        source(f"{split}.mat, unpacked", "affnist-mat", unpacked),
-        source(f"{split} batches, unpacked", "affnist-mat", *map(batch, range(1, _AFFNIST_BATCHES + 1))),
-        source("NumPy mirror (images and labels, no transformations)", "affnist-npz", *map(mirrored, "xy")),
+        *(source(f"official {name}", official(name)) for name in archives),
+        source(f"{split}.mat, unpacked", unpacked),
+        source(f"{split} batches, unpacked", *map(batch, range(1, _AFFNIST_BATCHES + 1))),
+        source("NumPy mirror (images and labels, no transformations)", *map(mirrored, "xy"), optional=()),
     )
 
 
 HOMNIST = Source(
     "homNIST",
-    "homnist-mat",
     (RemoteFile("homNIST_test.mat", max_bytes=4096 * MIB),),
     license="not stated where affbench's authors read of it",
     homepage="https://www.kaggle.com/datasets/lachlanemacdonald/homnist",
 )
 
-AFFNIST: Mapping[str, tuple[Source, ...]] = MappingProxyType(
-    {
-        "affnist": _affnist_sources(
-            "test",
-            ("test.mat.zip", "test_batches.zip"),
-            {
-                "x": (79026299, "6faa67191d40a5690cfb02f4acdac41fc09cf36cfbd304308569a98dd31f38d2"),
-                "y": (185468, "173c1dcf848ea87e4af107280c66d07d7048ea46a2483bf5f2fc40e45a8ccb30"),
-            },
-        ),
-        "affnist-validation": _affnist_sources(
-            "validation",
-            ("validation.mat.zip", "validation_batches.zip"),
-            {
-                "x": (78988616, "080dfad32b19e8b09b61fcee4a0f70da69a7c81a7ce6334d5926bf58153a0125"),
-                "y": (178745, "186e6dcf6989f96539aeada6d858aab6307fb6183d41d736a1bd22514ed7a208"),
-            },
-        ),
-        "affnist-train": _affnist_sources(
-            "training",
-            ("training_batches.zip",),
-            {
-                "x": (395129205, "e47c927204a25132980eb1abec063bf671a4a5b99a941594a45c8bff7902fd74"),
-                "y": (900792, "a4cb4c558f22a1c1e9bde8821553ba61185ba1c28fd5904fc7f4925c81f1e21c"),
-            },
-        ),
-    }
-)
+AFFNIST: Mapping[str, tuple[Source, ...]] = {
+    "affnist": _affnist_sources(
+        "test",
+        ("test.mat.zip", "test_batches.zip"),
+        {
+            "x": (79026299, "6faa67191d40a5690cfb02f4acdac41fc09cf36cfbd304308569a98dd31f38d2"),
+            "y": (185468, "173c1dcf848ea87e4af107280c66d07d7048ea46a2483bf5f2fc40e45a8ccb30"),
+        },
+    ),
+    "affnist-validation": _affnist_sources(
+        "validation",
+        ("validation.mat.zip", "validation_batches.zip"),
+        {
+            "x": (78988616, "080dfad32b19e8b09b61fcee4a0f70da69a7c81a7ce6334d5926bf58153a0125"),
+            "y": (178745, "186e6dcf6989f96539aeada6d858aab6307fb6183d41d736a1bd22514ed7a208"),
+        },
+    ),
+    "affnist-train": _affnist_sources(
+        "training",
+        ("training_batches.zip",),
+        {
+            "x": (395129205, "e47c927204a25132980eb1abec063bf671a4a5b99a941594a45c8bff7902fd74"),
+            "y": (900792, "a4cb4c558f22a1c1e9bde8821553ba61185ba1c28fd5904fc7f4925c81f1e21c"),
+        },
+    ),
+}
 """affNIST's splits by the name under which they are fetched: several groups of files, any of which will do."""

@@ -47,7 +47,7 @@ def trusted(*urls: str, name: str = "file.bin", **more: Any) -> RemoteFile:
 
 
 def source_of(*files: RemoteFile, name: str = "Set, source") -> Source:
-    return Source(name, "idx", files, license="none", homepage="https://example.org/set")
+    return Source(name, files, license="none", homepage="https://example.org/set")
 
 
 def fetch_alternatives(sources: Sequence[Source], folder: Path, **options: Any) -> tuple[Source, list[Fetched]]:
