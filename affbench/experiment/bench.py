@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import json
-import os
+import itertools
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from affbench.base.device import Computed, autocast, device_name, resolve_device
+from affbench.base.device import Computed, autocast, device_name
 from affbench.base.errors import UsageError, reason
 from affbench.base.progress import Progress
 from affbench.data.batches import Augmentation, TrainingBatches
@@ -221,7 +221,7 @@ def _batches(candidate: Candidate, canvas: int) -> Iterator[Any]:
     placement = Augmentation(canvas, (canvas - FRAME) // 2)
     digits = Dataset("random", "train", images, labels)
     batches = TrainingBatches(digits, placement, len(candidate.images), 0, candidate.device)
-    return (batch for epoch in range(sys.maxsize) for batch in batches.epoch(epoch))
+    return (batch for epoch in itertools.count() for batch in batches.epoch(epoch))
 
 
 def _capsule_parts(candidate: Candidate, model: CapsNet) -> dict[str, Action]:
@@ -310,29 +310,21 @@ def _kilobytes(file: str, name: str) -> int | None:
 
 
 def _peak_memory(workload: Workload) -> int | None:
-    """Peak memory of a few training steps, in a process of their own."""
-    request = json.dumps(vars(workload) | {"device": str(workload.device)})
-    code = "import sys; from affbench.experiment.bench import _memory_child; _memory_child(sys.argv[1])"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
-    done = subprocess.run(  # noqa: S603 - this interpreter, this package
-        [sys.executable, "-c", code, request], capture_output=True, text=True, env=environment, check=False
-    )
-    found = re.fullmatch(r"\d+", done.stdout)
-    return int(found[0]) if found else None
+    """Peak memory of a few training steps above the idle process, in a process of their own; None if unknown."""
+    with contextlib.suppress(Exception), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_train_a_little, workload).result()
+    return None
 
 
-def _memory_child(request: str) -> None:
-    """Train a few steps and print the peak memory in bytes above the idle process, or nothing where it is unknown."""
-    asked = json.loads(request)
-    workload = Workload(**(asked | {"device": resolve_device(asked["device"])}))
+def _train_a_little(workload: Workload) -> int | None:
     device = workload.device
     torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)  # libraries are loaded at first use
     idle = _resident_peak(device)
     candidate = Candidate(build_model(workload.model, canvas=workload.canvas, **workload.options), workload)
     for _ in range(_MEMORY_STEPS):
         candidate.step()
-    if (peak := _resident_peak(device)) is not None and idle is not None:
-        sys.stdout.write(str(peak - idle))
+    peak = _resident_peak(device)
+    return None if peak is None or idle is None else peak - idle
 
 
 def _resident_peak(device: torch.device) -> int | None:

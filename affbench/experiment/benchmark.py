@@ -17,7 +17,7 @@ from affbench.data.sets import default_data_dir, find_part
 from affbench.data.synthesis import COPIES
 from affbench.experiment.reference import reference_dir, reference_runs
 from affbench.models import build_model, parameter_count
-from affbench.report.table import Cell, Table, percent
+from affbench.report.table import ABSENT, Cell, Table, interval, percent, whole
 from affbench.run.evaluate import evaluate
 from affbench.run.folder import CONFIG, WEIGHTS, list_runs, pick_run
 from affbench.run.record import load_model as load_run
@@ -62,17 +62,14 @@ class Standing:
 
     def table(self) -> Table:
         """This model's accuracies, each with the published ones below it."""
-        rows = []
-        for score in self.scores:
-            interval = f"[{percent(score.ci95[0])}, {percent(score.ci95[1])}]"
-            cell = Cell(percent(score.accuracy), 100 * score.accuracy)
-            rows.append(
-                (Cell(self.model), Cell(score.set), Cell(f"{score.n:,}", score.n), cell, Cell(interval), Cell(""))
-            )
+        rows: list[tuple[Cell, ...]] = []
+        for own in self.scores:
+            accuracy = Cell(percent(own.accuracy), 100 * own.accuracy)
+            rows.append((Cell(self.model), Cell(own.set), whole(own.n), accuracy, Cell(interval(own.ci95)), Cell("")))
             rows += [
-                (Cell(f"{p.method} ({p.year})"), Cell(p.set), Cell("–"), Cell(f"{p.value:g}", p.value), Cell("–"),
+                (Cell(f"{p.method} ({p.year})"), Cell(p.set), ABSENT, Cell(f"{p.value:g}", p.value), ABSENT,
                  Cell(f"{p.source}; trained on {p.trained}; {p.status}"))
-                for p in score.published
+                for p in own.published
             ]  # fmt: skip
         columns = ("Model", "Set", "n", "Accuracy %", "95% interval", "Published")
         caption = (

@@ -12,7 +12,7 @@ from affbench.base.progress import Progress
 from affbench.base.workspace import Workspace
 from affbench.experiment.timing import Spread, Workload, in_turns
 from affbench.models import model_options
-from affbench.report.drawing import COLOURS, dress, new_figure, save_drawing
+from affbench.report.drawing import dress, line_look, panels, save_drawing
 
 CURVES = {"routings": (1, 2, 3, 5, 7, 10), "batch_size": (16, 32, 64, 128), "canvas": (28, 40, 56)}
 _NAMES = {"routings": "routing iterations", "batch_size": "batch size", "canvas": "canvas, pixels"}
@@ -73,13 +73,12 @@ def _varied(usual: Workload, name: str, value: int) -> Workload:
 def cost_figure(points: Sequence[CostPoint], path: Path, title: str) -> Path:
     """Draw training throughput, one panel for each thing that was varied; the data go beside it as CSV."""
     varied = list(dict.fromkeys(point.varied for point in points))
-    figure = new_figure(3.4 * len(varied), 3.2)
-    for axes, name in zip(figure.subplots(1, len(varied), squeeze=False)[0], varied, strict=True):
+    figure, grid = panels(len(varied), 3.4, 3.0, 0.2)
+    for axes, name in zip(grid, varied, strict=True):
         curve = [point for point in points if point.varied == name]
         values, speeds = [point.value for point in curve], [point.images_per_second for point in curve]
-        medians = [speed.median for speed in speeds]
-        bars = ([speed.median - speed.low for speed in speeds], [speed.high - speed.median for speed in speeds])
-        axes.errorbar(values, medians, yerr=bars, color=COLOURS[0], marker="o", markersize=4, capsize=2)
+        bars = zip(*((speed.median - speed.low, speed.high - speed.median) for speed in speeds), strict=True)
+        axes.errorbar(values, [speed.median for speed in speeds], list(bars), **line_look(0), capsize=2)
         dress(axes, "", _NAMES.get(name, name), "images trained on per second")
         axes.set_xticks(values)
         axes.set_ylim(bottom=0)

@@ -8,7 +8,6 @@ the end all files, back there.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import sys
@@ -25,7 +24,7 @@ import torch
 
 from affbench.base import store
 from affbench.base.config import EvaluationConfig
-from affbench.base.errors import AffbenchError, UsageError
+from affbench.base.errors import AffbenchError, ArtefactError, UsageError, reason
 from affbench.base.interrupt import Interrupted, Stop
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
@@ -42,7 +41,6 @@ from affbench.experiment.cells import (
     summarise,
     tested_parts,
     unfinished,
-    using_threads,
 )
 from affbench.run.folder import read_files, write_files
 from affbench.run.plan import Plan
@@ -61,9 +59,9 @@ class _Job:
     evaluation: EvaluationConfig
     workspace: Workspace  # as the process that started the sweep sees it
     token: str  # a folder below its results: a worker that finds it sees the same ones
-    sets: dict[Path, bytes]  # the files of sets, and their manifests
+    sets: dict[Path, store.Manifest]  # the files of sets
     threads: int
-    modules: tuple[str, ...]  # where models of one's own are found
+    modules: list[str]  # where models of one's own are found
     home: str  # the node that started the sweep
     news: Any  # the queue of messages: number of the cell, where it is, what it does
 
@@ -82,8 +80,8 @@ def run_cells(
         home = ray.get_runtime_context().get_node_id()
         news = ray.util.queue.Queue(actor_options=_at(ray, home) | {"max_restarts": -1, "max_task_retries": -1})
         seen = replace(workspace, device=device, progress=Progress())
-        manifests = {path.resolve(): store.manifest_path(path).read_bytes() for path in sets}
-        modules = tuple(str(Path(entry).resolve()) for entry in sys.path)
+        manifests = {path.resolve(): manifest for path in sets if (manifest := store.read_manifest(path))}
+        modules = [str(Path(entry).resolve()) for entry in sys.path]
         job = _Job(evaluation, seen, token, manifests, cpus, modules, home, news)
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_work)
         with workspace.progress.task("runs", len(cells)) as bar:
@@ -143,21 +141,15 @@ def _connected(engine: Engine) -> Iterator[Any]:
     if ray.is_initialized():  # by the caller, who will end it too
         yield ray
         return
-    options: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, engine.cpus or 1), "include_dashboard": False}
+    own = {"num_cpus": max(os.cpu_count() or 1, engine.cpus or 1), "include_dashboard": False}
+    options = {} if engine.address else own
     try:
-        ray.init(
-            engine.address or "local",
-            log_to_driver=False,
-            logging_level="ERROR",
-            **({} if engine.address else options),
-        )
+        ray.init(engine.address or "local", log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AffbenchError(
-            f"no Ray cluster answers at --ray-address {engine.address} ({reason}); 'ray start --head' starts one."
-            if engine.address
-            else f"Ray does not start on this machine: {reason}"
-        ) from None
+        what = "Ray does not start on this machine"
+        if engine.address:
+            what = f"'ray start --head' starts a Ray cluster, but none answers at --ray-address {engine.address}"
+        raise AffbenchError(f"{what}: {reason(error)}.") from None
     try:
         yield ray
     finally:
@@ -203,45 +195,45 @@ class _Board:
                 self._progress.note(f"{self.names[number]}: its worker on {before} died, another goes on on {where}")
             self._places[number] = where
             self._latest = f"; {self.names[number]} on {where}: {text}"
-            self._bar.advance(0, self._counts() + self._latest)
-        self._bar.advance(0, self._counts() + self._latest)
+            self._advance(0)
+        self._advance(0)
 
     def end(self, number: int, result: CellResult) -> None:
         """A cell has ended."""
         self.results[number] = result
         where = f" ({self._places[number]})" if number in self._places else ""
         self._progress.note(f"[{len(self.results)}/{len(self.names)}] {outcome_of(result)}{where}")
-        self._bar.advance(1, self._counts())
+        self._advance(1)
 
-    def _counts(self) -> str:
+    def _advance(self, amount: int) -> None:
         running, failed = len(self._places.keys() - self.results), sum(bool(r.error) for r in self.results.values())
         waiting, done = len(self.names) - len(self.results) - running, len(self.results) - failed
-        return f"{waiting} waiting, {running} running, {done} done, {failed} failed"
+        counts = f"{waiting} waiting, {running} running, {done} done, {failed} failed"
+        self._bar.advance(amount, counts + self._latest)
 
 
 def _work(job: _Job, number: int, cell: Cell, key: str) -> CellResult:
     """In a worker: train and test one cell."""
     sys.path += [entry for entry in job.modules if entry not in sys.path]
+    torch.set_num_threads(job.threads)
     courier = _Courier(job, number)
     _wait(courier.tell("begins"))  # as no cell may die, or end, that nobody saw
     try:
-        with using_threads(job.threads), contextlib.ExitStack() as stack:
-            workspace = replace(job.workspace, data=_data_folder(job, courier), progress=courier)
-            if NODE_DIR in os.environ or not Path(job.token).is_dir():
-                away = stack.enter_context(tempfile.TemporaryDirectory(prefix="affbench-"))
-                workspace = replace(workspace, results=Path(away))
+        with tempfile.TemporaryDirectory(prefix="affbench-") as away:
+            shared = NODE_DIR not in os.environ and Path(job.token).is_dir()
+            results = job.workspace.results if shared else Path(away)
+            workspace = replace(job.workspace, data=_data_folder(job, courier), results=results, progress=courier)
             (planned,) = plan_cells([cell], workspace)
-            plan = planned.plan
-            if plan.key != key:
+            if planned.plan.key != key:
                 raise UsageError(
                     f"node {platform.node()} has another version of affbench, or of the model's source, than the "
                     "process that started the sweep; install the same one on every node."
                 )
-            if workspace.results == job.workspace.results:
-                return run_cell(planned, job.evaluation, workspace)
-            home = job.workspace.results / plan.folder.relative_to(workspace.results)
-            write_files(plan.folder, _at_home(job, read_files, home))
-            courier.put_back = lambda: _at_home(job, write_files, home, read_files(plan.folder))
+            if not shared:
+                folder = planned.plan.folder
+                home = job.workspace.results / folder.relative_to(results)
+                write_files(folder, _at_home(job, read_files, home))
+                courier.put_back = lambda: _at_home(job, write_files, home, read_files(folder))
             result = run_cell(planned, job.evaluation, workspace)
             courier.put_back()
             return result
@@ -292,19 +284,17 @@ def _data_folder(job: _Job, courier: _Courier) -> Path:
             if not _is_there(path, manifest):
                 courier.tell(f"receives {home.name}")
                 store.manifest_path(path).unlink(missing_ok=True)
-                store.write_bytes(path, _at_home(job, Path.read_bytes, home))
-                store.write_bytes(store.manifest_path(path), manifest)
+                for file in (path, store.manifest_path(path)):
+                    store.write_bytes(file, _at_home(job, Path.read_bytes, home.with_name(file.name)))
     return folder
 
 
-def _is_there(path: Path, manifest: bytes) -> bool:
+def _is_there(path: Path, manifest: store.Manifest) -> bool:
     """Whether a set is there, whole, with exactly this manifest."""
-    there, known = store.manifest_path(path), json.loads(manifest)
-    return (
-        there.is_file()
-        and there.read_bytes() == manifest
-        and store.cached(path, known["stage"], known["version"], known["inputs"])
-    )
+    with contextlib.suppress(ArtefactError):
+        same = store.read_manifest(path) == manifest
+        return same and store.cached(path, manifest.stage, manifest.version, manifest.inputs)
+    return False
 
 
 def _at(ray: Any, node: str) -> dict[str, Any]:

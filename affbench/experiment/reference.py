@@ -45,30 +45,24 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
         except AffbenchError as error:
             left_out.append(f"Run {run.name} is left out: {error}")
             continue
-        if key not in counted:
-            counted[key] = run.name
-            for name, record in records.items():
-                earlier = is_earlier_edition(name, record.split, record.set_key)
-                entries.setdefault(f"{name}{EARLIER if earlier else ''}", []).append((origin, run, record))
+        if key in counted:
+            continue
+        counted[key] = run.name
+        for name, record in records.items():
+            earlier = EARLIER if is_earlier_edition(name, record.split, record.set_key) else ""
+            entries.setdefault(f"{name}{earlier}", []).append((origin, run, record))
     if not entries:
-        raise ArtefactError(
-            " ".join(
-                (
-                    f"no run in {results_dir} was tested on a set yet; 'affbench train' and 'affbench eval' do.",
-                    *left_out,
-                )
-            )
-        )
-    if set_name is not None:
-        name = find_set(set_name).name
-        chosen = {key: found for key, found in entries.items() if key.removesuffix(EARLIER) == name}
-        if not chosen:
-            raise UsageError(f"no run in {results_dir} was tested on '{name}': {nearest(name, entries)}")
-        entries = chosen
-    return [
+        why = f"no run in {results_dir} was tested on a set yet; 'affbench train' and 'affbench eval' do."
+        raise ArtefactError(" ".join((why, *left_out)))
+    wanted = set_name and find_set(set_name).name
+    boards = [
         Leaderboard(name, rank(found), published_for(name.removesuffix(EARLIER)), tuple(left_out))
         for name, found in sorted(entries.items())
+        if wanted in (None, name.removesuffix(EARLIER))
     ]
+    if not boards:
+        raise UsageError(f"no run in {results_dir} was tested on '{wanted}': {nearest(str(wanted), entries)}")
+    return boards
 
 
 def add_reference(run: Run, results_dir: Path) -> Run:
@@ -83,33 +77,28 @@ def add_reference(run: Run, results_dir: Path) -> Run:
 
 
 def validate_reference(folder: Path) -> Run:
-    """Check that a folder may stand in ``results/reference``."""
+    """Check that a folder may stand in ``results/reference``; its files are verified as they are read."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() or not _KNOWN.fullmatch(path.name):
             raise ArtefactError(f"{path} does not belong into a reference run; remove it.")
-        if path.stat().st_size > MAX_BYTES:
-            raise ArtefactError(
-                f"{path} has {path.stat().st_size:,} bytes; files of a reference run have at most {MAX_BYTES:,}."
-            )
-    manifest = store.read_manifest(folder)
-    if manifest is None:
-        raise ArtefactError(f"{folder} has no {store.MANIFEST}; only finished runs can be a reference.")
-    if WEIGHTS not in manifest.files:
-        raise ArtefactError(f"the manifest of {folder} does not list {WEIGHTS}, whose checksum names the checkpoint.")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ArtefactError(f"{path} has {size:,} bytes; files of a reference run have at most {MAX_BYTES:,}.")
     run = Run(folder)
+    if run.manifest is None or WEIGHTS not in run.manifest.files:
+        raise ArtefactError(f"{folder} has no {store.MANIFEST} that lists {WEIGHTS}: it is no finished run.")
     try:
-        seed, rows = run.config.training.seed, run.history
+        seed, shares = run.config.training.seed, [row.validation_accuracy for row in run.history]
     except UsageError as error:
         raise ArtefactError(f"{folder / CONFIG} is not a valid configuration: {error}") from None
-    if not rows or not all(0 <= row.validation_accuracy <= 1 for row in rows):
-        raise ArtefactError(f"{folder / HISTORY} holds no epochs, or accuracies outside 0 to 1.")
-    if run.environment.seed != seed:
-        raise ArtefactError(f"{folder / ENVIRONMENT} says seed {run.environment.seed}, {CONFIG} says {seed}.")
-    if not run.evaluations:
-        raise ArtefactError(f"{folder} holds no eval-SET.json; 'affbench eval' makes one.")
-    for record in run.evaluations.values():
-        if record.run != run.name:
-            raise ArtefactError(f"the evaluation on '{record.set}' in {folder} is of run '{record.run}'.")
+    for what, wrong in {
+        f"{HISTORY} without epochs, or with accuracies outside 0 to 1": not shares
+        or not all(0 <= s <= 1 for s in shares),
+        f"seed {run.environment.seed} in {ENVIRONMENT}, {seed} in {CONFIG}": run.environment.seed != seed,
+        "no eval-SET.json; 'affbench eval' makes one": not run.evaluations,
+        "an evaluation of another run": any(record.run != run.name for record in run.evaluations.values()),
+    }.items():
+        if wrong:
+            raise ArtefactError(f"{folder} holds {what}.")
     return run
 
 

@@ -253,7 +253,7 @@ def test_cells_that_fail_are_reported_while_the_others_finish(
     cells = [Cell("bad", accidents("error")), Cell("worse", doomed), Cell("good", accidents("none"))]
     result = run_cells_on(RAY, plan_cells(cells, workspace), ON_SAMPLE, workspace)
     bad, worse, good = (cell.error for cell in result.cells)
-    assert "epoch 3, batch 2 of 32: ValueError: no luck with this one" in str(bad)
+    assert "epoch 3, batch 2 of 32 images: ValueError: no luck with this one" in str(bad)
     assert worse == "its worker died 2 times, the last time with WorkerCrashedError"
     assert good is None
 
