@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,18 +22,17 @@ from affbench.base import store
 from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.version import __version__
 from affbench.data import sets
-from affbench.data.sets import FAMILIES, SOURCES, sources_of
+from affbench.data.sets import FAMILIES, SOURCES
 from affbench.run.folder import HISTORY, Run, list_runs
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-_SET = r"[^/]+-(train|validation|test)(-\d+x)?-[0-9a-f]{8}\.h5"
+_SET = r"(?P<name>[^/]+)-(?P<split>train|validation|test)(-\d+x)?-(?P<key>[0-9a-f]{8})\.h5"
 _TEMPORARY = r"(\.[a-z0-9_]{8}\.part|\.lock)"  # what `store.atomic_path` and `store.lock` add to the name of a file
 _RAW = "|".join(
     re.escape(Path(file.name).name)
-    for name in SOURCES
-    for source in sources_of(name)
+    for source in itertools.chain(*SOURCES.values())
     for file in (*source.files, *source.optional)
 )
 _RUN = r"config\.toml|history\.csv|[^/]+\.(json|h5)|model\.safetensors|resume\.pt"
@@ -43,6 +44,7 @@ _MADE = re.compile(  # the names, below the data and results folders, of what pr
 )
 ABANDONED_SECONDS = 3600.0  # a temporary file this old belongs to no process that still writes it
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "h5py", "typer")
+_FETCHED = tuple(family.name for family in FAMILIES.values() if family.sources)
 Health = Literal["good", "note", "bad"]
 
 
@@ -98,9 +100,7 @@ class Status:
 def read_status(data_dir: Path, results_dir: Path) -> Status:
     """Look at both folders; what is damaged is said, not raised."""
     families = (
-        RawFiles(family.name, family.is_there(data_dir), _size(sets.raw_dir(data_dir, family.name)))
-        for family in FAMILIES.values()
-        if family.sources
+        RawFiles(name, FAMILIES[name].is_there(data_dir), _size(sets.raw_dir(data_dir, name))) for name in _FETCHED
     )
     converted = map(_converted, sorted(sets.sets_dir(data_dir).glob("*.h5")))
     runs = map(_run, list_runs(results_dir))
@@ -113,21 +113,19 @@ def _size(path: Path) -> int:
 
 
 def _converted(path: Path) -> ConvertedSet:
-    size = path.stat().st_size
     try:
         manifest = store.read_manifest(path)
         if manifest is None:
-            return ConvertedSet(path.name, path.stem, "", 0, "unfinished: no manifest", size)
+            return ConvertedSet(path.name, path.stem, "", 0, "unfinished: no manifest", _size(path))
         store.verify(path, manifest)  # a damaged HDF5 file is never opened: it could even loop for ever
         with h5py.File(path, "r", locking=False) as file:
             name, split, source = (str(file.attrs[key]) for key in ("name", "split", "source"))
-            return ConvertedSet(path.name, name, split, len(file["labels"]), source, size)
+            return ConvertedSet(path.name, name, split, len(file["labels"]), source, _size(path))
     except (OSError, KeyError, AffbenchError) as error:
-        return ConvertedSet(path.name, path.stem, "", 0, f"damaged: {error}", size)
+        return ConvertedSet(path.name, path.stem, "", 0, f"damaged: {error}", _size(path))
 
 
 def _run(run: Run) -> RunState:
-    size = _size(run.path)
     try:
         if run.finished:
             _ = run.environment  # nothing of a run is shown that was edited in any part
@@ -139,10 +137,10 @@ def _run(run: Run) -> RunState:
             of_epochs=run.config.training.epochs,
             validation_accuracy=run.selected.validation_accuracy if history else None,
             accuracy={name: record.accuracy for name, record in run.evaluations.items()},
-            bytes=size,
+            bytes=_size(run.path),
         )
     except AffbenchError as error:
-        return RunState(run.name, f"damaged: {error}", 0, 0, None, {}, size)
+        return RunState(run.name, f"damaged: {error}", 0, 0, None, {}, _size(run.path))
 
 
 def status_tables(state: Status) -> list[RichTable]:
@@ -225,30 +223,19 @@ def _unused_sets(data_dir: Path, results_dir: Path) -> Iterator[Leftover]:
     for name in (*sets.set_names(), *used):
         with contextlib.suppress(AffbenchError):
             spec = sets.find_set(name)
-            current |= {_stem(sets.SetPart(spec, split).path(data_dir)) for split in sets.SPLITS}
+            current |= {_made(sets.SetPart(spec, split).path(data_dir)) for split in sets.SPLITS}
     for path in sorted(sets.sets_dir(data_dir).glob("*.h5")):
-        name = path.name.partition("-train")[0].partition("-validation")[0].partition("-test")[0]
-        if (name in FAMILIES and FAMILIES[name].write) or not _is_converted(path):
-            continue
-        if _stem(path) not in current:
-            yield Leftover(path, path.stat().st_size, "made by another version, or varied and used by no run")
-        elif name not in used:
-            yield Leftover(path, path.stat().st_size, "no run was trained or tested on it")
+        made = _made(path)
+        if made is not None and made not in current:
+            yield Leftover(path, _size(path), "made by another version, or varied and used by no run")
+        elif made is not None and made[0] not in used:
+            yield Leftover(path, _size(path), "no run was trained or tested on it")
 
 
-def _is_converted(path: Path) -> bool:
-    """Whether affbench made a set: its manifest says so, or its name where the manifest is lost."""
-    try:
-        manifest = store.read_manifest(path)
-    except ArtefactError:
-        manifest = None
-    return manifest.stage == "convert" if manifest else re.fullmatch(_SET, path.name) is not None
-
-
-def _stem(path: Path) -> str:
-    """Name of a converted set without the number of its copies."""
-    parts = path.stem.split("-")
-    return "-".join(part for part in parts if not (part.endswith("x") and part[:-1].isdigit()))
+def _made(path: Path) -> tuple[str, ...] | None:
+    """Name, split and key of a set that affbench made of digits; None for other files, official sets among them."""
+    found = re.fullmatch(_SET, path.name)
+    return found and found.group("name", "split", "key")
 
 
 def _abandoned(folder: Path) -> Iterator[Leftover]:
@@ -278,29 +265,6 @@ def _held(path: Path) -> bool:
 
 def diagnose(data_dir: Path, results_dir: Path) -> Iterator[Finding]:
     """Check environment, data, cache and runs; every checksum is verified. The network is not asked."""
-    yield from _environment()
-    for label, folder in (("data folder", data_dir), ("results folder", results_dir)):
-        yield _folder(label, folder)
-    for family in (family.name for family in FAMILIES.values() if family.sources):
-        yield _downloads(family, data_dir)
-    for path in sorted(sets.sets_dir(data_dir).glob("*.h5")):
-        yield _artefact(f"set {path.stem}", path, "it will be made again when it is needed")
-    for run in list_runs(results_dir):
-        if run.finished:
-            yield _artefact(f"run {run.name}", run.path, "train it again with --force")
-        else:
-            yield Finding(f"run {run.name}", "note", "unfinished; 'affbench train --resume' goes on with it")
-        for path in sorted(run.path.glob("eval-*.json")):
-            if (wrong := _wrong_record(run, path)) is not None:
-                yield Finding(f"run {run.name}", "bad", f"{wrong} It will be tested again when it is needed.")
-
-
-def ask_mirrors() -> Iterator[Finding]:
-    """Whether the sources of every family answer."""
-    return (_reachable(family.name) for family in FAMILIES.values() if family.sources)
-
-
-def _environment() -> Iterator[Finding]:
     from affbench.base.device import device_name, resolve_device, resolve_precision
 
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
@@ -308,76 +272,85 @@ def _environment() -> Iterator[Finding]:
     device = resolve_device("auto")
     precision = resolve_precision("auto", device)
     yield Finding("device", "good", f"{device} ({device_name(device)}), --precision auto is {precision}")
+    yield _checked("data folder", lambda: _folder(data_dir))
+    yield _checked("results folder", lambda: _folder(results_dir))
+    for family in _FETCHED:
+        yield _checked(f"downloads of {family}", partial(_downloads, family, data_dir))
+    for path in sorted(sets.sets_dir(data_dir).glob("*.h5")):
+        yield _checked(f"set {path.stem}", partial(_artefact, path), "It will be made again when it is needed.")
+    for run in list_runs(results_dir):
+        subject = f"run {run.name}"
+        if run.finished:
+            yield _checked(subject, partial(_artefact, run.path), "Train it again with --force.")
+        else:
+            yield Finding(subject, "note", "unfinished; 'affbench train --resume' goes on with it")
+        for path in sorted(run.path.glob("eval-*.json")):
+            yield _checked(subject, partial(_record, run, path), "It will be tested again when it is needed.")
 
 
-def _folder(label: str, folder: Path) -> Finding:
+def ask_mirrors() -> Iterator[Finding]:
+    """Whether the sources of every family answer."""
+    return (Finding(f"mirrors of {family}", *_mirrors(family)) for family in _FETCHED)
+
+
+def _checked(subject: str, check: Callable[[], tuple[Health, str]], remedy: str = "") -> Finding:
+    """What a check found; one that raises found something bad."""
+    try:
+        return Finding(subject, *check())
+    except AffbenchError as error:
+        return Finding(subject, "bad", f"{error} {remedy}".rstrip())
+
+
+def _folder(folder: Path) -> tuple[Health, str]:
     there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(there).free
-    try:
-        with store.lock(folder / "doctor", timeout=0):
-            pass
-        (folder / ".doctor.lock").unlink(missing_ok=True)
-    except AffbenchError as error:
-        return Finding(label, "bad", str(error))
-    return Finding(
-        label, "good" if free > 2e9 else "note", f"{folder} can be written and locked, {free / 1e9:.1f} GB free"
-    )
+    with store.lock(folder / "doctor", timeout=0):
+        pass
+    (folder / ".doctor.lock").unlink(missing_ok=True)
+    return "good" if free > 2e9 else "note", f"{folder} can be written and locked, {free / 1e9:.1f} GB free"
 
 
-def _downloads(family: str, data_dir: Path) -> Finding:
+def _downloads(family: str, data_dir: Path) -> tuple[Health, str]:
     from affbench.data.fetch.files import find_file
 
-    subject, folder = f"downloads of {family}", sets.raw_dir(data_dir, family)
+    folder = sets.raw_dir(data_dir, family)
     if not folder.is_dir():
-        return Finding(subject, "note", f"none; 'affbench fetch {family}' gets them")
-    present = [
-        file
-        for source in sources_of(family)
-        for file in source.files
-        if any((folder / name).exists() for name in (file.name, file.plain.name if file.plain else file.name))
-    ]
-    try:
-        damaged = [file.name for file in present if find_file(file, folder) is None]
-    except AffbenchError as error:
-        return Finding(subject, "bad", str(error))
+        return "note", f"none; 'affbench fetch {family}' gets them"
+    files = [file for source in SOURCES[family] for file in source.files]
+    present = [file for file in files if any((folder / form.name).exists() for form in file.forms)]
+    damaged = [file.name for file in present if find_file(file, folder) is None]
     if damaged:
-        return Finding(subject, "bad", f"{', '.join(damaged)} damaged; 'affbench fetch {family}' gets them again")
-    return Finding(subject, "good", f"{len(present)} files, checksums right")
+        return "bad", f"{', '.join(damaged)} damaged; 'affbench fetch {family}' gets them again"
+    return "good", f"{len(present)} files, checksums right"
 
 
-def _artefact(subject: str, path: Path, remedy: str) -> Finding:
-    try:
-        manifest = store.read_manifest(path)
-        if manifest is None:
-            return Finding(subject, "bad", f"unfinished: it has no manifest; {remedy}")
-        store.verify(path, manifest)
-    except AffbenchError as error:
-        return Finding(subject, "bad", f"{error} {remedy[0].upper()}{remedy[1:]}.")
-    return Finding(subject, "good", f"{len(manifest.files)} files, checksums right")
+def _artefact(path: Path) -> tuple[Health, str]:
+    manifest = store.read_manifest(path)
+    if manifest is None:
+        raise ArtefactError("unfinished: it has no manifest.")
+    store.verify(path, manifest)
+    return "good", f"{len(manifest.files)} files, checksums right"
 
 
-def _wrong_record(run: Run, path: Path) -> str | None:
+def _record(run: Run, path: Path) -> tuple[Health, str]:
     from affbench.run.record import is_answered, predictions_path
 
-    try:
-        record = run.evaluation(path)
-    except AffbenchError as error:
-        return str(error)
-    there = predictions_path(run, record.set)
-    if there.is_file() and not is_answered(run, record):
-        return f"{there} is damaged, or contradicts {path.name}."
-    return None
+    record = run.evaluation(path)
+    predictions = predictions_path(run, record.set)
+    if predictions.is_file() and not is_answered(run, record):
+        raise ArtefactError(f"{predictions} is damaged, or contradicts {path.name}.")
+    return "good", f"{path.name} is right"
 
 
-def _reachable(family: str) -> Finding:
+def _mirrors(family: str) -> tuple[Health, str]:
     import requests
     import urllib3
 
     from affbench.data.fetch.http import unanswered
 
-    urls = [url for source in sources_of(family) for file in source.files[:1] for url in file.urls]
+    urls = [url for source in SOURCES[family] for file in source.files[:1] for url in file.urls]
     if not urls:
-        return Finding(f"mirrors of {family}", "note", "none; give a folder with --mirror")
+        return "note", "none; give a folder with --mirror"
     answers = []
     for url in urls:
         try:
@@ -385,4 +358,4 @@ def _reachable(family: str) -> Finding:
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
             answers.append(f"{url} {unanswered(error)}")
     good = any(answer.startswith("200 ") for answer in answers)
-    return Finding(f"mirrors of {family}", "good" if good else "note", "; ".join(answers))
+    return "good" if good else "note", "; ".join(answers)
