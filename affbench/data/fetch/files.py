@@ -205,6 +205,7 @@ class Fetcher:
             staging.mkdir(parents=True, exist_ok=True)
             try:
                 self._download(place, target, staging, deadline).replace(target)
+                shutil.rmtree(staging, ignore_errors=True)
             except OSError:
                 shutil.rmtree(staging, ignore_errors=True)  # on a full disk every byte counts
                 raise

@@ -6,6 +6,7 @@ import contextlib
 import re
 import time
 from dataclasses import dataclass
+from http.client import responses
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -26,16 +27,6 @@ _CONNECT = 10.0  # seconds to wait for a connection
 _MOST_PATIENT = 60.0  # seconds; a server that asks for a longer pause (Retry-After) is not waited for any longer
 _FOR_NOW = {408, 416, 425, 429, 500, 502, 503, 504}
 _PROXY = "check the environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
-_MEANING = {
-    401: "asks for a password",
-    403: "refuses access, or has no such file",
-    404: "is not there",
-    407: f"is behind a proxy that asks for a password; {_PROXY}",
-    410: "is not there any more",
-    429: "wants fewer requests",
-    503: "is unavailable for now",
-    504: "is unavailable for now",
-}
 
 
 @dataclass(frozen=True)
@@ -180,7 +171,8 @@ class Transfer:
             wait = 0.0
             with contextlib.suppress(urllib3.exceptions.InvalidHeader):
                 wait = urllib3.Retry().parse_retry_after(told.get("Retry-After", "0"))
-            raise Refused(f"{_MEANING.get(status, 'cannot deliver')} (HTTP {status})", status in _FOR_NOW, wait)
+            hint = f"; {_PROXY}" if status == 407 else ""
+            raise Refused(f"answers {status} {responses.get(status, '')}{hint}", status in _FOR_NOW, wait)
         if told.get("Content-Type", "").startswith("text/html"):
             raise Refused("answers with a web page instead of the file")
         start = start if status == 206 else 0

@@ -365,7 +365,7 @@ def test_an_optional_file_comes_where_it_can_be_had_and_is_missed_with_a_note(si
     source, progress = replace(needed, optional=(extra,)), Recorder()
     assert [f.path.name for f in fetch_source(source, tmp_path, progress=progress, patience=QUICK)] == ["file.bin"]
     assert "originals/extra.zip, which is no must, could not be fetched" in progress.notes[-1]
-    assert "extra.zip is not there (HTTP 404)" in progress.notes[-1]
+    assert "extra.zip answers 404 Not Found" in progress.notes[-1]
     before = len(site.requests)
     fetch_source(source, tmp_path, patience=QUICK)
     assert len(site.requests) == before
@@ -386,7 +386,7 @@ def test_when_all_sources_fail_each_is_named_with_its_reason(
         fetch_alternatives(sources, tmp_path / "data", mirror=mirror, patience=QUICK)
     message = str(caught.value)
     assert f"{mirror} has no official.zip or x.npz" in message
-    assert f"{site.url}official.zip is not there (HTTP 404)" in message
+    assert f"{site.url}official.zip answers 404 Not Found" in message
     assert f"{site.url}y.npz has a wrong checksum" in message
     assert "try again later" in message
     assert "\n" not in message

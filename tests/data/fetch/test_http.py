@@ -33,8 +33,8 @@ def test_404_is_told_at_once_and_503_is_tried_again(site: Any, tmp_path: Path) -
     with pytest.raises(DownloadError) as caught:
         fetch_source(source_of(checked(absent, away)), tmp_path, patience=QUICK)
     message = str(caught.value)
-    assert f"{absent} is not there (HTTP 404)" in message
-    assert f"{away} is unavailable for now (HTTP 503) (3 attempts)" in message
+    assert f"{absent} answers 404 Not Found" in message
+    assert f"{away} answers 503 Service Unavailable (3 attempts)" in message
     assert "--mirror" in message
     assert "https://example.org/set" in message
     assert [path for path, _ in site.requests] == ["/absent", "/away", "/away", "/away"]
@@ -56,11 +56,9 @@ def test_pauses_double_and_a_server_may_ask_for_longer(
     assert pauses == [0.5, 1.0, 7.0]
 
 
-@pytest.mark.parametrize(
-    ("code", "words"), [(401, "password"), (403, "refuses access, or has no such file"), (418, "cannot deliver")]
-)
+@pytest.mark.parametrize(("code", "words"), [(401, "401 Unauthorized"), (403, "403 Forbidden"), (499, "499 ")])
 def test_other_refusals_are_not_tried_again(site: Any, tmp_path: Path, code: int, words: str) -> None:
-    with pytest.raises(DownloadError, match=rf"{words} \(HTTP {code}\)"):
+    with pytest.raises(DownloadError, match=f"answers {words}"):
         fetch_file(checked(site.add("file.bin", site.status(code))), tmp_path, patience=QUICK)
     assert len(site.requests) == 1
 
@@ -213,7 +211,7 @@ def test_silence_is_noticed(site: Any, tmp_path: Path) -> None:
 def test_the_time_limit_covers_all_attempts(site: Any, tmp_path: Path) -> None:
     patience = Patience(attempts=1000, wait=0.05, total=0.5)
     start = time.monotonic()
-    with pytest.raises(DownloadError, match=r"HTTP 503.*time limit of 0\.5 s"):
+    with pytest.raises(DownloadError, match=r"answers 503 .*time limit of 0\.5 s"):
         fetch_file(checked(site.add("file.bin", site.status(503))), tmp_path, patience=patience)
     assert time.monotonic() - start < 3
 
@@ -271,7 +269,7 @@ def proxied(site: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_proxy_that_wants_a_password_is_named(proxied: Any, tmp_path: Path, url: str) -> None:
     proxied.answers["http://example.org/file.bin"] = [proxied.status(407)]
     proxied.answers["example.org:443"] = [proxied.status(407)]
-    with pytest.raises(DownloadError, match=r"proxy.*(407.*HTTPS_PROXY|HTTPS_PROXY.*407)"):
+    with pytest.raises(DownloadError, match=r"(?i)proxy.*(407.*HTTPS_PROXY|HTTPS_PROXY.*407)"):
         fetch_file(checked(url), tmp_path, patience=QUICK)
     assert len(proxied.requests) == 1
 
