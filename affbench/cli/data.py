@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from affbench.cli.options import Copies, ImageLimit, SetName, Split, Variation
+from affbench.cli.options import Images, Split
 from affbench.cli.session import Session, command
 
 
@@ -50,18 +50,15 @@ def status(session: Session) -> None:
 @command
 def show(
     session: Session,
-    variation: Variation,
-    set_name: SetName,
+    images: Images,
     split: Split = "test",
     output: Annotated[Path | None, typer.Option(help="Folder; results/pictures by default.")] = None,
 ) -> None:
     """A sheet of a set: originals at the left, their versions beside them; and histograms of the six factors."""
-    name = variation.of(set_name)
-    from affbench.data.sets import find_part
     from affbench.report.sheets import set_drawings
 
     folder = output or session.workspace.results / "pictures"
-    pictures = set_drawings(find_part(name, split), session.workspace.data, folder)
+    pictures = set_drawings(images.part(split), session.workspace.data, folder)
     session.show(*(f"{picture.title}: {picture.path}" for picture in pictures))
     session.document({"pictures": [str(picture.path) for picture in pictures]})
 
@@ -69,22 +66,17 @@ def show(
 @command
 def export(
     session: Session,
-    variation: Variation,
-    set_name: SetName,
+    images: Images,
     target: Annotated[Path, typer.Argument(help="A .mat file, or a folder or .zip for batches.")],
     split: Split = "test",
-    copies: Copies = 32,
-    limit: ImageLimit = None,
 ) -> None:
     """Write an affine set in the layout of the official affNIST files, for other people's loaders."""
-    name = variation.of(set_name)
     from affbench.data.affnist import export_mat
-    from affbench.data.sets import load_dataset
 
-    dataset = load_dataset(name, split, session.workspace.data, copies, limit)
+    dataset = images.part(split).load(session.workspace.data)
     export_mat(dataset, target)
-    session.show(f"{len(dataset):,} images of {name} ({split}): {target}")
-    session.document({"set": name, "split": split, "n": len(dataset), "file": str(target)})
+    session.show(f"{len(dataset):,} images of {dataset.name} ({split}): {target}")
+    session.document({"set": dataset.name, "split": split, "n": len(dataset), "file": str(target)})
 
 
 @command

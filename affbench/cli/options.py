@@ -18,6 +18,7 @@ from affbench.cli.session import home
 
 if TYPE_CHECKING:
     from affbench.base.config import RunConfig
+    from affbench.data.sets import SetPart
     from affbench.experiment.cells import Engine
 
 Model = Annotated[
@@ -33,16 +34,20 @@ RunName = Annotated[str | None, typer.Option("--run", help="Run, or the beginnin
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between two saves; an interruption saves as well.")]
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Test on the first N images of each set.")]
 Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each digit in a synthetic affine set.")]
-SetName = Annotated[str, typer.Option("--set", help="Set; see 'affbench status' for those that are there.")]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
 ImageLimit = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
 _NOT_OPTIONS = {"copies"}  # of a set to train on: a configuration file says it
 
 
 @dataclass(frozen=True)
-class Variation:
-    """How a synthetic set is varied on the command line."""
+class Images:
+    """Which images, and how a synthetic set of them is varied."""
 
+    set_name: Annotated[str, typer.Option("--set", help="Set; 'affbench status' shows those that are there.")] = (
+        "affnist"
+    )
+    limit: ImageLimit = None
+    copies: Copies = 32
     rotation: Annotated[float | None, typer.Option(help="Synthetic sets: rotation up to ± this many degrees.")] = None
     shear: Annotated[float | None, typer.Option(help="Synthetic sets: shear up to ± this.")] = None
     expansion: Annotated[float | None, typer.Option(help="Synthetic sets: expansions within 1 ± this.")] = None
@@ -51,14 +56,15 @@ class Variation:
     )
     only: Annotated[str | None, typer.Option(help="Synthetic sets: vary only this factor, such as rotation.")] = None
 
-    def of(self, name: str) -> str:
-        """The name of the varied set."""
-        from affbench.data.sets import find_set, varied_name
+    def part(self, split: str = "test") -> SetPart:
+        """These images of a split."""
+        from affbench.data.sets import find_part, varied_name
 
-        named = varied_name(name, **vars(self))
-        if named != name and "@" in name:
-            raise UsageError(f"set '{name}' names its variation already; leave out the options that vary it.")
-        return find_set(named).name
+        varied = {name: getattr(self, name) for name in ("rotation", "shear", "expansion", "translation", "only")}
+        named = varied_name(self.set_name, **varied)
+        if named != self.set_name and "@" in self.set_name:
+            raise UsageError(f"set '{self.set_name}' names its variation already; leave out the options that vary it.")
+        return find_part(named, split, self.copies, self.limit)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from affbench.cli.options import Copies, Device, ImageLimit, RunName, SetName, Variation
+from affbench.cli.options import Device, ImageLimit, Images, RunName
 from affbench.cli.session import Session, command
 
 if TYPE_CHECKING:
     from affbench.analysis.results import LabelledRun
+    from affbench.base.workspace import Workspace
     from affbench.report.drawing import Drawing
 
 figure = typer.Typer(
@@ -24,26 +26,28 @@ Runs = Annotated[list[str] | None, typer.Option("--run", help="Run, or the begin
 Output = Annotated[Path | None, typer.Option(help="Folder; results/figures by default.")]
 
 
-@command
-def evaluate(
-    session: Session,
-    variation: Variation,
-    set_name: SetName = "affnist",
-    run: RunName = None,
-    limit: ImageLimit = None,
-    copies: Copies = 32,
-    device: Device = "auto",
-) -> None:
-    """Test a run on a set: accuracy with its 95% interval, per class, and by transformation."""
-    name = variation.of(set_name)
-    from affbench.run.folder import evaluation_document, find_run
+@dataclass(frozen=True)
+class Canvas:
+    """What a figure is drawn of, and where."""
 
-    found = find_run(session.workspace.results, run)
-    from affbench.data.sets import find_part
+    run: RunName = None
+    output: Output = None
+    device: Device = "auto"
+
+    def place(self, session: Session) -> tuple[LabelledRun, Workspace, Path]:
+        """The run, which figures call by its own name, the workspace, and the folder of figures."""
+        return _found(session, self.run), session.workspace, _folder(session, self.output)
+
+
+@command
+def evaluate(session: Session, images: Images, run: RunName = None, device: Device = "auto") -> None:
+    """Test a run on a set: accuracy with its 95% interval, per class, and by transformation."""
+    part = images.part()
     from affbench.report.record import evaluation_tables
+    from affbench.run.folder import evaluation_document, find_run
     from affbench.run.record import evaluate_run
 
-    record = evaluate_run(found, find_part(name, "test", copies, limit), session.workspace)
+    record = evaluate_run(find_run(session.workspace.results, run), part, session.workspace)
     session.show(*(table.to_rich() for table in evaluation_tables(record)))
     session.document(evaluation_document(record))
 
@@ -90,43 +94,38 @@ def leaderboard(
 
 @figure.command()
 @command
-def reconstructions(session: Session, run: RunName = None, output: Output = None, device: Device = "auto") -> None:
+def reconstructions(session: Session, canvas: Canvas) -> None:
     """Real digits over their reconstructions, five rows of each."""
     from affbench.report.sections.capsules import reconstruction_figure
 
-    _show(session, reconstruction_figure(_found(session, run), session.workspace, _folder(session, output)))
+    _show(session, reconstruction_figure(*canvas.place(session)))
 
 
 @figure.command()
 @command
 def perturb(
     session: Session,
+    canvas: Canvas,
     digit: Annotated[int, typer.Option(help="The class whose capsule is changed, 0 to 9.")] = 5,
-    run: RunName = None,
-    output: Output = None,
-    device: Device = "auto",
 ) -> None:
     """Each dimension of a digit's capsule changed by -0.25 to 0.25, and drawn."""
     from affbench.report.sections.capsules import perturbation_figure
 
-    _show(session, perturbation_figure(_found(session, run), session.workspace, _folder(session, output), digit=digit))
+    _show(session, perturbation_figure(*canvas.place(session), digit=digit))
 
 
 @figure.command()
 @command
 def equivariance(
     session: Session,
+    canvas: Canvas,
     digit: Annotated[int | None, typer.Option(help="One class, dimension by dimension; all by default.")] = None,
     per_class: Annotated[int | None, typer.Option(min=1, help="Digits of each class (50 for one, else 6).")] = None,
-    run: RunName = None,
-    output: Output = None,
-    device: Device = "auto",
 ) -> None:
     """How capsules move as the input rotates, shears, scales or shifts, and what explains their variance."""
     from affbench.report.sections.equivariance import equivariance_figure
 
-    found, folder = _found(session, run), _folder(session, output)
-    drawing, table = equivariance_figure(found, session.workspace, folder, digit=digit, per_class=per_class)
+    drawing, table = equivariance_figure(*canvas.place(session), digit=digit, per_class=per_class)
     session.show(table.to_rich())
     _show(session, drawing)
 
@@ -135,41 +134,25 @@ def equivariance(
 @command
 def wrong(
     session: Session,
-    set_name: SetName = "affnist",
-    run: RunName = None,
+    canvas: Canvas,
+    images: Images,
     count: Annotated[int, typer.Option(min=1, max=200, help="Digits to show.")] = 20,
-    copies: Copies = 32,
-    limit: ImageLimit = None,
-    output: Output = None,
-    device: Device = "auto",
 ) -> None:
     """The most confidently wrong digits, with their reconstructions where the model draws any."""
-    from affbench.data.sets import find_part
     from affbench.report.sections.mistakes import mistakes_figure
 
-    found, folder = _found(session, run), _folder(session, output)
-    part = find_part(set_name, "test", copies, limit)
-    _show(session, mistakes_figure(found, part, session.workspace, folder, count=count))
+    run, workspace, folder = canvas.place(session)
+    _show(session, mistakes_figure(run, images.part(), workspace, folder, count=count))
 
 
 @figure.command()
 @command
-def positions(
-    session: Session,
-    set_name: SetName = "affnist",
-    run: RunName = None,
-    copies: Copies = 32,
-    limit: ImageLimit = None,
-    output: Output = None,
-    device: Device = "auto",
-) -> None:
+def positions(session: Session, canvas: Canvas, images: Images) -> None:
     """Accuracy as a map over the position of the digit on the canvas."""
-    from affbench.data.sets import find_part
     from affbench.report.sections.positions import position_figure
 
-    found, folder = _found(session, run), _folder(session, output)
-    part = find_part(set_name, "test", copies, limit)
-    _show(session, position_figure(found, part, session.workspace, folder))
+    run, workspace, folder = canvas.place(session)
+    _show(session, position_figure(run, images.part(), workspace, folder))
 
 
 @figure.command()

@@ -135,10 +135,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             options = {name: home(value) for name, value in options.items()}
             folders = options.pop("data_dir"), options.pop("results_dir")
-            for name, group in groups.items():
-                options[name] = group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
             seconds = 60 * options.get("checkpoint_minutes", 1)
             workspace = Workspace(*folders, options.get("device", "auto"), progress, seconds)
+            for name, group in groups.items():
+                options[name] = group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
             session = Session(workspace, screen, document, sys.stdout)
             if not ranks.alone and function.__name__ != "train":
                 raise UsageError(f"torchrun starts 'affbench train' on several devices, not '{function.__name__}'.")
