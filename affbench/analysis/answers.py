@@ -93,7 +93,11 @@ def most_confident_mistakes(model: nn.Module, given: Answers, count: int = 20) -
     wrong = wrong[np.argsort(-given.scores[wrong], kind="stable")][:candidates]
     if not len(wrong):
         return []
-    certainty = _confidence(model, given.dataset.images[wrong])
+    images = given.dataset.images[wrong]
+    if has_capsules(model):
+        certainty = torch.linalg.vector_norm(class_capsules(model, images), dim=-1).numpy()
+    else:
+        certainty = batched(model, images, lambda part: model(part).float().softmax(-1)).numpy()
     labels, predictions = given.dataset.labels[wrong], given.predictions[wrong]
     rows = np.arange(len(wrong))
     sure, true = certainty[rows, predictions], certainty[rows, labels]
@@ -101,16 +105,6 @@ def most_confident_mistakes(model: nn.Module, given: Answers, count: int = 20) -
         Mistake(int(wrong[row]), int(labels[row]), int(predictions[row]), float(sure[row]), float(true[row]))
         for row in np.argsort(-sure, kind="stable")[:count]
     ]
-
-
-def _confidence(model: nn.Module, images: npt.NDArray[np.uint8]) -> Floats:
-    """0 to 1 for each class, (N, K): lengths of class capsules, or the softmax of scores."""
-    if has_capsules(model):
-        found = torch.linalg.vector_norm(class_capsules(model, images), dim=-1)
-    else:
-        found = batched(model, images, lambda part: model(part).float().softmax(-1))
-    confidence: Floats = found.numpy()
-    return confidence
 
 
 def positions(dataset: Dataset) -> Floats:

@@ -6,11 +6,9 @@ it has ``decode(capsules, labels)`` -> (B, 1, H, W), as `affbench.models.capsnet
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from affbench.base import store
-from affbench.base.device import resolve_device
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
 from affbench.data.batches import to_float
@@ -30,8 +26,7 @@ from affbench.data.transform import render
 from affbench.models.routing import coupling_coefficients
 from affbench.run.evaluate import device_of, evaluating
 from affbench.run.folder import Run
-from affbench.run.plan import answers_recipe
-from affbench.run.record import load_model
+from affbench.run.record import measured
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -233,14 +228,10 @@ def coupling_entropy(model: nn.Module, images: Images) -> CouplingEntropy:
 def run_entropy(run: Run, part: SetPart, workspace: Workspace) -> CouplingEntropy:
     """`coupling_entropy` of a finished run on some images; kept in its folder and answered from there."""
 
-    def make(target: Path) -> None:
-        images = part.load(workspace.data).images
-        found = coupling_entropy(load_model(run, resolve_device(workspace.device)), images)
-        target.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    def measure(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
+        return asdict(coupling_entropy(model, dataset.images))
 
-    recipe = answers_recipe("entropy", run, part, workspace.data)
-    path = store.derive_file(run.path / "entropy" / f"{part.name}.json", *recipe, make)
-    return CouplingEntropy(**json.loads(path.read_text(encoding="utf-8")))
+    return CouplingEntropy(**measured("entropy", part.name, run, part, workspace, measure))
 
 
 def batched(model: nn.Module, images: Images, function: Callable[[Tensor], Tensor], size: int = 256) -> Tensor:

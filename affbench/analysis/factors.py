@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from affbench.base import store
-from affbench.base.device import resolve_device
+from torch import nn
+
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
 from affbench.data import sets
-from affbench.data.dataset import TRANSFORM_COLUMNS
+from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
 from affbench.run.evaluate import bin_shares, predict
 from affbench.run.folder import BinShare, Run
-from affbench.run.plan import answers_recipe
-from affbench.run.record import load_model
+from affbench.run.record import measured
 
 BINS = 12
 FACTORS: dict[str, dict[str, float]] = {
@@ -48,29 +46,18 @@ def one_factor_set(train_set: str, factor: str) -> str:
     """The name of the set in which only `factor` varies, of the digits a run was trained on; UsageError for none."""
     if factor not in FACTORS:
         raise UsageError(f"there is no factor '{factor}'; the factors are {', '.join(TRANSFORM_COLUMNS)}.")
-    spec = sets.find_set(train_set)
-    for name in sets.set_names():
-        other = sets.find_set(name)
-        if other.form == "affine" and other.family == spec.digits and other.canvas == spec.canvas:
-            return sets.find_set(sets.varied_name(name, only=factor, **FACTORS[factor])).name
-    raise UsageError(
-        f"there is no synthetic affine set of {spec.canvas}×{spec.canvas} images for models trained on '{train_set}'."
-    )
+    affine = sets.sibling(sets.find_set(train_set), "affine")
+    return sets.find_set(sets.varied_name(affine.name, only=factor, **FACTORS[factor])).name
 
 
 def factor_curve(run: Run, factor: str, workspace: Workspace, *, limit: int | None = None) -> FactorCurve:
     """Accuracy of a run over one of `FACTORS`, on the first digits; kept in its folder and answered from there."""
-    part = sets.find_part(one_factor_set(run.config.data.train_set, factor), copies=1, limit=limit)
 
-    def make(target: Path) -> None:
-        dataset = part.load(workspace.data)
-        model = load_model(run, resolve_device(workspace.device))
+    def measure(model: nn.Module, dataset: Dataset) -> list[dict[str, Any]]:
         predictions, _ = predict(model, dataset, progress=workspace.progress)
         values = dataset.table[0][:, TRANSFORM_COLUMNS.index(factor)]
-        points = bin_shares(values, predictions == dataset.labels, BINS)
-        target.write_text(json.dumps([point.model_dump() for point in points]), encoding="utf-8")
+        return [share.model_dump() for share in bin_shares(values, predictions == dataset.labels, BINS)]
 
-    recipe = answers_recipe("factors", run, part, workspace.data)
-    path = store.derive_file(run.path / "factors" / f"{factor}.json", *recipe, make)
-    points = tuple(BinShare(**point) for point in json.loads(path.read_text(encoding="utf-8")))
-    return FactorCurve(run.name, run.config.training.seed, factor, part.name, points)
+    part = sets.find_part(one_factor_set(run.config.data.train_set, factor), copies=1, limit=limit)
+    points = (BinShare(**point) for point in measured("factors", factor, run, part, workspace, measure))
+    return FactorCurve(run.name, run.config.training.seed, factor, part.name, tuple(points))

@@ -23,6 +23,7 @@ import numpy as np
 from affbench.base import store
 from affbench.base.errors import ArtefactError, DataError, UsageError, nearest
 from affbench.data import convert, hdf5
+from affbench.data.convert import Form
 from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.family import SPLITS as SPLITS
 from affbench.data.family import Family, family_of_digits
@@ -100,6 +101,15 @@ def find_set(name: str) -> SetSpec:
     if at and spec.form != "affine":
         raise UsageError(f"set '{base}' cannot be varied ('@{variation}'): only synthetic affine sets can.")
     return _varied(spec, variation) if at else spec
+
+
+def sibling(spec: SetSpec, *forms: Form) -> SetSpec:
+    """The set of the same digits and canvas in one of some forms; `UsageError` where there is none."""
+    for other in _SETS.values():
+        if other.form in forms and (other.family, other.canvas) == (spec.digits, spec.canvas):
+            return other
+    size = f"{spec.canvas}×{spec.canvas}"
+    raise UsageError(f"there is no {' or '.join(forms)} set of {size} images of the digits of '{spec.name}'.")
 
 
 def varied_name(base: str, *, only: str | None = None, **half_widths: float | None) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from affbench.models import build_model
 from affbench.models.kernels.layout import prepare
 from affbench.run.evaluate import Evaluation, assess, confusion_of, evaluate
 from affbench.run.folder import WEIGHTS, EvaluationRecord, Run, Tally, write_evaluation
-from affbench.run.plan import Recipe, evaluation_recipe, finished_manifest
+from affbench.run.plan import Recipe, answers_recipe, evaluation_recipe, finished_manifest
 
 
 def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
@@ -140,6 +142,19 @@ def _write_predictions(target: Path, evaluation: Evaluation, dataset: Dataset) -
     with store.atomic_path(target) as path, hdf5.new_file(path) as file:
         for name, values in columns.items():
             file.create_dataset(name, data=values, compression="gzip", compression_opts=1)
+
+
+def measured(
+    stage: str, name: str, run: Run, part: SetPart, workspace: Workspace, measure: Callable[[nn.Module, Dataset], Any]
+) -> Any:
+    """What is measured, as JSON, of a finished run on some images; kept in its folder and answered from there."""
+
+    def make(target: Path) -> None:
+        model = load_model(run, resolve_device(workspace.device))
+        target.write_text(json.dumps(measure(model, part.load(workspace.data))), encoding="utf-8")
+
+    recipe = answers_recipe(stage, run, part, workspace.data)
+    return json.loads(store.derive_file(run.path / stage / f"{name}.json", *recipe, make).read_text(encoding="utf-8"))
 
 
 def is_evaluated(run: Run, part: SetPart, workspace: Workspace) -> bool:

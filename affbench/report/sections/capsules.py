@@ -12,12 +12,12 @@ from affbench.analysis.results import LabelledRun, Result, Results
 from affbench.base.device import resolve_device
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
-from affbench.data.sets import find_part, find_set, set_names
+from affbench.data.sets import find_part, find_set, sibling
 from affbench.report.drawing import Band, Drawing, picture_sheet, save_drawing
 from affbench.report.sections import NothingToShowError, Section, of_each_model
 from affbench.run.evaluate import predict
 from affbench.run.folder import Run
-from affbench.run.record import load_model, model_canvas
+from affbench.run.record import load_model
 
 ROWS = 5  # of real digits, and as many of reconstructions, as CapsNet-Keras shows
 PERTURBED = 5  # the class whose capsule reports show
@@ -72,7 +72,8 @@ def perturbation_figure(shown: LabelledRun, workspace: Workspace, folder: Path, 
     """
     run = shown.run
     model = capsule_model(run, workspace, drawing=True)
-    digits = find_part(_centred_set(run), limit=SEARCHED).load(workspace.data)
+    centred = sibling(find_set(run.config.data.train_set), "padded", "original")
+    digits = find_part(centred.name, limit=SEARCHED).load(workspace.data)
     found = of_class(digits, digit, 20)
     predictions, _ = predict(model, digits.rows(found))
     chosen = int(np.argmax(predictions == digit))  # the first of all where none is right
@@ -107,12 +108,3 @@ def capsule_model(run: Run, workspace: Workspace, *, drawing: bool = False) -> n
 def original_set(run: Run) -> str:
     """The set of original digits that a run's training set was made from."""
     return find_set(run.config.data.train_set).digits
-
-
-def _centred_set(run: Run) -> str:
-    """The set of these digits in the middle of the canvas."""
-    canvas, family = model_canvas(run), original_set(run)
-    for spec in map(find_set, set_names()):
-        if spec.family == family and spec.canvas == canvas and spec.form in ("padded", "original"):
-            return spec.name
-    raise UsageError(f"there is no set of {canvas}×{canvas} images with centred digits for run {run.name}.")
