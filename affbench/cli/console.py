@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from affbench.base.progress import Progress, Task
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ConsoleProgress(Progress):
-    """Bars on a terminal, and notes as lines, both on standard error; use it as a context manager."""
+    """Bars on a terminal, while there is work, and notes as lines, both on standard error."""
 
     def __init__(self, console: Console) -> None:
         from rich import progress
@@ -36,21 +36,17 @@ class ConsoleProgress(Progress):
             disable=not console.is_terminal,
         )
 
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
-
     @contextlib.contextmanager
     def task(self, title: str, total: float | None, unit: str = "") -> Iterator[Task]:
         """A bar that goes when the work is done."""
+        self._bars.start()
         identity = self._bars.add_task(title, total=total, rate="", text="")
         try:
             yield _Bar(self._bars, identity, unit)
         finally:
             self._bars.remove_task(identity)
+            if not self._bars.tasks and not self._bars.disable:
+                self._bars.stop()
 
     def note(self, text: str) -> None:
         """A line on standard error, above the bars."""
@@ -70,12 +66,12 @@ class _Bar(Task):
         self._bars.update(self._identity, advance=amount, rate=shown if self._unit else "", text=text)
 
 
-def console(*, quiet: bool = False) -> Console:
-    """The console on standard error that messages and tables go to; a quiet one prints nothing but errors."""
+def console(stream: TextIO, *, quiet: bool = False) -> Console:
+    """What prints on standard output or, as long as that can be written, on standard error; a quiet one does not."""
     from rich.console import Console
 
-    width = None if sys.stderr.isatty() else 120
-    return Console(file=_Steady(sys.stderr), quiet=quiet, highlight=False, width=width)  # type: ignore[arg-type]
+    file = _Steady(stream) if stream is sys.stderr else stream
+    return Console(file=file, quiet=quiet, highlight=False, width=None if stream.isatty() else 120)  # type: ignore[arg-type]
 
 
 class _Steady:
@@ -103,7 +99,7 @@ class _Steady:
             let_go(self._stream)
 
 
-def let_go(stream: TextIO) -> None:
+def let_go(stream: IO[str]) -> None:
     """Send what a stream that can no longer be written still holds to nowhere, or Python fails over it at the end."""
     with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())

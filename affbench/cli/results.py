@@ -86,7 +86,7 @@ def leaderboard(
     from affbench.run.folder import find_run
 
     for run in [find_run(session.workspace.results, name) for name in add or []]:
-        session.show(f"added: {add_reference(run, session.workspace.results).path}")
+        session.workspace.progress.note(f"added: {add_reference(run, session.workspace.results).path}")
     boards = leaderboards(session.workspace.results, set_name)
     session.show(*(leaderboard_table(board).to_rich() for board in boards))
     session.document({"leaderboards": [asdict(board) for board in boards]})

@@ -6,13 +6,15 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, get_type_hints
+from typing import IO, TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -25,31 +27,18 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 INTERRUPTED = 130
+_option = functools.partial(typer.Option, rich_help_panel="Common")
 
-_COMMON = {
-    "data_dir": (
-        Annotated[
-            Path,
-            typer.Option(envvar="AFFBENCH_DATA_DIR", help="Downloads and converted sets.", rich_help_panel="Common"),
-        ],
-        Path("data"),
-    ),
-    "results_dir": (
-        Annotated[
-            Path, typer.Option(envvar="AFFBENCH_RESULTS_DIR", help="Runs and reports.", rich_help_panel="Common")
-        ],
-        Path("results"),
-    ),
-    "json": (
-        Annotated[bool, typer.Option("--json", help="One JSON document on standard output.", rich_help_panel="Common")],
-        False,
-    ),
-    "quiet": (Annotated[bool, typer.Option("--quiet", help="Print errors only.", rich_help_panel="Common")], False),
-    "debug": (
-        Annotated[bool, typer.Option("--debug", help="Print a traceback with errors.", rich_help_panel="Common")],
-        False,
-    ),
-}
+
+@dataclass(frozen=True)
+class Common:
+    """The options of every command."""
+
+    data_dir: Annotated[Path, _option(envvar="AFFBENCH_DATA_DIR", help="Downloads and converted sets.")] = Path("data")
+    results_dir: Annotated[Path, _option(envvar="AFFBENCH_RESULTS_DIR", help="Runs and reports.")] = Path("results")
+    json: Annotated[bool, _option("--json", help="One JSON document on standard output.")] = False
+    quiet: Annotated[bool, _option("--quiet", help="Print errors only.")] = False
+    debug: Annotated[bool, _option("--debug", help="Print a traceback with errors.")] = False
 
 
 @dataclass(frozen=True)
@@ -57,28 +46,28 @@ class Session:
     """What a command works with."""
 
     workspace: Workspace
-    console: Console
+    console: Console  # on standard output
     json: bool
-    output: TextIO
 
-    def show(self, *renderables: RenderableType) -> None:
-        """Print tables or lines on standard error."""
-        for renderable in renderables:
-            if isinstance(renderable, str):
-                self.console.print(renderable, markup=False, soft_wrap=True)
-            else:
-                self.console.print(renderable)
+    def show(self, *results: RenderableType) -> None:
+        """Print what was asked for, tables or lines, on standard output; a JSON document takes their place."""
+        with self.console.capture() as printed:
+            for result in results:
+                text = isinstance(result, str)
+                self.console.print(result, markup=not text, soft_wrap=text)
+        say(printed.get(), self.console.file)
 
     def document(self, content: Any) -> None:
         """Print the JSON document, if it is wanted."""
         if self.json:
-            say(json.dumps(content, indent=2, ensure_ascii=False, default=str), self.output)
+            text = json.dumps(content, indent=2, ensure_ascii=self.console.encoding != "utf-8", default=str)
+            say(f"{text}\n", self.console.file)
 
 
-def say(text: str, output: TextIO) -> None:
+def say(text: str, output: IO[str]) -> None:
     """Print on standard output; nobody who reads no further is bothered, but a full disk is told."""
     try:
-        output.write(f"{text}\n")
+        output.write(text)
         output.flush()
     except OSError as error:
         let_go(output)
@@ -107,6 +96,8 @@ def surrounded() -> Iterator[None]:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as those of errors, which an encoding may lack, are written
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             yield
@@ -123,69 +114,64 @@ def surrounded() -> Iterator[None]:
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the common options, a `Session` as first argument, and an exit status for every end.
 
-    0 done; 1 failed; 2 wrong usage; 130 interrupted.
+    The fields of a dataclass that it takes are options as well.
     """
+    signature, keyword = inspect.signature(function, eval_str=True), inspect.Parameter.KEYWORD_ONLY
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    common = inspect.Parameter("common", keyword, annotation=Common)
+    for own in (*list(signature.parameters.values())[1:], common):
+        if dataclasses.is_dataclass(own.annotation):
+            groups[own.name], kinds = own.annotation, get_type_hints(own.annotation, include_extras=True)
+            parameters += [
+                inspect.Parameter(field.name, keyword, annotation=kinds[field.name], default=field.default)
+                for field in dataclasses.fields(own.annotation)
+            ]
+        else:
+            parameters.append(own.replace(kind=keyword))
 
     @functools.wraps(function)
     def wrapped(**options: Any) -> None:
-        quiet, debug, document = (options.pop(name) for name in ("quiet", "debug", "json"))
-        ranks = launched()
-        screen = console(quiet=quiet or not ranks.first)
-        progress = ConsoleProgress(screen)
+        debug, ranks = options["debug"], launched()
+        screen = console(sys.stderr, quiet=options["quiet"] or not ranks.first)
         try:
             options = {name: home(value) for name, value in options.items()}
-            folders = options.pop("data_dir"), options.pop("results_dir")
-            seconds = 60 * options.get("checkpoint_minutes", 1)
-            workspace = Workspace(*folders, options.get("device", "auto"), progress, seconds)
             for name, group in groups.items():
                 options[name] = group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
-            session = Session(workspace, screen, document, sys.stdout)
+            common, seconds = options.pop("common"), 60 * options.get("checkpoint_minutes", 1)
+            folders, progress = (common.data_dir, common.results_dir), ConsoleProgress(screen)
+            workspace = Workspace(*folders, options.get("device", "auto"), progress, seconds)
+            shown = console(sys.stdout, quiet=common.json or screen.quiet)
             if not ranks.alone and function.__name__ != "train":
                 raise UsageError(f"torchrun starts 'affbench train' on several devices, not '{function.__name__}'.")
-            with progress, contextlib.redirect_stdout(screen.file):
-                function(session, **options)
-        except AffbenchError as error:
-            raise _end(error, str(error), error.exit_code, debug=debug) from None
-        except KeyboardInterrupt as error:
-            raise _end(error, str(error) or "interrupted.", INTERRUPTED, debug=debug) from None
+            with contextlib.redirect_stdout(screen.file):
+                function(Session(workspace, shown, common.json), **options)
         except typer.Exit:
             raise
-        except Exception as error:
-            text = f"unexpected {type(error).__name__}: {error}. This is a bug; --debug shows where."
-            if isinstance(error, OSError) and error.errno and error.filename:
-                from affbench.base.store import hint
+        except (Exception, KeyboardInterrupt) as error:
+            raise _end(error, debug=debug) from None
 
-                # What the operating system refuses wherever nobody expected it is no fault of the program's.
-                text = f"{error.filename} cannot be used: {hint(Path(str(error.filename)), error)}."
-            raise _end(error, text, 1, debug=debug) from None
-
-    signature = inspect.signature(function, eval_str=True)
-    groups: dict[str, Any] = {}
-    options: dict[str, tuple[Any, Any]] = {}
-    for own in list(signature.parameters.values())[1:]:
-        if dataclasses.is_dataclass(own.annotation):  # its fields are options
-            groups[own.name] = own.annotation
-            kinds = get_type_hints(own.annotation, include_extras=True)
-            options |= {field.name: (kinds[field.name], field.default) for field in dataclasses.fields(own.annotation)}
-        else:
-            options[own.name] = (own.annotation, own.default)
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        for name, (annotation, default) in (options | _COMMON).items()
-    ]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
 
 
-def _end(error: BaseException, text: str, status: int, *, debug: bool) -> typer.Exit:
-    # What was asked for wrongly, every process that torchrun started finds out; one of them says so.
-    screen = console(quiet=isinstance(error, UsageError) and not launched().first)
-    if debug:
-        import traceback
+def _end(error: BaseException, *, debug: bool) -> typer.Exit:
+    """Say how a command ended: 1 failed, 2 wrong usage, 130 interrupted."""
+    status, text = 1, f"unexpected {type(error).__name__}: {error}. This is a bug; --debug shows where."
+    if isinstance(error, AffbenchError):
+        status, text = error.exit_code, str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        status, text = INTERRUPTED, str(error) or "interrupted."
+    elif isinstance(error, OSError) and error.errno and error.filename:
+        from affbench.base.store import hint
 
+        # What the operating system refuses wherever nobody expected it is no fault of the program's.
+        text = f"{error.filename} cannot be used: {hint(Path(str(error.filename)), error)}."
+    # What was asked for wrongly, every process that torchrun started finds out; one of them says so.
+    screen = console(sys.stderr, quiet=isinstance(error, UsageError) and not launched().first)
+    if debug:
         sys.stderr.write("".join(traceback.format_exception(error)))
-    screen.print(
-        f"affbench: {text}", markup=False, style="bold red" if status != INTERRUPTED else "yellow", soft_wrap=True
-    )
+    style = "yellow" if status == INTERRUPTED else "bold red"
+    screen.print(f"affbench: {text}", markup=False, style=style, soft_wrap=True)
     return typer.Exit(status)

@@ -81,7 +81,7 @@ def _unfinished(session: Session) -> RunConfig:
     if not unfinished:
         raise UsageError(f"--resume: there is no unfinished run in {session.workspace.results / 'runs'}.")
     latest = unfinished[-1]
-    session.show(f"going on with {latest.name}")
+    session.workspace.progress.note(f"going on with {latest.name}")
     if plan_run(latest.config, session.workspace).folder.name != latest.name:
         raise ArtefactError(
             f"{latest.path} cannot be gone on with: its config.toml, the code of its model or its data are no "
@@ -179,11 +179,13 @@ def _plan_table(title: str, steps: list[Step]) -> Any:
 
 def _end(session: Session, outcome: Outcome) -> None:
     """Show what many runs ended in, with status 1 when some failed; the others are finished and reported."""
+    from affbench.experiment.cells import outcome_of
+
     report = outcome.report
     session.show(report.table.to_rich(), f"report: {report.html}", f"        {report.markdown}")
     session.document(asdict(outcome.result) | {"report": str(report.html), "markdown": str(report.markdown)})
     for cell in outcome.result.failed:
-        session.show(f"failed: {cell.label}, seed {cell.seed}: {cell.error}")
+        session.workspace.progress.note(outcome_of(cell))
     if outcome.result.failed:
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+PUBLISHED = Path(__file__).parents[2] / "results"
 NEEDS_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 
 
@@ -57,3 +59,10 @@ def test_full_output_is_told(tmp_path: Path) -> None:
 )
 def test_streams_that_take_nothing_do_not_matter(tmp_path: Path, start: str) -> None:
     assert ended(tmp_path, "status", "--json", start=start)[0].returncode == 0
+
+
+def test_characters_that_the_encoding_lacks_do_not_matter(tmp_path: Path) -> None:
+    for document in ((), ("--json",)):
+        done, _ = ended(tmp_path, "leaderboard", "--results-dir", str(PUBLISHED), *document, PYTHONIOENCODING="ascii")
+        assert done.returncode == 0
+    assert "48×48 canvas" in str(json.loads(done.stdout))
