@@ -104,7 +104,7 @@ class TrainingConfig(_Frozen):
     epochs: int = Field(default=30, ge=1, description="Epochs to train.")
     batch_size: int = Field(default=128, ge=1, description="Images a step.")
     learning_rate: float = Field(default=0.001, gt=0, le=1, description="Adam's learning rate.")
-    schedule: str = Field(default="paper", description="Learning-rate schedule: paper, keras or constant.")
+    schedule: str = Field(default="paper", description="Learning-rate schedule")
     stop_at: float | None = Field(
         default=None, gt=0, le=1, description="End at the first validation accuracy (0 to 1) that reaches this."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,7 @@ def status(session: Session) -> None:
 
     state = read_status(session.workspace.data, session.workspace.results)
     session.show(*status_tables(state))
-    session.document(state.to_dict())
+    session.document(asdict(state))
 
 
 @command

@@ -7,7 +7,7 @@ import inspect
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -36,7 +36,6 @@ TestLimit = Annotated[int | None, typer.Option(min=1, help="Test on the first N 
 Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each digit in a synthetic affine set.")]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
 ImageLimit = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
-_NOT_OPTIONS = {"copies"}  # of a set to train on: a configuration file says it
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,14 @@ class Place:
         """The engine of that name, with what its runs may use."""
         from affbench.experiment.cells import Engine
 
-        if self.engine not in ("local", "ray"):
+        if self.engine == "ray":
+            return Engine("ray", self.ray_address, self.cpus_per_run, self.gpus_per_run)
+        if self.engine != "local":
             raise UsageError(f"--engine {self.engine} is unknown: {nearest(self.engine, ('local', 'ray'))}.")
-        if self.engine == "local" and (self.ray_address is not None or self.gpus_per_run is not None):
-            option = "--ray-address" if self.ray_address is not None else "--gpus-per-run"
-            raise UsageError(f"{option} goes with --engine ray.")
-        name: Literal["local", "ray"] = "ray" if self.engine == "ray" else "local"
-        return Engine(name, self.ray_address, self.cpus_per_run, self.gpus_per_run)
+        for option, value in (("--ray-address", self.ray_address), ("--gpus-per-run", self.gpus_per_run)):
+            if value is not None:
+                raise UsageError(f"{option} goes with --engine ray.")
+        return Engine(cpus=self.cpus_per_run)
 
 
 class OfRun(TyperCommand):
@@ -100,7 +100,9 @@ class OfRun(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """The command's own options, and those made from the configuration that it has not itself."""
         own = super().get_params(ctx)
-        return own + [option for option in _made() if option.name not in _taken(own)]
+        taken = {option.name for option in own}
+        taken |= {"seed"} if "seeds" in taken else set()
+        return own + [option for option in _made() if option.name not in taken]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, and keep the function's arguments and what is said of the run apart."""
@@ -111,34 +113,27 @@ class OfRun(TyperCommand):
         return rest
 
 
-def _taken(own: list[Any]) -> set[str | None]:
-    """Options that a command has itself; one of many seeds has no other for one."""
-    names = {option.name for option in own}
-    return names | ({"seed"} if "seeds" in names else set())
-
-
 @functools.cache
 def _made() -> list[Any]:
     from affbench.base.config import DataConfig, TrainingConfig
+    from affbench.run.stopping import SCHEDULES
 
-    kinds: dict[str, Any] = {"model": Model, "option": ModelOptions}
+    config = typer.Option(help="A run's TOML file, such as a run folder's config.toml.")
+    kinds: dict[str, Any] = {"model": Model, "option": ModelOptions, "config": Annotated[Path | None, config]}
     for name, field in (TrainingConfig.model_fields | DataConfig.model_fields).items():
         # "paper" and other words of a Literal are text here: the configuration knows, and suggests, the right ones.
         kind = next((k for k in (field.annotation, *get_args(field.annotation)) if k in (bool, int, float)), str)
         least = next((rule.ge for rule in field.metadata if hasattr(rule, "ge")), None)
-        option = typer.Option(*([f"--{name}"] if kind is bool else []), min=least, help=field.description)
-        kinds[name] = Annotated[kind | None, option]
-    kinds["config"] = Annotated[
-        Path | None, typer.Option(help="A run's TOML file, such as a run folder's config.toml.")
-    ]
+        known = f": {', '.join(SCHEDULES)}." if name == "schedule" else ""
+        option = typer.Option(*([f"--{name}"] if kind is bool else []), min=least, help=f"{field.description}{known}")
+        if name != "copies":  # of a set to train on: a configuration file says it
+            kinds[name] = Annotated[kind | None, option]
 
     def options() -> None: ...
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter(name, keyword, annotation=kind, default=None) for name, kind in kinds.items()]
-    options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter for parameter in parameters if parameter.name not in _NOT_OPTIONS]
-    )
+    options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     options.__annotations__ = kinds
     holder = typer.Typer(add_completion=False)
     holder.command()(options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +24,7 @@ from affbench.cli.session import Session, command
 
 if TYPE_CHECKING:
     from affbench.base.config import Pipeline, RunConfig
-    from affbench.experiment.pipeline import Outcome, Step
+    from affbench.experiment.pipeline import Outcome
 
 
 @command
@@ -53,11 +53,10 @@ def train(
     run = run_training(plan, session.workspace, tensorboard=tensorboard)
     if not launched().first:
         return  # the first process of torchrun speaks for all
-    best, parameters = run.selected, run.environment.parameters
+    best, parameters, epochs = run.selected, run.environment.parameters, run.history[-1].epoch
     session.show(
-        f"{run.name}: {'trained before' if cached else 'trained'}, {parameters:,} parameters, best "
-        f"validation accuracy {best.validation_accuracy:.2%} (epoch {best.epoch:g} of {run.history[-1].epoch:g}), "
-        f"{run.path}"
+        f"{run.name}: {'trained before' if cached else 'trained'}, {parameters:,} parameters, best validation accuracy "
+        f"{best.validation_accuracy:.2%} (epoch {best.epoch:g} of {epochs:g}), {run.path}"
     )
     session.document(
         {
@@ -66,7 +65,7 @@ def train(
             "cached": cached,
             "validation_accuracy": best.validation_accuracy,
             "selected_epoch": best.epoch,
-            "epochs": run.history[-1].epoch,
+            "epochs": epochs,
             "parameters": parameters,
         }
     )
@@ -135,11 +134,13 @@ def run(
     """A whole pipeline: convert, train, test and report; what is cached is not done again."""
     from affbench.base.config import read_pipeline
     from affbench.experiment.pipeline import from_pipeline, plan_experiment, run_experiment
+    from affbench.report.table import Cell, Table
 
     pipeline = changed(read_pipeline(file), epochs, limit, seeds, test_limit)
     if dry_run:
         steps = plan_experiment(from_pipeline(pipeline), session.workspace)
-        session.show(_plan_table(pipeline.title, steps))
+        rows = tuple((Cell(step.stage), Cell(step.what), Cell(step.state)) for step in steps)
+        session.show(Table(pipeline.title, ("Stage", "What", "State"), rows).to_rich())
         session.document({"pipeline": pipeline.name, "steps": [vars(step) for step in steps]})
     else:
         _end(session, run_experiment(from_pipeline(pipeline), session.workspace, place.to_engine()))
@@ -156,8 +157,7 @@ def changed(
     if not told:
         return pipeline
     chosen = None if seeds is None else tuple(range(seeds))
-    training = {} if epochs is None else {"epochs": epochs}
-    data = {} if limit is None else {"limit": limit}
+    data, training = {"limit": limit} if limit else {}, {"epochs": epochs} if epochs else {}
     runs = [
         override(entry, data=entry.data | data, training=entry.training | training, seeds=chosen).model_dump()
         for entry in pipeline.runs
@@ -165,16 +165,6 @@ def changed(
     evaluation = override(pipeline.evaluation, limit=test_limit).model_dump()
     note = f"{pipeline.note} Changed on the command line: {told}.".strip()
     return override(pipeline, runs=runs, seeds=chosen, evaluation=evaluation, note=note)
-
-
-def _plan_table(title: str, steps: list[Step]) -> Any:
-    from rich.table import Table
-
-    table = Table("stage", "what", "state", title=title, title_justify="left")
-    colours = {"cached": "green", "to do": "yellow", "missing": "red"}
-    for step in steps:
-        table.add_row(step.stage, step.what, f"[{colours[step.state]}]{step.state}[/]")
-    return table
 
 
 def _end(session: Session, outcome: Outcome) -> None:

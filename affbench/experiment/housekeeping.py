@@ -10,10 +10,10 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import h5py
 from filelock import FileLock, Timeout
@@ -91,10 +91,6 @@ class Status:
     raw: tuple[RawFiles, ...]
     sets: tuple[ConvertedSet, ...]
     runs: tuple[RunState, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-serialisable form."""
-        return asdict(self)
 
 
 def read_status(data_dir: Path, results_dir: Path) -> Status:
