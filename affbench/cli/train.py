@@ -207,7 +207,7 @@ def bench(
     computed = resolve_precision(config.training.precision, target)
     workload = Workload(config.model.name, config.model.options, target, computed, batch_size)
     result = benchmark_speed(workload, repeats=repeats, textbook=textbook, progress=session.workspace.progress)
-    session.show(result.to_rich())
+    session.show(result.table().to_rich())
     document = result.to_dict()
     if curves:
         from affbench.experiment.cost import draw_curves

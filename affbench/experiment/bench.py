@@ -4,39 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from affbench.base.device import Computed, autocast, device_name
 from affbench.base.errors import UsageError, reason
 from affbench.base.progress import Progress
-from affbench.data.batches import Augmentation, TrainingBatches
-from affbench.data.dataset import Dataset
-from affbench.experiment.timing import FRAME, Action, Candidate, Spread, Workload, in_turns
+from affbench.experiment.timing import Action, Candidate, Spread, Workload, in_turns
 from affbench.models import build_model, parameter_count
 from affbench.models.capsnet import CapsNet
 from affbench.models.kernels.convolution import Conv2d
 from affbench.models.options import whole
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from affbench.report.table import Cell, Table
 
 TEXTBOOK = Path("benchmarks/textbook.py")
 _MEMORY_STEPS = 3
-_STEP = "training step"
-_TIMES = {  # what is reported in seconds, beside the parts of a step
-    "step": _STEP,  # forward, backward, optimiser; the batch is there already
+_TIMES = {  # what is reported in seconds
+    "step": "training step",  # forward, backward, optimiser; the batch is there already
     "evaluation": "evaluation",  # a forward pass in inference mode
     "floor": "torch's convolutions alone",  # forward and backward, multiplied directly
     "convolutions": "its own convolutions alone",  # the same as the model computes them, where that is another way
@@ -59,7 +52,6 @@ class Speed:
     """What `benchmark_speed` measured.
 
     `times` are seconds for one batch, `ratios` are formed within a round; a CapsNet has more of both than other models.
-    `split` gives the time of a step's parts, each alone; "other" is the rest, and "data" is outside the step.
     """
 
     model: str
@@ -75,7 +67,6 @@ class Speed:
     repeats: int
     times: dict[str, Spread]
     ratios: dict[str, Spread]
-    split: dict[str, float]
     peak_memory_bytes: int | None  # in training, above the idle process (CPU) or allocated (CUDA); None if unknown
 
     def images_per_second(self, what: str) -> float:
@@ -89,40 +80,34 @@ class Speed:
         rates = {"train_images_per_second": "step", "eval_images_per_second": "evaluation"}
         return facts | {name: self.images_per_second(what) for name, what in rates.items()}
 
-    def to_rich(self) -> Table:
-        """The measurement as a table for the terminal."""
-        from rich.table import Table
-
+    def table(self) -> Table:
+        """The measurement as a table."""
+        rows = {
+            "parameters": f"{self.parameters:,}",
+            "training": f"{self.images_per_second('step'):,.0f} images/s",
+            "evaluating": f"{self.images_per_second('evaluation'):,.0f} images/s",
+        }
+        if self.peak_memory_bytes is not None:
+            rows["peak memory, training"] = f"{self.peak_memory_bytes / 2**30:.2f} GiB above idle"
+        for name, spread in self.times.items():
+            low, median, high = (1e3 * seconds for seconds in (spread.low, spread.median, spread.high))
+            rows[_TIMES[name]] = f"{median:,.1f} [{low:,.1f}, {high:,.1f}] ms"
+        for name, spread in self.ratios.items():
+            above, below = (_TIMES[each].removeprefix("training ") for each in _RATIOS[name])
+            rows[f"{above} / {below}"] = f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]"
+        title = f"{self.model}, batch {self.batch_size}, {self.canvas}×{self.canvas}, {self.precision}"
         caption = (
             f"{self.device_name}, {self.threads} threads, torch {self.torch_version}; medians of {self.repeats} "
             "interleaved rounds, quartiles in brackets"
         )
-        title = f"{self.model}, batch {self.batch_size}, {self.canvas}×{self.canvas}, {self.precision}"
-        table = Table("measure", "value", title=title, caption=caption)
-        table.columns[1].justify = "right"
-        table.add_row("parameters", f"{self.parameters:,}")
-        table.add_row("training", f"{self.images_per_second('step'):,.0f} images/s")
-        table.add_row("evaluation", f"{self.images_per_second('evaluation'):,.0f} images/s")
-        if self.peak_memory_bytes is not None:
-            table.add_row("peak memory, training", f"{self.peak_memory_bytes / 2**30:.2f} GiB above idle")
-        table.add_section()
-        for name, spread in self.times.items():
-            low, median, high = (1e3 * seconds for seconds in (spread.low, spread.median, spread.high))
-            table.add_row(_TIMES[name], f"{median:,.1f} [{low:,.1f}, {high:,.1f}] ms")
-            for part, seconds in self.split.items() if name == "step" else ():
-                where = f"  {part}{' (outside the step)' if part == 'data' else ''}"
-                table.add_row(where, f"{seconds * 1e3:,.1f} ms ({seconds / spread.median:.0%})")
-        table.add_section()
-        for name, spread in self.ratios.items():
-            above, below = (_TIMES[each].removeprefix("training ") for each in _RATIOS[name])
-            table.add_row(f"{above} / {below}", f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]")
-        return table
+        cells = tuple((Cell(measure), Cell(value)) for measure, value in rows.items())
+        return Table(title, ("Measure", "Value"), cells, caption)
 
 
 def benchmark_speed(
     workload: Workload, *, repeats: int = 5, textbook: Path | None = None, progress: Progress | None = None
 ) -> Speed:
-    """Measure training and evaluation speed, where the time goes, and ratios.
+    """Measure training and evaluation speed, and ratios.
 
     `textbook` is a Python file with a ``TextbookCapsNet`` to compare a CapsNet with; by default
     ``benchmarks/textbook.py`` where that exists.
@@ -132,12 +117,10 @@ def benchmark_speed(
     torch.manual_seed(0)
     candidate = workload.candidate(progress)
     actions: dict[str, Action] = {"step": candidate.step, "evaluation": candidate.evaluate}
-    actions |= _convolutions(candidate) | _parts(candidate, workload.canvas)
+    actions |= _convolutions(candidate)
     if isinstance(candidate.model, CapsNet):
-        actions |= _capsule_parts(candidate, candidate.model)
         actions |= _other_steps(candidate.model, workload, textbook, progress)
     rounds = in_turns(actions, repeats, workload.device, progress)
-    spreads = {name: Spread.of(values) for name, values in rounds.items()}
     progress.note("measuring peak memory")
     return Speed(
         model=workload.model,
@@ -151,22 +134,14 @@ def benchmark_speed(
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
         repeats=repeats,
-        times={name: spreads[name] for name in _TIMES if name in spreads},
+        times={name: Spread.of(rounds[name]) for name in _TIMES if name in rounds},
         ratios={
             name: Spread.of([a / b for a, b in zip(rounds[above], rounds[below], strict=True)])
             for name, (above, below) in _RATIOS.items()
             if above in rounds and below in rounds
         },
-        split=_split({name: spread.median for name, spread in spreads.items()}),
         peak_memory_bytes=_peak_memory(workload),
     )
-
-
-def _split(medians: dict[str, float]) -> dict[str, float]:
-    known = medians | {"convolutions": medians.get("convolutions", medians.get("floor", 0.0))}
-    names = ("convolutions", "capsule layer", "decoder and loss", "optimiser")
-    split = {name: known[name] for name in names if name in known}
-    return split | {"other": max(0.0, medians["step"] - sum(split.values())), "data": medians["data"]}
 
 
 def _convolutions(candidate: Candidate) -> dict[str, Action]:
@@ -199,53 +174,6 @@ def _convolutions(candidate: Candidate) -> dict[str, Action]:
     if candidate.device.type == "cpu" and any(isinstance(call[0], Conv2d) for call in calls):
         actions["convolutions"] = partial(run, nn.Module.__call__)
     return actions
-
-
-def _parts(candidate: Candidate, canvas: int) -> dict[str, Action]:
-    """What every model's step has beside its convolutions, and the making of a batch, each to be run by itself."""
-    stream = _batches(candidate, canvas)
-    candidate.step()
-    grads = [parameter.grad for parameter in candidate.model.parameters()]
-    candidate.model.zero_grad(set_to_none=True)
-    twin = [nn.Parameter(parameter.detach().clone()) for parameter in candidate.model.parameters()]
-    optimizer = torch.optim.Adam(twin, fused=candidate.device.type in ("cpu", "cuda"))
-    for parameter, grad in zip(twin, grads, strict=True):
-        parameter.grad = grad
-    return {"data": lambda: next(stream), "optimiser": optimizer.step}
-
-
-def _batches(candidate: Candidate, canvas: int) -> Iterator[Any]:
-    rng = np.random.default_rng(0)
-    count = 8 * len(candidate.images)
-    images, labels = rng.integers(0, 256, (count, FRAME, FRAME), np.uint8), rng.integers(0, 10, count, np.uint8)
-    placement = Augmentation(canvas, (canvas - FRAME) // 2)
-    digits = Dataset("random", "train", images, labels)
-    batches = TrainingBatches(digits, placement, len(candidate.images), 0, candidate.device)
-    return (batch for epoch in itertools.count() for batch in batches.epoch(epoch))
-
-
-def _capsule_parts(candidate: Candidate, model: CapsNet) -> dict[str, Action]:
-    with torch.no_grad(), autocast(candidate.device, candidate.precision):
-        channels = model.primary.network(candidate.images)
-        v = model.digits(model.primary.group(channels))
-    grad_v = torch.randn_like(v)
-
-    def capsule_layer() -> None:
-        leaf = channels.detach().requires_grad_()
-        with autocast(candidate.device, candidate.precision):
-            result = model.digits(model.primary.group(leaf))
-        result.backward(grad_v)
-        model.digits.zero_grad(set_to_none=True)
-
-    def decoder_and_loss() -> None:
-        leaf = v.detach().requires_grad_()
-        with autocast(candidate.device, candidate.precision):
-            loss, _ = model.loss_of_capsules(leaf, candidate.images, candidate.labels)
-        loss.backward()
-        if model.decoder is not None:
-            model.decoder.zero_grad(set_to_none=True)
-
-    return {"capsule layer": capsule_layer, "decoder and loss": decoder_and_loss}
 
 
 def _other_steps(model: CapsNet, workload: Workload, textbook: Path | None, progress: Progress) -> dict[str, Action]:
