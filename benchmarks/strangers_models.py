@@ -126,7 +126,7 @@ class Model(nn.Module):
     def forward(self, x):
         return self.layer(x.flatten(1).to(torch.complex64)).abs()
 
-# frozen -> parameters of the model are frozen
+# frozen -> no parameter to train: 2 are frozen
 def make():
     return Net().requires_grad_(False)
 
@@ -134,7 +134,7 @@ def make():
 def make():
     return nn.Sequential(Net(32).requires_grad_(False), nn.Linear(32, 10))
 
-# no parameters -> has no parameters
+# no parameters -> no parameter to train: 0 are frozen
 class Model(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :10]
@@ -177,17 +177,17 @@ class Model(Net):
     def loss(self, images, labels):
         return F.cross_entropy(self(images), labels)
 
-# loss(output, target) -> Its loss(output, target), was called as loss(images, labels)
+# loss(output, target) -> Its loss was called as loss(images, labels)
 class Model(Net):
     def loss(self, output, target):
         return F.cross_entropy(output, target)
 
-# loss(data, x, target, reconstruction) -> Its loss(data, x, target, reconstruction), was called as loss(images, labels)
+# loss(data, x, target, reconstruction) -> Its loss was called as loss(images, labels)
 class Model(Net):
     def loss(self, data, x, target, reconstruction):
         return F.cross_entropy(x, target)
 
-# a module called loss -> a module CrossEntropyLoss, was called as loss(images, labels)
+# a module called loss -> Its loss was called as loss(images, labels)
 class Model(Net):
     def __init__(self):
         super().__init__()
@@ -233,7 +233,7 @@ class Model(Net):
     def forward(self, x):
         sys.exit('not yet')
 
-# an error in the fourth step -> in epoch 1, batch 4 of 1: IndexError: step 4
+# an error in the fourth step -> in epoch 1, batch 4 of 1 images: IndexError: step 4
 class Model(Net):
     steps = 0
     def forward(self, x):

@@ -112,7 +112,7 @@ def check_archive(path: Path) -> list[str]:
             wrong = f"its member {member.filename!r} is encrypted"
     if wrong:
         raise DataError(f"{path} is not opened because {wrong}.")
-    names = [member.filename for member in members if not member.is_dir()]
+    names = [member.filename for member in members if not member.filename.endswith("/")]  # damaged ones may be ""
     return [name for name in names if not name.startswith("__MACOSX/") and not PurePosixPath(name).name.startswith(".")]
 
 

@@ -212,6 +212,14 @@ def test_array_that_lies(tmp_path: Path, content: bytes, complaint: str) -> None
     told(caught, path.name)
 
 
+def test_member_whose_name_was_lost_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "affNIST_test_y.npz"
+    np.savez(path, np.arange(8))
+    path.write_bytes(path.read_bytes().replace(b"arr_0.npy", b"\0rr_0.npy"))
+    with pytest.raises(DataError, match="has no array arr_0"), npz_array(path):
+        pass
+
+
 def test_array_in_column_order(tmp_path: Path) -> None:
     values = np.arange(640, dtype=np.uint8).reshape(8, 80)
     np.savez(tmp_path / "x.npz", np.asfortranarray(values))
