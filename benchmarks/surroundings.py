@@ -183,7 +183,7 @@ CASES = (
         for url in ("http://[::1", "http://a:port", "https://", "http://.a", "ftp://a/b", "file:///no/such/folder")
     ),
     Case("mirror: redirects to no address", (*FETCH, "--mirror", "{site}"), (1,), "no address", site="302"),
-    Case("mirror: 403 for everything", (*FETCH, "--mirror", "{site}"), (1,), "no such file", site="403"),
+    Case("mirror: 403 for everything", (*FETCH, "--mirror", "{site}"), (1,), "403 Forbidden", site="403"),
     Case("mirror: error pages", (*FETCH, "--mirror", "{site}"), (1,), "web page", site="200 text/html"),
     Case(
         "mirror: error pages called files",
