@@ -93,8 +93,9 @@ def _check_parameters(model: nn.Module) -> None:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise UsageError(
-            f"the model has no parameter to train: {len(parameters)} are frozen (requires_grad is False), and layers "
-            "in a list belong in an nn.ModuleList; affbench.evaluate tests it as it is."
+            "the model has no parameter to train: "
+            + (f"all {len(parameters)} are frozen (requires_grad is False)" if parameters else "it holds none at all")
+            + ", and layers in a list belong in an nn.ModuleList; affbench.evaluate tests it as it is."
         )
     if any(map(torch.is_complex, trained)):
         raise UsageError(
