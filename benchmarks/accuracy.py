@@ -64,7 +64,7 @@ def main() -> None:
         "fast, bfloat16": ("capsnet", "bfloat16"),
     }
     accuracies: dict[str, list[float]] = {}
-    with ConsoleProgress(console()) as progress:
+    with ConsoleProgress(console(sys.stderr)) as progress:
         workspace = Workspace(given.data_dir, given.results_dir, "auto", progress)
         for seed in range(given.seeds):
             for kind, (name, precision) in kinds.items():

@@ -151,7 +151,7 @@ def main() -> None:
     device = resolve_device(parser.parse_args().device)
     print(f"{device} ({device_name(device)}), torch {torch.__version__}", flush=True)
     wrong = 0
-    with ConsoleProgress(console()) as progress:
+    with ConsoleProgress(console(sys.stderr)) as progress:
         for label, difference, bound in itertools.chain(
             kernels(device), routing(device), networks(device), steps(device), curves(device, progress)
         ):
