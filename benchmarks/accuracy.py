@@ -11,6 +11,7 @@ validation accuracies and the differences to the reference.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,24 +65,24 @@ def main() -> None:
         "fast, bfloat16": ("capsnet", "bfloat16"),
     }
     accuracies: dict[str, list[float]] = {}
-    with ConsoleProgress(console(sys.stderr)) as progress:
-        workspace = Workspace(given.data_dir, given.results_dir, "auto", progress)
-        for seed in range(given.seeds):
-            for kind, (name, precision) in kinds.items():
-                config = RunConfig.model_validate(
-                    {
-                        "model": {"name": name, "options": WIDTHS},
-                        "data": {"train_set": train_set, "limit": given.digits},
-                        "training": {
-                            "seed": seed,
-                            "epochs": given.epochs,
-                            "batch_size": given.batch_size,
-                            "precision": precision,
-                        },
-                    }
-                )
-                run = train(config, workspace)
-                accuracies.setdefault(kind, []).append(run.selected.validation_accuracy)
+    progress = ConsoleProgress(console(sys.stderr))
+    workspace = Workspace(given.data_dir, given.results_dir, "auto", progress)
+    for seed in range(given.seeds):
+        for kind, (name, precision) in kinds.items():
+            config = RunConfig.model_validate(
+                {
+                    "model": {"name": name, "options": WIDTHS},
+                    "data": {"train_set": train_set, "limit": given.digits},
+                    "training": {
+                        "seed": seed,
+                        "epochs": given.epochs,
+                        "batch_size": given.batch_size,
+                        "precision": precision,
+                    },
+                }
+            )
+            run = train(config, workspace)
+            accuracies.setdefault(kind, []).append(run.selected.validation_accuracy)
     print(f"best validation accuracy % on {train_set}, {given.digits:,} digits, {given.epochs} epochs, by seed")
     reference = accuracies["reference, float32"]
     for kind, values in accuracies.items():

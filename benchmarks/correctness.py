@@ -151,13 +151,13 @@ def main() -> None:
     device = resolve_device(parser.parse_args().device)
     print(f"{device} ({device_name(device)}), torch {torch.__version__}", flush=True)
     wrong = 0
-    with ConsoleProgress(console(sys.stderr)) as progress:
-        for label, difference, bound in itertools.chain(
-            kernels(device), routing(device), networks(device), steps(device), curves(device, progress)
-        ):
-            good = difference <= bound  # not for NaN
-            wrong += not good
-            print(f"{'good ' if good else 'WRONG'} {difference:.1e} (at most {bound:.0e})  {label}", flush=True)
+    progress = ConsoleProgress(console(sys.stderr))
+    for label, difference, bound in itertools.chain(
+        kernels(device), routing(device), networks(device), steps(device), curves(device, progress)
+    ):
+        good = difference <= bound  # not for NaN
+        wrong += not good
+        print(f"{'good ' if good else 'WRONG'} {difference:.1e} (at most {bound:.0e})  {label}", flush=True)
     print(f"{wrong} comparisons are out of bounds" if wrong else "all as it should be")
     sys.exit(1 if wrong else 0)
 
