@@ -23,7 +23,7 @@ from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.version import __version__
 from affbench.data import sets
 from affbench.data.sets import FAMILIES, SOURCES
-from affbench.run.folder import HISTORY, Run, list_runs
+from affbench.run.folder import HISTORY, MEASURED, Run, list_runs
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -39,7 +39,7 @@ _RUN = r"config\.toml|history\.csv|[^/]+\.(json|h5)|model\.safetensors|resume\.p
 _MADE = re.compile(  # the names, below the data and results folders, of what processes that died may leave behind
     rf"\.doctor\.lock|raw/[^/]+/([a-z_]+/)?\.({_RAW}|checksums\.json){_TEMPORARY}"
     rf"|sets/\.({_SET}|(affnist|homnist)-[a-z]+\.h5)(\.manifest\.json)?{_TEMPORARY}"
-    rf"|runs/\.[^/]+-seed\d+-[0-9a-f]{{8}}\.lock|runs/[^/]+/(factors/)?\.({_RUN}){_TEMPORARY}"
+    rf"|runs/\.[^/]+-seed\d+-[0-9a-f]{{8}}\.lock|runs/[^/]+/({MEASURED})?\.({_RUN}){_TEMPORARY}"
     r"|reports/\.[^/]+\.(part|lock)"
 )
 ABANDONED_SECONDS = 3600.0  # a temporary file this old belongs to no process that still writes it
@@ -219,16 +219,16 @@ def _unused_sets(data_dir: Path, results_dir: Path) -> Iterator[Leftover]:
     for name in (*sets.set_names(), *used):
         with contextlib.suppress(AffbenchError):
             spec = sets.find_set(name)
-            current |= {_made(sets.SetPart(spec, split).path(data_dir)) for split in sets.SPLITS}
+            current |= {_identity(sets.SetPart(spec, split).path(data_dir)) for split in sets.SPLITS}
     for path in sorted(sets.sets_dir(data_dir).glob("*.h5")):
-        made = _made(path)
+        made = _identity(path)
         if made is not None and made not in current:
             yield Leftover(path, _size(path), "made by another version, or varied and used by no run")
         elif made is not None and made[0] not in used:
             yield Leftover(path, _size(path), "no run was trained or tested on it")
 
 
-def _made(path: Path) -> tuple[str, ...] | None:
+def _identity(path: Path) -> tuple[str, ...] | None:
     """Name, split and key of a set that affbench made of digits; None for other files, official sets among them."""
     found = re.fullmatch(_SET, path.name)
     return found and found.group("name", "split", "key")

@@ -25,9 +25,10 @@ from affbench.run.stopping import best
 
 CONFIG, HISTORY, WEIGHTS, ENVIRONMENT = "config.toml", "history.csv", "model.safetensors", "environment.json"
 RESUME = "resume.pt"
+MEASURED = "(factors|entropy)/"  # folders of what is measured of a finished run
 OWN = re.compile(  # names of the files that affbench writes into a run's folder
     r"config\.toml|history\.csv|model\.safetensors|(environment|manifest)\.json|resume\.pt|eval-[^/]+\.json"
-    r"|predictions-[^/]+\.h5|(factors|entropy)/[^/]+\.json|tensorboard/events\.[^/]+"
+    rf"|predictions-[^/]+\.h5|{MEASURED}[^/]+\.json|tensorboard/events\.[^/]+"
 )
 
 
@@ -161,7 +162,8 @@ class Run:
     @property
     def origin(self) -> dict[str, Any]:
         """What besides the configuration determined the run: data and code, where it says so."""
-        inputs = self.manifest.inputs if self.manifest else {}
+        manifest = self.manifest
+        inputs = manifest.inputs if manifest else {}
         return {key: value for key, value in inputs.items() if key != "config"}
 
     @property
@@ -182,6 +184,11 @@ class Run:
         """The epoch whose weights were kept: the first with the highest validation accuracy."""
         return best(self.history)
 
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Mean over the epochs, training alone."""
+        return sum(row.seconds for row in self.history) / self.history[-1].epoch
+
     @cached_property
     def evaluations(self) -> dict[str, EvaluationRecord]:
         """Set name to record, for every set the run was tested on, in the order of their names."""
@@ -189,8 +196,8 @@ class Run:
 
     def evaluation(self, path: Path) -> EvaluationRecord:
         """One of the records in the folder; an `ArtefactError` if it is not of this run's checkpoint and its set."""
-        record = read_evaluation(path)
-        weights = self.manifest.files.get(WEIGHTS) if self.manifest else None
+        record, manifest = read_evaluation(path), self.manifest
+        weights = manifest.files.get(WEIGHTS) if manifest else None
         if weights is not None and record.checkpoint_sha256 != weights["sha256"]:
             raise ArtefactError(f"{path} is of another checkpoint than the manifest's.")
         if path.name != f"eval-{record.set}.json":

@@ -46,15 +46,19 @@ def test_sets_that_runs_use_are_kept_and_others_go(used: Workspace) -> None:
 def test_files_of_dead_processes_go_and_those_of_the_living_stay(used: Workspace) -> None:
     converted = next(sets.sets_dir(used.data).glob("*.h5")).name
     old, new = (sets.sets_dir(used.data) / f".{converted}.{part}.part" for part in ("abcdefgh", "abcdefg0"))
+    (run,) = (used.results / "runs").glob("capsnet*")
+    measured = [run / stage / ".rotation.json.abcdefgh.part" for stage in ("factors", "entropy")]
     page = used.results / "reports" / ".all.part"
     (page / "all").mkdir(parents=True)
-    for path in (old, new, page / "all" / "report.md"):
+    for path in (old, new, page / "all" / "report.md", *measured):
+        path.parent.mkdir(exist_ok=True)
         path.write_text("half")
-    for path in (old, page):
+    for path in (old, page, *measured):
         os.utime(path, (time.time() - 7200,) * 2)
     with store.lock(sets.sets_dir(used.data) / converted):
         found = names(used)
     assert {old.name, page.name} <= found
+    assert set(measured) <= {leftover.path for leftover in find_leftovers(used.data, used.results)}
     assert not {new.name, f".{converted}.lock"} & found
 
 
