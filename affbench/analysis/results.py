@@ -38,11 +38,6 @@ class Result(LabelledRun):
         """The seed of its training."""
         return self.run.config.training.seed
 
-    @property
-    def seconds_per_epoch(self) -> float:
-        """Mean over the epochs, training alone."""
-        return sum(row.seconds for row in self.run.history) / self.run.history[-1].epoch
-
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that determined it but the seed: configuration, dotted (``model.options.routings``), data and code."""

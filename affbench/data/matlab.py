@@ -19,7 +19,12 @@ import numpy as np
 
 LIMIT = 3 << 30  # bytes of memory; MATLAB allows 2 GiB for a variable
 DEPTH = 8  # nested structs and groups
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
+HEAD = 520  # bytes that show the version
+
+
+def is_version_73(head: bytes) -> bool:
+    """Whether a file that begins so is HDF5, which may stand behind 512 bytes of MATLAB's own."""
+    return b"\x89HDF\r\n\x1a\n" in (head[:8], head[512:HEAD])
 
 
 def main(path: str) -> None:
@@ -32,8 +37,7 @@ def main(path: str) -> None:
     arrays: list[Any] = []
     try:
         with Path(path).open("rb") as file:
-            head = file.read(520)
-        read = read_hdf5 if SIGNATURE in (head[:8], head[512:]) else read_mat5
+            read = read_hdf5 if is_version_73(file.read(HEAD)) else read_mat5
         told = {"variables": read(path, arrays)}
     except MemoryError:
         told, arrays = {"error": f"it unpacks to more than {LIMIT:,} bytes"}, []

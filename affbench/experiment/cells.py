@@ -155,13 +155,12 @@ def run_cell(cell: PlannedCell, evaluation: EvaluationConfig, workspace: Workspa
     result = unfinished(cell)
     try:
         run = train(cell.plan, workspace, stops=cell.stops)
-        last = run.history[-1].epoch
         result = replace(
             result,
             run=run.name,
             validation_accuracy=run.selected.validation_accuracy,
-            epochs=last,
-            seconds_per_epoch=sum(row.seconds for row in run.history) / last,
+            epochs=run.history[-1].epoch,
+            seconds_per_epoch=run.seconds_per_epoch,
         )
         records = [evaluate_run(run, part, workspace) for part in tested_parts(evaluation)]
     except AffbenchError as error:

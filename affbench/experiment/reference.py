@@ -83,8 +83,8 @@ def validate_reference(folder: Path) -> Run:
             raise ArtefactError(f"{path} does not belong into a reference run; remove it.")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ArtefactError(f"{path} has {size:,} bytes; files of a reference run have at most {MAX_BYTES:,}.")
-    run = Run(folder)
-    if run.manifest is None or WEIGHTS not in run.manifest.files:
+    run, manifest = Run(folder), store.read_manifest(folder)
+    if manifest is None or WEIGHTS not in manifest.files:
         raise ArtefactError(f"{folder} has no {store.MANIFEST} that lists {WEIGHTS}: it is no finished run.")
     try:
         seed, shares = run.config.training.seed, [row.validation_accuracy for row in run.history]

@@ -120,7 +120,7 @@ def _facts(result: Result) -> str:
         f"checkpoint of epoch {run.selected.epoch:g} of {run.history[-1].epoch:g}",
         f"validation {percent(run.selected.validation_accuracy)}%",
         *(f"{name} {percent(record.accuracy)}%" for name, record in result.evaluations.items()),
-        f"{result.seconds_per_epoch:.1f} s per epoch on {run.environment.device_name or 'an unnamed device'}",
+        f"{run.seconds_per_epoch:.1f} s per epoch on {run.environment.device_name or 'an unnamed device'}",
     ]
     return "; ".join(facts)
 

@@ -26,12 +26,12 @@ import requests
 from affbench.base import store
 from affbench.base.errors import ArtefactError, DataError, DownloadError, UsageError
 from affbench.base.progress import Progress
+from affbench.data import matlab
 from affbench.data.fetch.http import Patience, Refused, Transfer, shown
 from affbench.data.fetch.sources import RemoteFile, Source
 
 CHECKSUMS = "checksums.json"
 PART = "part"
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 pooch.get_logger().setLevel("ERROR")  # progress says what is fetched
 
@@ -289,12 +289,12 @@ def _wrong(file: RemoteFile, path: Path) -> str:
 
 def _misnamed(path: Path) -> str:
     with path.open("rb") as opened:
-        head = opened.read(520)
+        head = opened.read(matlab.HEAD)
     if head.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the file it stands for"
     sound = {
         ".zip": zipfile.is_zipfile(path),  # looks at its end as well
-        ".mat": head[126:128] in (b"IM", b"MI") or _HDF5 in (head[:8], head[512:]),
+        ".mat": head[126:128] in (b"IM", b"MI") or matlab.is_version_73(head),
     }
     return "" if sound.get(path.suffix, True) else f"is no {path.suffix} file, or only the beginning of one"
 

@@ -27,7 +27,7 @@ def sweep_table(results: Results) -> Table | None:
     """Routing iterations × seeds on validation and every set, and their cost; None where nothing was swept."""
     lines = []
     for own in (own for sweep in results.sweeps for own in sweep):
-        seconds = sum(result.seconds_per_epoch for result in own.results) / len(own.results)
+        seconds = sum(result.run.seconds_per_epoch for result in own.results) / len(own.results)
         cells = (Cell(own.label), whole(own.routings), whole(len(own.results)), Cell(f"{seconds:.1f}", seconds))
         lines.append((own, cells))
     caption = f"Seconds are those of training alone, each on its run's own device. {INTERVALS}"
