@@ -28,22 +28,20 @@ from affbench.base.version import __version__
 
 MANIFEST = "manifest.json"
 _ELSEWHERE = "choose another folder with --data-dir or --results-dir"
+_NO_LOCKS = f"its file system has no locks; {_ELSEWHERE}"
+_GONE = "its file system is no longer there; run the same command again once it is back"
 _HINTS = {
     errno.ENOSPC: f"the disk is full; free some space, or {_ELSEWHERE}",
     errno.EDQUOT: f"the disk quota is used up; free some space, or {_ELSEWHERE}",
-    errno.EFBIG: "the file would be larger than its file system or the limit of this process allows (see 'ulimit -f'); "
-    f"raise the limit, or {_ELSEWHERE}",
+    errno.EFBIG: f"the file is larger than its file system or 'ulimit -f' allows; raise the limit, or {_ELSEWHERE}",
     errno.EROFS: f"it is read-only; {_ELSEWHERE}",
     errno.EACCES: f"permission denied; {_ELSEWHERE}",
     errno.EPERM: f"permission denied; {_ELSEWHERE}",
-    errno.ENOLCK: f"its file system has no locks; {_ELSEWHERE}",
-    errno.ENOTSUP: f"its file system has no locks; {_ELSEWHERE}",
-    errno.ENOSYS: f"its file system has no locks; {_ELSEWHERE}",
     errno.ENAMETOOLONG: f"a name in it is longer than its file system allows; shorten it, or {_ELSEWHERE}",
     errno.ENOTDIR: f"a folder in it is a file; {_ELSEWHERE}",
     errno.EIO: f"the disk reports an error; check it, or {_ELSEWHERE}",
-    errno.ESTALE: "its file system is no longer there; run the same command again once it is back",
-    errno.ENOTCONN: "its file system is no longer there; run the same command again once it is back",
+    **dict.fromkeys((errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS), _NO_LOCKS),
+    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN), _GONE),
 }
 _VANISHED = "its folder vanished meanwhile; run the same command again, with the folder left where it is"
 _TEMPORARY = "affbench-temporary-"
@@ -72,11 +70,7 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _unwritable(target, error) from error
-
-
-def _unwritable(target: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot write {target}: {hint(target, error)}.")
+        raise StorageError(f"cannot write {target}: {hint(target, error)}.") from error
 
 
 def hint(path: Path, error: OSError) -> str:
@@ -85,10 +79,9 @@ def hint(path: Path, error: OSError) -> str:
     told = re.search(r"errno = (\d+)", str(error))
     number = error.errno or (int(told[1]) if told else 0)
     if number in (errno.ENOENT, errno.EEXIST):
-        for folder in (path, *path.parents):
-            if folder.is_symlink() and not folder.exists():
-                there = folder.readlink()
-                return f"{folder} is a link to {there}, which is not there; mount or make that, or {_ELSEWHERE}"
+        link = next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
+        if link is not None:
+            return f"{link} is a link to {link.readlink()}, which is not there; mount or make that, or {_ELSEWHERE}"
     if number == errno.ENOENT and not path.parent.is_dir():
         return _VANISHED
     text = _HINTS.get(number, error.strerror or str(error))
@@ -100,27 +93,10 @@ def hint(path: Path, error: OSError) -> str:
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder where the operating system keeps what is needed for a moment; it goes when the block ends."""
-    try:
-        folder = tempfile.mkdtemp(prefix=_TEMPORARY)
-    except OSError as error:
-        raise _unwritable(Path(tempfile.tempdir or "") / f"{_TEMPORARY}folder", error) from error
-    try:
-        yield Path(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _refusal(path: Path) -> OSError | None:
-    """Why the operating system lets nobody write on at the end of a file, if it does not."""
-    try:
-        with path.open("rb+") as file:
-            file.seek(0, os.SEEK_END)
-            file.write(bytes(_PROBE))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return error
-    return None
+    with writing(Path(tempfile.tempdir or "", f"{_TEMPORARY}folder")):
+        folder = tempfile.TemporaryDirectory(prefix=_TEMPORARY, ignore_cleanup_errors=True)
+    with folder as name:
+        yield Path(name)
 
 
 @contextlib.contextmanager
@@ -135,27 +111,30 @@ def atomic_path(target: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
+            os.umask(mask := os.umask(0))
+            temporary.chmod(0o666 & ~mask)
             temporary.replace(target)
-        except BaseException as error:
+        except Exception as error:
             # torch, safetensors and h5py meet a full disk with errors of their own, so the disk itself is asked.
-            foreign = isinstance(error, Exception) and not isinstance(error, (OSError, AffbenchError))
-            refusal = _refusal(temporary) if foreign else None
-            temporary.unlink(missing_ok=True)
-            if refusal is not None:
-                raise _unwritable(target, refusal) from error
+            if not isinstance(error, (OSError, AffbenchError)):
+                with temporary.open("rb+") as file:
+                    file.seek(0, os.SEEK_END)
+                    file.write(bytes(_PROBE))
+                    file.flush()
+                    os.fsync(file.fileno())
             raise
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def refuse_foreign(target: Path) -> None:
     """Raise StorageError if there is something at `target` that affbench did not write."""
     with writing(target):
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise StorageError(f"{target} is no folder of affbench; move it away, or choose another name.")
-        if not target.is_dir() or not any(target.iterdir()):
-            return
-        named = (target / name for name in (MANIFEST, "report.html") if (target / name).is_file())
-        if not any(b"affbench" in path.read_bytes() for path in named):
+        ours = target.is_dir() and not target.is_symlink()
+        if ours and any(target.iterdir()):
+            named = (target / name for name in (MANIFEST, "report.html") if (target / name).is_file())
+            ours = any(b"affbench" in path.read_bytes() for path in named)
+        if not ours and (target.exists() or target.is_symlink()):
             raise StorageError(f"{target} was not written by affbench; move it away, or choose another name.")
 
 
@@ -176,24 +155,15 @@ def atomic_folder(target: Path, own: re.Pattern[str]) -> Iterator[Path]:
             yield new
             refuse_foreign(target)  # it may have come meanwhile
             if target.is_dir():
-                _copy_others(target, new, own)
+                for path in target.rglob("*"):
+                    name = path.relative_to(target)
+                    if not own.fullmatch(name.as_posix()) and (path.is_symlink() or not path.is_dir()):
+                        (new / name.parent).mkdir(parents=True, exist_ok=True)
+                        shutil.copy2(path, new / name, follow_symlinks=False)
                 shutil.rmtree(target)
             new.replace(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _copy_others(old: Path, new: Path, own: re.Pattern[str]) -> None:
-    for path in old.rglob("*"):
-        name = path.relative_to(old)
-        if not own.fullmatch(name.as_posix()) and (path.is_symlink() or not path.is_dir()):
-            (new / name.parent).mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, new / name, follow_symlinks=False)
-
-
-def _umask() -> int:
-    os.umask(mask := os.umask(0))
-    return mask
 
 
 def write_bytes(target: Path, content: bytes) -> None:
@@ -262,30 +232,27 @@ def read_manifest(artefact: Path) -> Manifest | None:
     content = read_json(path)
     try:
         manifest = Manifest(**content)
-        complete = all({"sha256", "bytes"} <= entry.keys() for entry in manifest.files.values())
+        whole = all({"sha256", "bytes"} <= entry.keys() for entry in manifest.files.values())
+        if whole and manifest.key == content_key(manifest.stage, manifest.version, manifest.inputs):
+            return manifest
+        why = "its key is not that of what it describes" if whole else "it lacks the checksum of a file"
     except (TypeError, AttributeError) as error:
-        raise ArtefactError(f"{path} is not a manifest that this version of affbench can read ({error}).") from error
-    if not complete:
-        raise ArtefactError(f"{path} lacks the checksum of a file.")
-    if manifest.key != content_key(manifest.stage, manifest.version, manifest.inputs):
-        raise ArtefactError(f"{path} is damaged: its key is not that of what it describes.")
-    return manifest
+        why = str(error)
+    raise ArtefactError(f"{path} is damaged, or not of this version of affbench: {why}.")
 
 
 def verify(artefact: Path, manifest: Manifest, only: str | None = None) -> None:
     """Compare the files of an artefact, or `only` one, with its manifest, byte for byte; else raise ArtefactError."""
-    if only is not None and only not in manifest.files:
-        raise ArtefactError(f"the manifest of {artefact} does not list {only}.")
     for name in manifest.files if only is None else [only]:
-        expected = manifest.files[name]
         path = artefact / name if artefact.is_dir() else artefact.with_name(name)
+        expected = manifest.files.get(name)
         try:
+            if expected is None:
+                raise ArtefactError(f"the manifest of {artefact} does not list {name}.")
             if not path.is_file():
                 raise ArtefactError(f"{path} is missing, although its manifest lists it.")
-            size = path.stat().st_size
-            if size != expected["bytes"]:
-                wanted = f"{expected['bytes']:,}"
-                raise ArtefactError(f"{path} is damaged: it has {size:,} bytes, its manifest says {wanted}.")
+            if (size := path.stat().st_size) != (wanted := expected["bytes"]):
+                raise ArtefactError(f"{path} is damaged: it has {size:,} bytes, its manifest says {wanted:,}.")
             if file_hash(path) != expected["sha256"]:
                 raise ArtefactError(f"{path} is damaged: its sha256 is not the one in its manifest.")
         except OSError as error:
@@ -323,48 +290,39 @@ def derive_file(
 def lock(target: Path, timeout: float = -1) -> Iterator[None]:
     """Hold the lock of an artefact, so that two processes never write the same one; a negative timeout waits for ever.
 
-    The operating system releases it when the holder dies.
+    The operating system releases it when the holder dies. If the folder of `target` is removed meanwhile, that is a
+    StorageError, even if this process made it again.
     """
-    path = target.with_name(f".{target.name}.lock")
+    path, folder = target.with_name(f".{target.name}.lock"), target.parent
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         held = FileLock(path, timeout=timeout, **_HARD)
         try:
             held.acquire()
         except Timeout:
             raise BusyError(f"{target} is being written by another process; wait for it to end.") from None
         except NotImplementedError as error:
-            raise StorageError(f"{path.parent} is on a file system without locks; choose another folder.") from error
-    try:
-        with _staying(target, path):
-            yield
-    finally:
-        held.release()
-
-
-@contextlib.contextmanager
-def _staying(target: Path, lock_file: Path) -> Iterator[None]:
-    """Raise StorageError if the folder of `target` is removed meanwhile, even if this process made it again."""
-    folder = target.parent
-    try:
+            raise OSError(errno.ENOLCK, str(error)) from error
+    handle = None
+    with contextlib.suppress(OSError):  # Windows opens no folders, and removes none that holds an open lock
         handle = os.open(folder, os.O_RDONLY)  # as long as it is open, no other folder gets the same number
-    except OSError:  # Windows opens no folders, and removes none that holds an open lock
-        yield
-        return
 
     def vanished() -> bool:
         try:
-            return not lock_file.exists() and not os.path.samestat(os.fstat(handle), folder.stat())
+            return handle is not None and not path.exists() and not os.path.samestat(os.fstat(handle), folder.stat())
         except OSError:
             return True
 
+    vanishing = StorageError(f"cannot write {target}: {_VANISHED}.")
     try:
         yield
         if vanished():
-            raise StorageError(f"cannot write {target}: {_VANISHED}.")
+            raise vanishing
     except OSError as error:
         if vanished():
-            raise StorageError(f"cannot write {target}: {_VANISHED}.") from error
+            raise vanishing from error
         raise
     finally:
-        os.close(handle)
+        held.release()
+        if handle is not None:
+            os.close(handle)
