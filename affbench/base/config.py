@@ -36,27 +36,26 @@ def _named_values(options: Any) -> Any:
     return {key: named.get(value, value) if isinstance(value, str) else value for key, value in options.items()}
 
 
+def _folder_name(name: str) -> str:
+    """A name that becomes a folder: one that stays where it is put, and whose temporary name fits as well."""
+    stays = name.strip() and re.fullmatch(r"(?!\.)[^/\\\x00-\x1f\x7f]+", name)
+    others = name.casefold() == "all" or name.casefold().startswith("sweep-")
+    if not stays or others or len(os.fsencode(name)) > 200:
+        raise PydanticCustomError(
+            "folder_name",
+            "It names the folder of the report, so it has no '/', '\\' or line break, no dot at its beginning, and "
+            "1 to 200 bytes; 'all' and 'sweep-…' are the reports of 'affbench report' and 'affbench sweep'",
+        )
+    return name
+
+
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_as_list), Field(min_length=1)]
 Routings = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
 
 
-def _folder_name(name: str) -> str:
-    """A name that becomes a folder: one that stays where it is put, and whose temporary name fits as well."""
-    stays = re.fullmatch(r"(?![.])[^/\\\x00-\x1f\x7f]+", name)
-    if not stays or not name.strip() or len(os.fsencode(name)) > 200:
-        rule = "no '/', '\\' or line break, no dot at its beginning, and 1 to 200 bytes"
-        raise PydanticCustomError("folder_name", "It names the folder of the report, so it has {rule}", {"rule": rule})
-    if name.casefold() == "all" or name.casefold().startswith("sweep-"):
-        raise PydanticCustomError("folder_name", "Reports of 'affbench report' and 'affbench sweep' have such folders")
-    return name
-
-
-FolderName = Annotated[str, AfterValidator(_folder_name)]
-
-
 class _Frozen(BaseModel):
     # Infinity and NaN are written by name: as null they would be what is not given.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class ModelConfig(_Frozen):
@@ -149,7 +148,7 @@ class PipelineRuns(_Frozen):
 class Pipeline(_Frozen):
     """A whole experiment: runs, and the sets each is tested on."""
 
-    name: FolderName  # the file's, without ending; names the report
+    name: Annotated[str, AfterValidator(_folder_name)]  # the file's, without ending; names the report
     title: str
     note: str = ""  # a sentence under each table of the report
     seeds: Seeds = (0,)
@@ -190,24 +189,18 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _validate(kind: type[_Model], content: Mapping[str, Any], where: str) -> _Model:
+    """A configuration, or the first of pydantic's complaints as one sentence."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UsageError(_sentence(kind, error, where)) from None
-
-
-def _sentence(kind: type[BaseModel], error: ValidationError, where: str) -> str:
-    """The first of pydantic's complaints as one sentence, with the nearest valid key for an unknown one."""
-    first = error.errors(include_url=False)[0]
-    location = ".".join(str(part) for part in first["loc"])
+        first = error.errors(include_url=False)[0]
+    location, given = ".".join(map(str, first["loc"])), first["input"]
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{location}' in {where}: {nearest(str(first['loc'][-1]), _fields(kind, first['loc']))}"
+        known = _fields(kind, first["loc"])
+        raise UsageError(f"unknown key '{location}' in {where}: {nearest(str(first['loc'][-1]), known)}")
     if first["type"] == "missing":
-        return f"{where} lacks the key '{location}'."
-    if first["type"] == "literal_error":
-        known = [part.strip("' ") for part in str(first["ctx"]["expected"]).replace(" or ", ",").split(",")]
-        return f"{location} = {first['input']!r} in {where} is unknown: {nearest(str(first['input']), known)}"
-    return f"{location} = {first['input']!r} in {where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}."
+        raise UsageError(f"{where} lacks the key '{location}'.")
+    raise UsageError(f"{location} = {given!r} in {where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}.")
 
 
 def _fields(kind: Any, location: Sequence[int | str]) -> list[str]:
@@ -224,11 +217,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = [*shipped_pipelines(), *(str(found) for found in Path("pipelines").glob("*.toml"))]
-        raise UsageError(f"there is no file {path}" + (f": {nearest(str(path), known)}" if known else ".")) from None
-    except (ValueError, RecursionError) as error:  # tomllib raises more than its own errors
-        raise UsageError(f"{path} is not valid TOML: {error}.") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UsageError(f"there is no file {path}: {nearest(str(path), known)}") from None
+    except (OSError, ValueError, RecursionError) as error:  # tomllib raises more than its own errors
+        why = error.strerror if isinstance(error, OSError) else f"it is not valid TOML: {error}"
+        raise UsageError(f"{path} cannot be read: {why}.") from None
 
 
 def read_run_config(path: Path) -> RunConfig:

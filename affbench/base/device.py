@@ -25,15 +25,13 @@ def resolve_device(name: str) -> torch.device:
     kind, _, index = name.partition(":")
     if kind not in KINDS or (index and not index.isdigit()):
         raise UsageError(f"--device {name} is unknown: {nearest(kind, KINDS)}")
+    cuda, mps = torch.cuda, torch.backends.mps
+    # Devices may be counted that the driver is too old for.
+    found = {"cuda": cuda.device_count() if cuda.is_available() else 0, "mps": int(mps.is_available())}
     if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(kind)
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(f"--device {name} asks for CUDA, but torch finds no CUDA device here; use --device auto.")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"--device {name} does not exist: there are {torch.cuda.device_count()} CUDA devices.")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("--device mps asks for Apple's Metal, but torch finds none here; use --device auto.")
+        return torch.device(next((each for each, count in found.items() if count), "cpu"))
+    if kind in found and int(index or 0) >= found[kind]:
+        raise DeviceError(f"--device {name} is not here: torch finds {found[kind]} {kind} devices; use --device auto.")
     device = torch.device(name)
     if kind == "cuda" and index:
         torch.cuda.set_device(device)  # what torch and Triton launch without naming a device goes to the current one

@@ -64,7 +64,6 @@ class Ranks:
         Gradients are replaced in place; a parameter without one counts as zero, which leaves Adam's step at zero too.
         """
         import torch
-        from torch import distributed
 
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
         parts = [
@@ -75,7 +74,7 @@ class Ranks:
         ]
         flat = torch.cat([*parts, sums])  # one message, whatever the number of parameters
         with self._reached():
-            distributed.all_reduce(flat)
+            torch.distributed.all_reduce(flat)
         total: Tensor
         *gradients, total = flat.split([*(parameter.numel() for parameter in wanted), len(sums)])
         for parameter, gradient in zip(wanted, gradients, strict=True):
@@ -85,33 +84,30 @@ class Ranks:
 
     def highest(self, number: int) -> int:
         """The highest of the numbers that the processes give."""
-        return number if self.alone else int(self._reduced(number, "MAX"))
+        return max(self._numbers(number))
 
     def total(self, number: int) -> int:
         """The sum of the numbers that the processes give."""
-        return number if self.alone else int(self._reduced(number, "SUM"))
+        return sum(self._numbers(number))
 
-    def _reduced(self, number: int, operation: str) -> float:
+    def _numbers(self, own: int) -> list[int]:
+        if self.alone:
+            return [own]
         import torch
-        from torch import distributed
 
-        value = torch.tensor([number], dtype=torch.int64)  # on the CPU: no process waits for its device
-        with self._reached():
-            distributed.all_reduce(value, getattr(distributed.ReduceOp, operation))
-        return value.item()
+        return [int(number) for number in self.gather(torch.tensor([own]))]  # on the CPU: no process waits for a device
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of the first process."""
         if self.alone:
             return
-        from torch import distributed
+        import torch
 
         with self._reached():
             for tensor in tensors:
                 message = tensor.contiguous()
-                distributed.broadcast(message, 0)
-                if message is not tensor:
-                    tensor.copy_(message)
+                torch.distributed.broadcast(message, 0)
+                tensor.copy_(message)
 
     def bytes_from_first(self, content: bytes | None) -> bytes | None:
         """What the first process has; the others give None."""
@@ -120,11 +116,10 @@ class Ranks:
         import torch
 
         size = self.highest(-1 if content is None else len(content))
-        if size < 0:
-            return None
-        buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(size).byte()
-        if size:
-            self.copy_from_first([buffer])
+        if size <= 0:
+            return None if size < 0 else b""
+        buffer = torch.frombuffer(bytearray(content or size), dtype=torch.uint8)
+        self.copy_from_first([buffer])
         return buffer.numpy().tobytes()
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
@@ -132,11 +127,10 @@ class Ranks:
         if self.alone:
             return [tensor]
         import torch
-        from torch import distributed
 
         found = [torch.empty_like(tensor) for _ in range(self.size)]
         with self._reached():
-            distributed.all_gather(found, tensor)
+            torch.distributed.all_gather(found, tensor)
         return found
 
     @contextlib.contextmanager
@@ -144,11 +138,10 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).splitlines()[0][:160]
             raise RankError(
                 f"process {self.rank} of {self.size} lost the others: one of them died, or cannot be reached "
-                f"({reason}). The job ends; the same command goes on from the last checkpoint, with any number of "
-                "processes."
+                f"({str(error).splitlines()[0][:160]}). The job ends; the same command goes on from the last "
+                "checkpoint, with any number of processes."
             ) from error
 
 
@@ -168,7 +161,6 @@ def joined(device: str) -> Iterator[Ranks]:
         yield ranks
         return
     import torch
-    from torch import distributed
 
     cuda = ranks.device(device).startswith("cuda")
     if cuda:
@@ -180,6 +172,6 @@ def joined(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(ranks.local)
     with ranks._reached():
         # gloo carries the few numbers that live on the CPU.
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
     yield ranks
-    distributed.destroy_process_group()  # after an error the process ends, and nobody may be left to wait for
+    torch.distributed.destroy_process_group()  # after an error the process ends, and nobody may be left to wait for

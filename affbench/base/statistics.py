@@ -54,16 +54,8 @@ class _Clusters:
     count: npt.NDArray[np.int64]  # clusters of this kind
 
     @property
-    def clusters(self) -> int:
-        return int(self.count.sum())
-
-    @property
-    def images(self) -> float:
-        return float(self.count @ self.size)
-
-    @property
     def mean(self) -> float:
-        return float(self.count @ self.total) / self.images
+        return float(self.count @ self.total) / float(self.count @ self.size)
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
@@ -95,7 +87,7 @@ def clustered_interval(
     """
     data = _gather(np.asarray(correct, np.float64), cluster)
     if len(data.count) == 1 or data.mean in (0.0, 1.0):
-        return _wilson(data.mean, data.clusters)
+        return _wilson(data.mean, int(data.count.sum()))
     return _bca(data, resamples, seed)
 
 
@@ -140,9 +132,7 @@ def _gather(values: npt.NDArray[np.float64], cluster: npt.ArrayLike) -> _Cluster
     """Sum integer-valued `values` (N,) by cluster and count the kinds of clusters."""
     originals = np.asarray(cluster)
     if values.ndim != 1 or not len(values) or originals.shape != values.shape:
-        raise UsageError(
-            f"{values.shape} images and {originals.shape} originals do not fit: it takes one for each image."
-        )
+        raise UsageError(f"every image has one original, not {values.shape} images with {originals.shape} originals.")
     _, index = np.unique(originals, return_inverse=True)
     pairs = np.stack([np.bincount(index), np.bincount(index, weights=values)], axis=1).astype(np.float64)
     kinds, count = np.unique(pairs, axis=0, return_counts=True)
@@ -151,12 +141,12 @@ def _gather(values: npt.NDArray[np.float64], cluster: npt.ArrayLike) -> _Cluster
 
 def _bca(data: _Clusters, resamples: int, seed: int) -> tuple[float, float]:
     """Bias-corrected and accelerated bootstrap interval of the mean over images, resampling whole clusters."""
-    rng = np.random.default_rng(seed)
+    clusters, images = int(data.count.sum()), float(data.count @ data.size)
     # Drawing C of C clusters with replacement is a multinomial draw over kinds of clusters, and there are few of those.
-    drawn = rng.multinomial(data.clusters, data.count / data.clusters, size=resamples)
+    drawn = np.random.default_rng(seed).multinomial(clusters, data.count / clusters, size=resamples)
     means = (drawn @ data.total) / (drawn @ data.size)
     z0 = float(stats.norm.ppf(np.clip((np.mean(means < data.mean) + np.mean(means <= data.mean)) / 2, 1e-6, 1 - 1e-6)))
-    left_out = (data.mean * data.images - data.total) / (data.images - data.size)  # jackknife, per kind
+    left_out = (data.mean * images - data.total) / (images - data.size)  # jackknife, per kind
     away = np.average(left_out, weights=data.count) - left_out
     spread = float(data.count @ away**2)
     acceleration = float(data.count @ away**3) / (6 * spread**1.5) if spread > 0 else 0.0

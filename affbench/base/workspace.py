@@ -10,22 +10,10 @@ from affbench.base.progress import Progress
 
 @dataclass(frozen=True)
 class Workspace:
-    """What every stage is given beside its configuration; none of it changes a result's key.
-
-    Attributes
-    ----------
-    data, results
-        Folders of the data and of the results.
-    device
-        As given to ``--device``: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    progress
-        Receives progress and notes.
-    checkpoint_seconds
-        Time between two saves, whether an epoch ends or not; an interruption saves as well.
-    """
+    """What every stage is given beside its configuration; none of it changes a result's key."""
 
     data: Path
     results: Path
-    device: str = "auto"
+    device: str = "auto"  # as given to --device: "auto", "cpu", "cuda", "cuda:1", "mps"
     progress: Progress = field(default_factory=Progress)
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = 60.0  # between two saves, whether an epoch ends or not; an interruption saves as well

@@ -116,7 +116,7 @@ def test_cuda_that_is_not_there_is_said(affbench: Affbench, monkeypatch: pytest.
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     ended = affbench(*TRAIN[:-2], "--device", "cuda")
     assert ended.status == 1
-    assert "asks for CUDA, but torch finds no CUDA device here; use --device auto." in one_sentence(ended)
+    assert "--device cuda is not here: torch finds 0 cuda devices; use --device auto." in one_sentence(ended)
 
 
 def test_errors_carry_a_traceback_only_with_debug(affbench: Affbench) -> None:
