@@ -14,7 +14,7 @@ import typer.main
 
 from affbench.base import config
 from affbench.cli.app import app
-from affbench.data.sets import find_set, set_names
+from affbench.data.sets import SETS, find_set
 from affbench.models import model_names, model_options
 from affbench.report.page import SECTIONS
 
@@ -77,7 +77,7 @@ def test_every_option_that_is_named_exists() -> None:
 
 
 def test_sets_models_and_pipelines_are_named() -> None:
-    for name in (*set_names(), *model_names()):
+    for name in (*SETS, *model_names()):
         assert f"`{name.removesuffix('-sample')}`" in GUIDE_TEXT
         assert name in model_names() or find_set(name)
     for path in (REPOSITORY / "pipelines").glob("*.toml"):

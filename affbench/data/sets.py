@@ -13,33 +13,29 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from affbench.base import store
 from affbench.base.errors import ArtefactError, DataError, UsageError, nearest
 from affbench.data import convert, hdf5
-from affbench.data.convert import Form
+from affbench.data.convert import Digits, Form, Writer
 from affbench.data.dataset import UNPAIRED, Dataset
-from affbench.data.family import SPLITS as SPLITS
-from affbench.data.family import Family, family_of_digits
-from affbench.data.family import SetSpec as SetSpec
-from affbench.data.family import Split as Split
-from affbench.data.family import raw_dir as raw_dir
-from affbench.data.family import sets_dir as sets_dir
 from affbench.data.fetch import sources
 from affbench.data.fetch.sources import Source
-from affbench.data.placement import CANVAS
+from affbench.data.placement import CANVAS, FRAME
 from affbench.data.synthesis import COPIES, synthesize, write_synthetic
-from affbench.data.transform import AffineRange
+from affbench.data.transform import AFFNIST, AffineRange
 
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 SEEDS = {"test": 0, "validation": 1, "train": 2}  # placements and transformations are fixed for ever, and different
 VERSION = 2  # of the conversion of affine sets: raised whenever the same digits would give other images
 PLACED_VERSION = 1  # of all other sets, likewise
+SAMPLE = Path(__file__).parent / "sample"  # files of the digits that lie in the package
 
 
 def default_data_dir() -> Path:
@@ -47,35 +43,140 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("AFFBENCH_DATA_DIR") or "data")
 
 
-_MNIST = (50_000, 10_000, 10_000)  # images of train, validation (the first of the training files) and test
+def raw_dir(data_dir: Path, family: str) -> Path:
+    """Where the downloaded files of a family lie."""
+    return data_dir.expanduser() / "raw" / family
+
+
+def sets_dir(data_dir: Path) -> Path:
+    """Where converted sets lie."""
+    return data_dir.expanduser() / "sets"
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """What a set is."""
+
+    name: str  # the whole one, variation included
+    family: str  # where its digits come from
+    form: Form  # what is done to them
+    split: Split | None = None  # the only one the name stands for (affnist-train); None for any
+    ranges: AffineRange = AFFNIST  # of a synthetic affine set
+
+    @property
+    def canvas(self) -> int:
+        """Height and width of the images in pixels."""
+        return FRAME if self.form == "original" else CANVAS
+
+    @property
+    def affine(self) -> bool:
+        """Whether the images were made by affine transformations."""
+        return self.form in ("affine", "official")
+
+    @property
+    def digits(self) -> str:
+        """The family of the original digits: that of MNIST for official sets, which are made from it."""
+        return "mnist" if self.form == "official" else self.family
+
+
+@dataclass(frozen=True)
+class Family:
+    """Digits, their files, and all sets that are made of them."""
+
+    name: str  # also of the folder of its files and of the set of its original digits
+    sets: tuple[SetSpec, ...]
+    sources: Mapping[str, tuple[Source, ...]]  # what can be fetched, by name: the ways to get it, best first
+    # Images of each split, validation being the first of the training files; official files know best themselves.
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    read: Callable[[Callable[[str], Path], Literal["train", "test"]], Digits] = convert.read_idx  # digits' files
+    write: Writer | None = None  # converts official files
+    embedded: bool = False  # whether the files of the digits lie in the package
+
+    @property
+    def source(self) -> Source:
+        """The files that the digits are read from."""
+        return next(iter(self.sources.values()))[0]
+
+    @cached_property
+    def checksums(self) -> dict[str, str]:
+        """File name to checksum of the digits' files: published ones, or those of the embedded files."""
+        if self.embedded:
+            return {path.name: store.file_hash(path) for path in sorted(SAMPLE.glob("*.gz"))}
+        return {file.name: str(file.md5) for file in self.source.files}
+
+    def is_there(self, data_dir: Path) -> bool:
+        """Whether the files that the sets are made from are there; for official ones, whether any set is."""
+        if self.write:
+            return any((sets_dir(data_dir) / f"{self.name}-{split}.h5").is_file() for split in SPLITS)
+        folder = raw_dir(data_dir, self.name)
+        found = (any((folder / form.name).is_file() for form in file.forms) for file in self.source.files)
+        return self.embedded or all(found)
+
+    def digits(self, split: Split | None, data_dir: Path) -> Digits:
+        """Original digits of a split, None for all of the training files, whose published checksums are verified."""
+
+        def find(name: str) -> Path:
+            if self.embedded:
+                return SAMPLE / name
+            from affbench.data.fetch.files import find_file  # imports what downloads need, and few commands need that
+
+            path = raw_dir(data_dir, self.name) / name
+            found = find_file(next(file for file in self.source.files if file.name == name), path.parent)
+            if found is None:
+                state = "damaged: its checksum is not the published one" if path.is_file() else "missing"
+                raise DataError(f"{path} is {state}; 'affbench fetch {self.name}' downloads it (or --mirror FOLDER).")
+            return found.path
+
+        images, labels = self.read(find, "test" if split == "test" else "train")
+        held_out = self.sizes["validation"]
+        rows = {"validation": slice(held_out), "train": slice(held_out, None)}.get(split or "", slice(None))
+        return images[rows], labels[rows]
+
+
+def _family_of_digits(stem: str, source: Source, sizes: tuple[int, int, int], affine: str, suffix: str = "") -> Family:
+    """Digits in four files like MNIST's and the four sets that are made of them; with a suffix, inside the package."""
+    name = f"{stem}{suffix}"
+    forms: dict[Form, str] = {
+        "original": stem,
+        "padded": f"{stem}-padded",
+        "translated": f"{stem}-translated",
+        "affine": affine,
+    }
+    sets = tuple(SetSpec(f"{called}{suffix}", name, form) for form, called in forms.items())
+    return Family(name, sets, {name: (source,)}, dict(zip(SPLITS, sizes, strict=True)), embedded=bool(suffix))
+
+
+_MNIST = (50_000, 10_000, 10_000)
 _EMBEDDED = replace(sources.MNIST, homepage="the sample of MNIST inside affbench")
-_FAMILIES = (
-    family_of_digits("mnist", sources.MNIST, _MNIST, "affnist-synthetic"),
-    family_of_digits("mnist-sample", _EMBEDDED, (5_000, 1_000, 1_000), "affnist-synthetic", "-sample"),
-    family_of_digits("fashion-mnist", sources.FASHION_MNIST, _MNIST, "fashion-mnist-affine"),
+_ROWS = (
+    _family_of_digits("mnist", sources.MNIST, _MNIST, "affnist-synthetic"),
+    _family_of_digits("mnist", _EMBEDDED, (5_000, 1_000, 1_000), "affnist-synthetic", "-sample"),
+    _family_of_digits("fashion-mnist", sources.FASHION_MNIST, _MNIST, "fashion-mnist-affine"),
     Family(
         "affnist",
         (
             SetSpec("affnist", "affnist", "official"),
-            SetSpec("affnist-validation", "affnist", "official", split="validation"),
-            SetSpec("affnist-train", "affnist", "official", split="train"),
+            SetSpec("affnist-validation", "affnist", "official", "validation"),
+            SetSpec("affnist-train", "affnist", "official", "train"),
         ),
         sources.AFFNIST,
         write=convert.write_affnist,
     ),
     Family(
         "homnist",
-        (SetSpec("homnist", "homnist", "official", split="test"),),
+        (SetSpec("homnist", "homnist", "official", "test"),),
         {"homnist": (sources.HOMNIST,)},
         write=convert.write_homnist,
     ),
 )
-FAMILIES: Mapping[str, Family] = {family.name: family for family in _FAMILIES}
+FAMILIES: Mapping[str, Family] = {family.name: family for family in _ROWS}
 """All digits there are; a new family is a row here, and a reader where its files are of a new kind."""
 
-_SETS = {spec.name: spec for family in _FAMILIES for spec in family.sets}
+SETS: Mapping[str, SetSpec] = {spec.name: spec for family in _ROWS for spec in family.sets}
+"""All sets by name, without the variations of synthetic ones."""
+
 SOURCES: Mapping[str, tuple[Source, ...]] = {
-    name: ways for family in _FAMILIES for name, ways in family.sources.items()
+    name: ways for family in _ROWS if not family.embedded for name, ways in family.sources.items()
 }
 """All that can be fetched, by name, with the ways to get it, best first."""
 
@@ -87,17 +188,12 @@ def sources_of(name: str) -> tuple[Source, ...]:
     return SOURCES[name]
 
 
-def set_names() -> tuple[str, ...]:
-    """Every name `find_set` knows, without the variations of synthetic sets."""
-    return tuple(_SETS)
-
-
 def find_set(name: str) -> SetSpec:
     """The set called `name`; `UsageError` where there is none, or it cannot be varied in this way."""
     base, at, variation = name.partition("@")
-    if base not in _SETS:
-        raise UsageError(f"unknown set '{name}': {nearest(base, _SETS)}")
-    spec = _SETS[base]
+    if base not in SETS:
+        raise UsageError(f"unknown set '{name}': {nearest(base, SETS)}")
+    spec = SETS[base]
     if at and spec.form != "affine":
         raise UsageError(f"set '{base}' cannot be varied ('@{variation}'): only synthetic affine sets can.")
     return _varied(spec, variation) if at else spec
@@ -105,7 +201,7 @@ def find_set(name: str) -> SetSpec:
 
 def sibling(spec: SetSpec, *forms: Form) -> SetSpec:
     """The set of the same digits and canvas in one of some forms; `UsageError` where there is none."""
-    for other in _SETS.values():
+    for other in SETS.values():
         if other.form in forms and (other.family, other.canvas) == (spec.digits, spec.canvas):
             return other
     size = f"{spec.canvas}×{spec.canvas}"
@@ -154,19 +250,21 @@ class SetPart:
         return self.spec.name
 
     @property
+    def family(self) -> Family:
+        """The digits that it is made of."""
+        return FAMILIES[self.spec.family]
+
+    @property
     def fetched_as(self) -> str:
         """What to fetch for it: its own split of official files, or all digits of its family."""
-        named = f"{self.spec.family}-{self.split}"
-        return named if named in SOURCES else self.spec.family
+        named = f"{self.family.name}-{self.split}"
+        return named if named in SOURCES else self.family.name
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """All that determines the images of a set that affbench makes, but for the number of copies.
-
-        The copies of a synthetic set run one after the other, so a set of fewer copies is the beginning of one of more.
-        """
+        """All that determines the images of a set that affbench makes, but the copies: fewer are the first of more."""
         form = self.spec.form
-        inputs: dict[str, Any] = {"digits": FAMILIES[self.spec.family].checksums, "form": form, "split": self.split}
+        inputs: dict[str, Any] = {"digits": self.family.checksums, "form": form, "split": self.split}
         if form in ("translated", "affine"):
             inputs["seed"] = SEEDS[self.split]
         if form != "original":
@@ -190,23 +288,17 @@ class SetPart:
         """The manifest of an official set."""
         manifest = store.read_manifest(self.path(data_dir))
         if manifest is None:
-            ways = f"'affbench fetch {self.spec.family}' downloads it (or converts your own files with --mirror FOLDER)"
-            if self.spec.family == "affnist":
+            ways = f"'affbench fetch {self.family.name}' downloads it (or converts your own files with --mirror FOLDER)"
+            if self.family.name == "affnist":
                 ways += "; '--set affnist-synthetic' tests on a synthetic set drawn in the same way"
             raise DataError(f"the official set '{self.name}' is not there: {ways}.")
         return manifest
 
     @property
-    def digits(self) -> int:
-        """Number of original digits of the split."""
-        return FAMILIES[self.spec.family].sizes[SPLITS.index(self.split)]
-
-    @property
     def made_size(self) -> int | None:
         """Number of images of the whole split; None for official files, which know best themselves."""
-        if self.spec.form == "official":
-            return None
-        return self.digits * (self.copies if self.spec.form == "affine" else 1)
+        digits = self.family.sizes.get(self.split)
+        return digits if digits is None or self.spec.form != "affine" else digits * self.copies
 
     def size(self, data_dir: Path) -> int:
         """Number of images that `load` gives; raises as `load` where an official set has to be asked."""
@@ -221,13 +313,13 @@ class SetPart:
         """The copies that the first `limit` images take."""
         if self.limit is None or self.spec.form != "affine":
             return self.copies
-        return min(self.copies, math.ceil(self.limit / self.digits))
+        return min(self.copies, math.ceil(self.limit / self.family.sizes[self.split]))
 
     def path(self, data_dir: Path) -> Path:
         """Where the converted set lies, or would lie."""
         folder = sets_dir(data_dir)
         if self.spec.form == "official":
-            return folder / f"{self.spec.family}-{self.split}.h5"
+            return folder / f"{self.family.name}-{self.split}.h5"
         many = f"-{self.made_copies}x" if self.spec.form == "affine" else ""
         return folder / f"{self.name}-{self.split}{many}-{self.key(data_dir)[:8]}.h5"
 
@@ -241,14 +333,13 @@ class SetPart:
 
     def ensure(self, data_dir: Path) -> Path:
         """The finished, verified HDF5 file, made from its digits if it is not there yet."""
-        path, spec = self.path(data_dir), self.spec
+        path, spec, family = self.path(data_dir), self.spec, self.family
         if spec.form == "official":
             try:
                 store.verify(path, self._manifest(data_dir))
             except ArtefactError as error:
                 raise ArtefactError(f"{error} 'affbench fetch {self.fetched_as}' converts it again.") from error
             return path
-        family = FAMILIES[spec.family]
         seed, copies = SEEDS[self.split], self.made_copies
         about = convert.origin(self.name, self.split, family.source.homepage, family.checksums, family.source.license)
         inputs = self.inputs | ({"copies": copies} if spec.form == "affine" else {})
@@ -298,7 +389,7 @@ def load_dataset(
     Parameters
     ----------
     name
-        One of `set_names`, such as ``"mnist-translated"``, ``"affnist"`` or ``"affnist-synthetic@rotation=45"``.
+        One of `SETS`, such as ``"mnist-translated"``, ``"affnist"`` or ``"affnist-synthetic@rotation=45"``.
     split
         ``"train"``, ``"validation"`` or ``"test"``.
     data_dir
@@ -307,12 +398,6 @@ def load_dataset(
         Versions of each digit in a synthetic affine set.
     limit
         Load the first `limit` images only.
-
-    Returns
-    -------
-    Dataset
-        Images uint8 (N, 40, 40), or (N, 28, 28) for original digits, with their labels; affine sets with the
-        transformation of each image and the digit it came from.
 
     Raises
     ------
@@ -323,17 +408,16 @@ def load_dataset(
 
     Examples
     --------
-    >>> digits = load_dataset("mnist-translated-sample", limit=100)  # from the sample inside the package
-    >>> digits.images.shape
+    >>> load_dataset("mnist-translated-sample", limit=100).images.shape  # from the sample inside the package
     (100, 40, 40)
     """
-    part = find_part(name, split, copies, limit)
-    return part.load(default_data_dir() if data_dir is None else Path(data_dir))
+    folder = default_data_dir() if data_dir is None else Path(data_dir)
+    return find_part(name, split, copies, limit).load(folder)
 
 
 def sample_of(part: SetPart, digits: int, data_dir: Path) -> Dataset:
     """The versions of the first `digits` digits of a synthetic affine set, without the rest of it."""
-    images, labels = (values[:digits] for values in FAMILIES[part.spec.family].digits(part.split, data_dir))
+    images, labels = (values[:digits] for values in part.family.digits(part.split, data_dir))
     made = synthesize(images, labels, part.copies, SEEDS[part.split], ranges=part.spec.ranges)
     return replace(made, name=part.name, split=part.split)
 
@@ -352,7 +436,5 @@ def originals_of(part: SetPart, data_dir: Path) -> Dataset | None:
 
 def mnist_digits(split: Split, data_dir: Path) -> Dataset:
     """MNIST's test file, or its training file of 60,000 digits: what official affine sets are made from."""
-    whole: tuple[Split, ...] = ("test",) if split == "test" else ("validation", "train")
-    parts = [FAMILIES["mnist"].digits(part, data_dir) for part in whole]
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    images, labels = FAMILIES["mnist"].digits("test" if split == "test" else None, data_dir)
     return Dataset("mnist", split, images, labels)

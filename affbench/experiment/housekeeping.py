@@ -44,7 +44,7 @@ _MADE = re.compile(  # the names, below the data and results folders, of what pr
 )
 ABANDONED_SECONDS = 3600.0  # a temporary file this old belongs to no process that still writes it
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "h5py", "typer")
-_FETCHED = tuple(family.name for family in FAMILIES.values() if family.sources)
+_FETCHED = tuple(family.name for family in FAMILIES.values() if not family.embedded)
 Health = Literal["good", "note", "bad"]
 
 
@@ -216,7 +216,7 @@ def _unused_sets(data_dir: Path, results_dir: Path) -> Iterator[Leftover]:
             used |= set(run.evaluations)
             trained = sets.find_set(run.config.data.train_set)
             used |= {trained.name, trained.family}
-    for name in (*sets.set_names(), *used):
+    for name in (*sets.SETS, *used):
         with contextlib.suppress(AffbenchError):
             spec = sets.find_set(name)
             current |= {_identity(sets.SetPart(spec, split).path(data_dir)) for split in sets.SPLITS}

@@ -275,16 +275,13 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
 
 def verify_set(name: str, split: str, data_dir: Path, sample: int = 1000, seed: int = 0) -> VerificationReport:
     """`verify_affnist` for a set by name and the digits it was made from."""
-    from affbench.data.sets import FAMILIES, find_part, mnist_digits, originals_of
+    from affbench.data.sets import find_part, load_dataset, mnist_digits
 
     part = find_part(name, split)
     dataset = part.load(data_dir)
     _ = dataset.table  # a set without one has nothing to verify
-    originals = originals_of(part, data_dir)
-    if originals is None and FAMILIES["mnist"].is_there(data_dir):  # an official set that was not paired with them
-        originals = mnist_digits(part.split, data_dir)
-    if originals is None:
-        raise DataError(f"{name} cannot be verified without its original digits; 'affbench fetch mnist' gets MNIST's.")
+    official = part.spec.form == "official"  # not every one was paired with MNIST's digits
+    originals = mnist_digits(part.split, data_dir) if official else load_dataset(part.family.name, part.split, data_dir)
     return verify_affnist(dataset, originals, sample, seed)
 
 

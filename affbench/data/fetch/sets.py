@@ -42,13 +42,13 @@ def fetch_sets(names: Sequence[str], data_dir: Path, ways: Ways | None = None) -
 def fetch_for(name: str, split: str, data_dir: Path) -> None:
     """Fetch whatever a set is made from: its own files, or its digits; nothing for the sample."""
     part = sets.find_part(name, split)
-    if sets.FAMILIES[part.spec.family].sources:
+    if not part.family.embedded:
         fetch_sets([part.fetched_as], data_dir)
 
 
 def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
     part = sets.find_part(name)
-    family = sets.FAMILIES[part.spec.family]
+    family = part.family
     if family.name == "affnist" and not sets.FAMILIES["mnist"].is_there(data_dir):
         with contextlib.suppress(DownloadError):  # to find the originals among; without them the file's order stays
             Fetcher(sets.raw_dir(data_dir, "mnist"), ways).first_of(sets.sources_of("mnist"))
