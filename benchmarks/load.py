@@ -24,7 +24,7 @@ from affbench.base.progress import Progress
 from affbench.base.workspace import Workspace
 from affbench.data import sets
 from affbench.data.batches import TrainingBatches
-from affbench.experiment.cells import Cell, Engine, plan_cells, using_threads
+from affbench.experiment.cells import Cell, Engine, using_threads
 from affbench.experiment.pipeline import report_all, run_cells_on
 from affbench.models import build_model
 from affbench.models.loss import loss_and_scores
@@ -86,10 +86,10 @@ class Memory(Progress):
 def measure(engine: Engine, count: int, data: Path, results: Path) -> dict[str, float | str]:
     """Run the cells and say what each took."""
     memory = Memory()
-    cells = [Cell("tiny", tiny_config(seed)) for seed in range(count)]
     workspace = Workspace(data, results, "cpu", memory)
     started = time.perf_counter()
-    result = run_cells_on(engine, plan_cells(cells, workspace), TESTED, workspace)
+    cells = [Cell("tiny", plan_run(tiny_config(seed), workspace)) for seed in range(count)]
+    result = run_cells_on(engine, cells, TESTED, workspace)
     seconds = time.perf_counter() - started
     assert not result.failed, result.failed[0].error
     tenth = max(1, count // 10)

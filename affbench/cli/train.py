@@ -114,7 +114,7 @@ def sweep(
     from affbench.experiment.pipeline import from_sweep, run_experiment
 
     evaluation = override(EvaluationConfig(), sets=sets.split(","), copies=copies, limit=test_limit)
-    experiment = from_sweep(resolved, counts, chosen, evaluation)
+    experiment = from_sweep(resolved, counts, chosen, evaluation, session.workspace)
     _end(session, run_experiment(experiment, session.workspace, engine))
 
 
@@ -137,13 +137,14 @@ def run(
     from affbench.report.table import Cell, Table
 
     pipeline = changed(read_pipeline(file), epochs, limit, seeds, test_limit)
+    engine, experiment = place.to_engine(), from_pipeline(pipeline, session.workspace)
     if dry_run:
-        steps = plan_experiment(from_pipeline(pipeline), session.workspace)
+        steps = plan_experiment(experiment, session.workspace)
         rows = tuple((Cell(step.stage), Cell(step.what), Cell(step.state)) for step in steps)
         session.show(Table(pipeline.title, ("Stage", "What", "State"), rows).to_rich())
         session.document({"pipeline": pipeline.name, "steps": [vars(step) for step in steps]})
     else:
-        _end(session, run_experiment(from_pipeline(pipeline), session.workspace, place.to_engine()))
+        _end(session, run_experiment(experiment, session.workspace, engine))
 
 
 def changed(
@@ -169,13 +170,11 @@ def changed(
 
 def _end(session: Session, outcome: Outcome) -> None:
     """Show what many runs ended in, with status 1 when some failed; the others are finished and reported."""
-    from affbench.experiment.cells import outcome_of
-
     report = outcome.report
     session.show(report.table.to_rich(), f"report: {report.html}", f"        {report.markdown}")
     session.document(asdict(outcome.result) | {"report": str(report.html), "markdown": str(report.markdown)})
     for cell in outcome.result.failed:
-        session.workspace.progress.note(outcome_of(cell))
+        session.workspace.progress.note(str(cell))
     if outcome.result.failed:
         raise typer.Exit(1)
 

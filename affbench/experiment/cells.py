@@ -35,25 +35,11 @@ class Engine:
 
 @dataclass(frozen=True)
 class Cell:
-    """A run to be made."""
+    """A run to be made, planned once and handed down."""
 
     label: str
-    config: RunConfig
+    plan: Plan
     stops: tuple[float, ...] = ()  # validation accuracies at which other cells stop this training
-
-
-@dataclass(frozen=True)
-class PlannedCell(Cell):
-    """A cell and its plan, made once and handed down."""
-
-    plan: Plan = field(kw_only=True)
-
-
-def plan_cells(cells: Sequence[Cell], workspace: Workspace) -> list[PlannedCell]:
-    """Plan every cell, so that a mistake in any configuration is said before the first one starts."""
-    plans = [plan_run(cell.config, workspace) for cell in cells]
-    pairs = zip(cells, plans, strict=True)
-    return [PlannedCell(cell.label, plan.config, cell.stops, plan=plan) for cell, plan in pairs]
 
 
 @dataclass(frozen=True)
@@ -70,6 +56,13 @@ class CellResult:
     epochs: float | None = None
     seconds_per_epoch: float | None = None
     error: str | None = None
+
+    def __str__(self) -> str:
+        """One line for the user."""
+        routing = "" if self.routings is None else f", routing {self.routings}"
+        accuracies = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in self.accuracy.items())
+        outcome = f"failed: {self.error}" if self.error else accuracies
+        return f"{self.label}{routing}, seed {self.seed}: {outcome}"
 
 
 @dataclass(frozen=True)
@@ -98,30 +91,33 @@ class SweepResult:
         return tuple(cell for cell in self.cells if cell.error is not None)
 
 
-def sweep_cells(config: RunConfig, routings: Sequence[int], seeds: Sequence[int]) -> list[Cell]:
+def sweep_cells(config: RunConfig, routings: Sequence[int], seeds: Sequence[int], workspace: Workspace) -> list[Cell]:
     """The cells of a routing sweep: every number of routing iterations with every seed, seeds innermost."""
     cells = []
     for iterations, seed in itertools.product(routings, seeds):
         model = config.model.model_copy(update={"options": config.model.options | {"routings": iterations}})
         training = config.training.model_copy(update={"seed": seed})
-        cells.append(Cell(model.name, config.model_copy(update={"model": model, "training": training})))
+        own = config.model_copy(update={"model": model, "training": training})
+        cells.append(Cell(model.name, plan_run(own, workspace)))
     return cells
 
 
-def run_cells(
-    cells: Sequence[PlannedCell], evaluation: EvaluationConfig, workspace: Workspace, *, threads: int | None = None
-) -> SweepResult:
-    """Train and test every cell, one after the other, in this process.
+def tested_parts(evaluation: EvaluationConfig) -> list[SetPart]:
+    """The images that every cell is tested on."""
+    return [find_part(name, "test", evaluation.copies, evaluation.limit) for name in evaluation.sets]
 
-    A cell that fails is reported in the result, and the others go on.
-    """
+
+def run_cells(
+    cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, *, threads: int | None = None
+) -> SweepResult:
+    """Train and test every cell in this process; one that fails is reported, and the others go on."""
     results = []
     with using_threads(threads), workspace.progress.task("runs", len(cells)) as task:
         for number, cell in enumerate(cells, start=1):
             started = time.perf_counter()
             results.append(run_cell(cell, evaluation, workspace))
             seconds = time.perf_counter() - started
-            workspace.progress.note(f"[{number}/{len(cells)}] {outcome_of(results[-1])} ({seconds:.0f} s)")
+            workspace.progress.note(f"[{number}/{len(cells)}] {results[-1]} ({seconds:.0f} s)")
             task.advance(1)
     return SweepResult(tuple(results), summarise(results))
 
@@ -137,20 +133,7 @@ def using_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def outcome_of(result: CellResult) -> str:
-    """What became of a cell, as one line."""
-    routing = "" if result.routings is None else f", routing {result.routings}"
-    accuracies = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in result.accuracy.items())
-    outcome = f"failed: {result.error}" if result.error else accuracies
-    return f"{result.label}{routing}, seed {result.seed}: {outcome}"
-
-
-def tested_parts(evaluation: EvaluationConfig) -> list[SetPart]:
-    """The images that every cell is tested on."""
-    return [find_part(name, "test", evaluation.copies, evaluation.limit) for name in evaluation.sets]
-
-
-def run_cell(cell: PlannedCell, evaluation: EvaluationConfig, workspace: Workspace) -> CellResult:
+def run_cell(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> CellResult:
     """Train and test one cell; an error becomes part of the result."""
     result = unfinished(cell)
     try:
@@ -172,8 +155,8 @@ def run_cell(cell: PlannedCell, evaluation: EvaluationConfig, workspace: Workspa
 
 def unfinished(cell: Cell, error: str | None = None) -> CellResult:
     """What is known of a cell before it is run, or when it came to nothing."""
-    model = cell.config.model
-    return CellResult(cell.label, model.name, model.routings, cell.config.training.seed, error=error)
+    config = cell.plan.config
+    return CellResult(cell.label, config.model.name, config.model.routings, config.training.seed, error=error)
 
 
 def summarise(results: Sequence[CellResult]) -> tuple[SweepSummary, ...]:

@@ -21,9 +21,7 @@ from affbench.experiment import ray as cluster
 from affbench.experiment.cells import (
     Cell,
     Engine,
-    PlannedCell,
     SweepResult,
-    plan_cells,
     run_cells,
     sweep_cells,
     tested_parts,
@@ -32,11 +30,10 @@ from affbench.report.page import PLAIN, SECTIONS, Report, report_code, write_rep
 from affbench.report.sections import MakeSection
 from affbench.report.sections.accuracy import summarise
 from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
-from affbench.run.plan import training_part, validation_part
+from affbench.run.plan import plan_run, training_part, validation_part
 from affbench.run.record import evaluate_run, is_evaluated
 
 State = Literal["cached", "to do", "missing"]
-LOCAL = Engine()
 _PAGE = re.compile(r"manifest\.json|report\.(md|html)|(figures|pictures)/[^/]+\.(png|csv)")
 REPORT_VERSION = 4  # of the report stage: raised where the same runs give another page and `report_code` cannot see it
 
@@ -70,58 +67,74 @@ class Experiment:
     evaluation: EvaluationConfig
     explain: bool = False  # the report also measures where and why models fail, on some thousand images a model
 
-    def inputs(self, cells: Sequence[PlannedCell]) -> dict[str, object]:
+    def __post_init__(self) -> None:
+        trained = dict.fromkeys(cell.plan.config.data.train_set for cell in self.cells)
+        for train_set, name in itertools.product(trained, self.evaluation.sets):
+            canvas, other = find_set(train_set).canvas, find_set(name).canvas
+            if canvas != other:
+                raise UsageError(
+                    f"a model trained on '{train_set}' ({canvas}×{canvas}) cannot be tested on '{name}' "
+                    f"({other}×{other})."
+                )
+
+    @property
+    def inputs(self) -> dict[str, object]:
         """All that its report shows."""
         return {
             "code": report_code(),
-            "texts": [self.title, self.note, *(cell.label for cell in cells)],
+            "texts": [self.title, self.note, *(cell.label for cell in self.cells)],
             "evaluation": self.evaluation.model_dump(mode="json"),
             "explain": self.explain,
-            "runs": [cell.plan.key for cell in cells],
+            "runs": [cell.plan.key for cell in self.cells],
             "evaluations": {
                 f"{cell.plan.folder.name}/{path.name}": store.file_hash(path)
-                for cell in cells
+                for cell in self.cells
                 for path in sorted(cell.plan.folder.glob("eval-*.json"))
             },
         }
 
 
-def from_pipeline(pipeline: Pipeline) -> Experiment:
+def from_pipeline(pipeline: Pipeline, workspace: Workspace) -> Experiment:
     """The experiment that a pipeline describes."""
     stops = () if pipeline.matched is None else (pipeline.matched,)
-    cells = tuple(Cell(label, config, () if config.training.stop_at else stops) for label, config in pipeline.expand())
+    cells = tuple(
+        Cell(label, plan_run(config, workspace), () if config.training.stop_at else stops)
+        for label, config in pipeline.expand()
+    )
     what, told = f"pipeline '{pipeline.name}'", (pipeline.title, pipeline.note)
     return Experiment(pipeline.name, what, *told, cells, pipeline.evaluation, pipeline.explain)
 
 
 def from_sweep(
-    config: RunConfig, routings: Sequence[int], seeds: Sequence[int], evaluation: EvaluationConfig
+    config: RunConfig, routings: Sequence[int], seeds: Sequence[int], evaluation: EvaluationConfig, workspace: Workspace
 ) -> Experiment:
     """The experiment of a sweep: routing iterations × seeds, and a report in ``reports/sweep-MODEL``."""
-    model, cells = config.model.name, tuple(sweep_cells(config, routings, seeds))
+    model, cells = config.model.name, tuple(sweep_cells(config, routings, seeds, workspace))
     name = "sweep-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", model)
     return Experiment(name, "the sweep", f"Routing sweep of {model}", "", cells, evaluation)
 
 
 def plan_experiment(experiment: Experiment, workspace: Workspace) -> list[Step]:
     """Everything an experiment would do, in order, and what of it is done already; nothing is written."""
-    cells, evaluation = _planned(experiment, workspace), experiment.evaluation
-    steps = [_conversion(part, workspace) for part in _parts(cells, evaluation)]
+    plans = [cell.plan for cell in experiment.cells]
+    steps = [
+        Step("convert", f"{part.name} ({part.split})", _state(part, workspace))
+        for part in _parts(experiment.cells, experiment.evaluation)
+    ]
     steps += [
         Step("train", f"{cell.label}: {cell.plan.folder.name}", "cached" if cell.plan.is_trained else "to do")
-        for cell in cells
+        for cell in experiment.cells
     ]
-    for plan in (cell.plan for cell in cells):
-        for part in tested_parts(evaluation):
-            done = plan.is_trained and is_evaluated(plan.run, part, workspace)
-            steps.append(Step("eval", f"{plan.folder.name} on {part.name}", "cached" if done else "to do"))
+    for plan, part in itertools.product(plans, tested_parts(experiment.evaluation)):
+        done = plan.is_trained and is_evaluated(plan.run, part, workspace)
+        steps.append(Step("eval", f"{plan.folder.name} on {part.name}", "cached" if done else "to do"))
     changed = any(step.state != "cached" for step in steps)
     folder = report_dir(workspace.results, experiment.name)
-    done = not changed and store.cached(folder, "report", REPORT_VERSION, experiment.inputs(cells))
+    done = not changed and store.cached(folder, "report", REPORT_VERSION, experiment.inputs)
     return [*steps, Step("report", str(folder), "cached" if done else "to do")]
 
 
-def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine = LOCAL) -> Outcome:
+def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine | None = None) -> Outcome:
     """Do everything an experiment asks for; what is cached is not done again.
 
     Failed cells are in the outcome's result; the others are finished and reported, and where there is none, that is an
@@ -129,16 +142,15 @@ def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine 
     """
     folder = report_dir(workspace.results, experiment.name)
     store.refuse_foreign(folder)
-    cells = _planned(experiment, workspace)
     _prepare(experiment, workspace)
-    result = run_cells_on(engine, cells, experiment.evaluation, workspace)
-    runs = [LabelledRun(cell.label, cell.plan.run) for cell in cells if cell.plan.is_trained]
+    result = run_cells_on(engine or Engine(), experiment.cells, experiment.evaluation, workspace)
+    runs = [LabelledRun(cell.label, cell.plan.run) for cell in experiment.cells if cell.plan.is_trained]
     if not runs:
         raise AffbenchError(
             f"no cell of {experiment.what} finished; the first one failed because {result.failed[0].error}"
         )
     results = _on_common_images(read_results(runs, workspace), workspace, tested_parts(experiment.evaluation))
-    inputs = experiment.inputs(cells)
+    inputs = experiment.inputs
     if store.cached(folder, "report", REPORT_VERSION, inputs):
         table = summarise(results, title=experiment.title, note=experiment.note)
         return Outcome(result, Report(folder / "report.md", folder / "report.html", table))
@@ -150,21 +162,8 @@ def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine 
     return Outcome(result, report)
 
 
-def _planned(experiment: Experiment, workspace: Workspace) -> list[PlannedCell]:
-    """Every cell with its plan; its model takes the images that it is to be tested on."""
-    cells = plan_cells(experiment.cells, workspace)
-    trained = {cell.config.data.train_set: None for cell in cells}
-    for train_set, name in itertools.product(trained, experiment.evaluation.sets):
-        canvas, other = find_set(train_set).canvas, find_set(name).canvas
-        if canvas != other:
-            raise UsageError(
-                f"a model trained on '{train_set}' ({canvas}×{canvas}) cannot be tested on '{name}' ({other}×{other})."
-            )
-    return cells
-
-
 def run_cells_on(
-    engine: Engine, cells: Sequence[PlannedCell], evaluation: EvaluationConfig, workspace: Workspace
+    engine: Engine, cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace
 ) -> SweepResult:
     """Train and test cells, in this process or on a Ray cluster; see `affbench.experiment.cells.run_cells`."""
     if engine.name == "local":
@@ -235,7 +234,7 @@ def report_dir(results_dir: Path, name: str) -> Path:
 
 def _parts(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[SetPart]:
     """Every converted set the runs need, once."""
-    configs = [cell.config.data for cell in cells]
+    configs = [cell.plan.config.data for cell in cells]
     trained = [part for data in configs for part in (training_part(data), validation_part(data))]
     parts = [*trained, *tested_parts(evaluation)]
     return list({(part.name, part.split, part.made_copies): part for part in parts}.values())
@@ -244,7 +243,7 @@ def _parts(cells: Sequence[Cell], evaluation: EvaluationConfig) -> list[SetPart]
 def _prepare(experiment: Experiment, workspace: Workspace) -> None:
     """Convert every set the runs need, before the first of them starts."""
     needed = _parts(experiment.cells, experiment.evaluation)
-    missing = [part.spec for part in needed if _conversion(part, workspace).state == "missing"]
+    missing = [part.spec for part in needed if _state(part, workspace) == "missing"]
     if missing:
         names = ", ".join(dict.fromkeys(f"'{spec.name}'" for spec in missing))
         families = " ".join(dict.fromkeys(spec.family for spec in missing))
@@ -255,10 +254,9 @@ def _prepare(experiment: Experiment, workspace: Workspace) -> None:
                 part.ensure(workspace.data)
 
 
-def _conversion(part: SetPart, workspace: Workspace) -> Step:
-    state: State = "to do"
+def _state(part: SetPart, workspace: Workspace) -> State:
+    """Whether a set is converted, can be, or cannot."""
     if part.is_ready(workspace.data):
-        state = "cached"
-    elif part.spec.form == "official" or not FAMILIES[part.spec.family].is_there(workspace.data):
-        state = "missing"
-    return Step("convert", f"{part.name} ({part.split})", state)
+        return "cached"
+    fetched = part.spec.form != "official" and FAMILIES[part.spec.family].is_there(workspace.data)
+    return "to do" if fetched else "missing"

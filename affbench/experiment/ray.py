@@ -24,7 +24,7 @@ import torch
 
 from affbench.base import store
 from affbench.base.config import EvaluationConfig
-from affbench.base.errors import AffbenchError, ArtefactError, UsageError, reason
+from affbench.base.errors import AffbenchError, UsageError, reason
 from affbench.base.interrupt import Interrupted, Stop
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
@@ -33,17 +33,14 @@ from affbench.experiment.cells import (
     Cell,
     CellResult,
     Engine,
-    PlannedCell,
     SweepResult,
-    outcome_of,
-    plan_cells,
     run_cell,
     summarise,
     tested_parts,
     unfinished,
 )
 from affbench.run.folder import read_files, write_files
-from affbench.run.plan import Plan
+from affbench.run.plan import plan_run
 from affbench.run.record import is_evaluated
 
 RETRIES = 3  # of a cell whose worker or node dies
@@ -67,11 +64,7 @@ class _Job:
 
 
 def run_cells(
-    cells: Sequence[PlannedCell],
-    evaluation: EvaluationConfig,
-    workspace: Workspace,
-    engine: Engine,
-    sets: Sequence[Path],
+    cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, engine: Engine, sets: Sequence[Path]
 ) -> SweepResult:
     """Train and test every cell on a Ray cluster; with the same results as in this process."""
     workspace = replace(workspace, data=workspace.data.resolve(), results=workspace.results.resolve())
@@ -88,11 +81,11 @@ def run_cells(
             board = _Board([cell.plan.folder.name for cell in cells], workspace.progress, bar)
             flying: dict[Any, int] = {}
             for number, cell in enumerate(cells):
-                if _is_done(cell.plan, evaluation, workspace):
+                tested = (is_evaluated(cell.plan.run, part, workspace) for part in tested_parts(evaluation))
+                if cell.plan.is_trained and all(tested):
                     board.end(number, run_cell(cell, evaluation, workspace))
                 else:
-                    settled = Cell(cell.label, cell.config)  # runs on its way are cells of their own
-                    flying[task.remote(job, number, settled, cell.plan.key)] = number
+                    flying[task.remote(job, number, cell)] = number
             while flying and not stop.asked:
                 ready, _ = ray.wait(list(flying), timeout=0.1)
                 board.show(news.get_nowait_batch(news.qsize()))
@@ -100,23 +93,15 @@ def run_cells(
                     number = flying.pop(reference)
                     board.end(number, _result(ray, reference, cells[number]))
             if flying:
-                raise _interrupted(ray, list(flying), board)
+                for reference in flying:
+                    ray.cancel(reference, recursive=False)  # like Ctrl-C, but not for what the cell then puts back
+                ray.wait(list(flying), num_returns=len(flying), timeout=STOP_SECONDS)
+                raise Interrupted(
+                    f"stopped with {len(board.results)} of {len(cells)} runs done; what the others did is saved: the "
+                    "same command goes on."
+                )
     results = tuple(board.results[number] for number in range(len(cells)))
     return SweepResult(results, summarise(results))
-
-
-def _is_done(plan: Plan, wanted: EvaluationConfig, workspace: Workspace) -> bool:
-    return plan.is_trained and all(is_evaluated(plan.run, part, workspace) for part in tested_parts(wanted))
-
-
-def _interrupted(ray: Any, flying: list[Any], board: _Board) -> Interrupted:
-    for reference in flying:
-        ray.cancel(reference, recursive=False)  # like Ctrl-C, but not for what the cell then puts back
-    ray.wait(flying, num_returns=len(flying), timeout=STOP_SECONDS)
-    return Interrupted(
-        f"stopped with {len(board.results)} of {len(board.names)} runs done; what the others did is saved: the same "
-        "command goes on."
-    )
 
 
 def _result(ray: Any, reference: Any, cell: Cell) -> CellResult:
@@ -202,7 +187,7 @@ class _Board:
         """A cell has ended."""
         self.results[number] = result
         where = f" ({self._places[number]})" if number in self._places else ""
-        self._progress.note(f"[{len(self.results)}/{len(self.names)}] {outcome_of(result)}{where}")
+        self._progress.note(f"[{len(self.results)}/{len(self.names)}] {result}{where}")
         self._advance(1)
 
     def _advance(self, amount: int) -> None:
@@ -212,7 +197,7 @@ class _Board:
         self._bar.advance(amount, counts + self._latest)
 
 
-def _work(job: _Job, number: int, cell: Cell, key: str) -> CellResult:
+def _work(job: _Job, number: int, cell: Cell) -> CellResult:
     """In a worker: train and test one cell."""
     sys.path += [entry for entry in job.modules if entry not in sys.path]
     torch.set_num_threads(job.threads)
@@ -223,18 +208,18 @@ def _work(job: _Job, number: int, cell: Cell, key: str) -> CellResult:
             shared = NODE_DIR not in os.environ and Path(job.token).is_dir()
             results = job.workspace.results if shared else Path(away)
             workspace = replace(job.workspace, data=_data_folder(job, courier), results=results, progress=courier)
-            (planned,) = plan_cells([cell], workspace)
-            if planned.plan.key != key:
+            plan = plan_run(cell.plan.config, workspace)
+            if plan.key != cell.plan.key:
                 raise UsageError(
                     f"node {platform.node()} has another version of affbench, or of the model's source, than the "
                     "process that started the sweep; install the same one on every node."
                 )
             if not shared:
-                folder = planned.plan.folder
-                home = job.workspace.results / folder.relative_to(results)
-                write_files(folder, _at_home(job, read_files, home))
-                courier.put_back = lambda: _at_home(job, write_files, home, read_files(folder))
-            result = run_cell(planned, job.evaluation, workspace)
+                home = job.workspace.results / plan.folder.relative_to(results)
+                write_files(plan.folder, _at_home(job, read_files, home))
+                courier.put_back = lambda: _at_home(job, write_files, home, read_files(plan.folder))
+            # Runs that others stop are cells of their own.
+            result = run_cell(Cell(cell.label, plan), job.evaluation, workspace)
             courier.put_back()
             return result
     except AffbenchError as error:
@@ -290,11 +275,8 @@ def _data_folder(job: _Job, courier: _Courier) -> Path:
 
 
 def _is_there(path: Path, manifest: store.Manifest) -> bool:
-    """Whether a set is there, whole, with exactly this manifest."""
-    with contextlib.suppress(ArtefactError):
-        same = store.read_manifest(path) == manifest
-        return same and store.cached(path, manifest.stage, manifest.version, manifest.inputs)
-    return False
+    """Whether a set is there, whole, made from the same."""
+    return store.cached(path, manifest.stage, manifest.version, manifest.inputs)
 
 
 def _at(ray: Any, node: str) -> dict[str, Any]:

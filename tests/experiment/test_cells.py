@@ -3,18 +3,19 @@ from __future__ import annotations
 import statistics
 import threading
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import SAMPLE, Affbench, tiny_config, trainings
 
-from affbench.base.config import EvaluationConfig, override
-from affbench.base.errors import AffbenchError, UsageError
+from affbench.base.config import EvaluationConfig
+from affbench.base.errors import AffbenchError
 from affbench.base.interrupt import Interrupted
 from affbench.base.workspace import Workspace
 from affbench.experiment import cells as sweep
-from affbench.experiment.cells import Cell, plan_cells, run_cells, sweep_cells
+from affbench.experiment.cells import run_cells, sweep_cells
 from affbench.run.folder import Run, list_runs
 from affbench.run.plan import Plan
 from affbench.run.train import train
@@ -22,15 +23,15 @@ from affbench.run.train import train
 ON_SAMPLE = EvaluationConfig(sets=(SAMPLE,), limit=200)
 
 
-def test_cells_are_all_pairs_with_seeds_innermost() -> None:
-    cells = sweep_cells(tiny_config(), [1, 3], [0, 4])
-    pairs = [(cell.config.model.routings, cell.config.training.seed) for cell in cells]
+def test_cells_are_all_pairs_with_seeds_innermost(workspace: Workspace) -> None:
+    cells = sweep_cells(tiny_config(), [1, 3], [0, 4], workspace)
+    pairs = [(cell.plan.config.model.routings, cell.plan.config.training.seed) for cell in cells]
     assert pairs == [(1, 0), (1, 4), (3, 0), (3, 4)]
-    assert {cell.config.data.limit for cell in cells} == {96}
+    assert {cell.plan.config.data.limit for cell in cells} == {96}
 
 
 def test_sweep_summarises_the_cells_over_their_seeds(workspace: Workspace) -> None:
-    result = run_cells(plan_cells(sweep_cells(tiny_config(epochs=1), [1, 2], [0, 1]), workspace), ON_SAMPLE, workspace)
+    result = run_cells(sweep_cells(tiny_config(epochs=1), [1, 2], [0, 1], workspace), ON_SAMPLE, workspace)
     assert not result.failed
     assert [(cell.routings, cell.seed) for cell in result.cells] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert all(cell.seconds_per_epoch and cell.seconds_per_epoch > 0 for cell in result.cells)
@@ -51,13 +52,13 @@ def test_failing_cell_is_reported_and_the_others_finish(workspace: Workspace, mo
         return train(plan, workspace, **kept)
 
     monkeypatch.setattr(sweep, "train", fails_for_two)
-    result = run_cells(plan_cells(sweep_cells(tiny_config(epochs=1), [1, 2, 3], [0]), workspace), ON_SAMPLE, workspace)
+    result = run_cells(sweep_cells(tiny_config(epochs=1), [1, 2, 3], [0], workspace), ON_SAMPLE, workspace)
     assert [cell.error for cell in result.cells] == [None, "this one fails", None]
     assert [row.routings for row in result.summary] == [1, 3]
 
 
 def test_interrupted_sweep_goes_on_where_it_stopped(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = sweep_cells(tiny_config(epochs=1), [1, 2, 3], [0])
+    cells = sweep_cells(tiny_config(epochs=1), [1, 2, 3], [0], workspace)
     trained: list[Any] = []
 
     def stops(plan: Plan, workspace: Workspace, **kept: Any) -> Run:
@@ -68,20 +69,26 @@ def test_interrupted_sweep_goes_on_where_it_stopped(workspace: Workspace, monkey
 
     monkeypatch.setattr(sweep, "train", stops)
     with pytest.raises(Interrupted):
-        run_cells(plan_cells(cells, workspace), ON_SAMPLE, workspace)
+        run_cells(cells, ON_SAMPLE, workspace)
     before = {run.name: (run.path / "manifest.json").stat().st_mtime_ns for run in list_runs(workspace.results)}
     assert len(before) == 2
     monkeypatch.setattr(sweep, "train", train)
-    result = run_cells(plan_cells(cells, workspace), ON_SAMPLE, workspace)
+    result = run_cells(cells, ON_SAMPLE, workspace)
     assert len(result.cells) == 3
     after = {run.name: (run.path / "manifest.json").stat().st_mtime_ns for run in list_runs(workspace.results)}
     assert before.items() <= after.items()
 
 
-def test_mistake_in_the_last_cell_is_found_before_the_first_is_trained(workspace: Workspace) -> None:
-    bad = override(tiny_config(), model={"name": "capsnet", "options": {"filterz": 1}})
-    with pytest.raises(UsageError, match="no option 'filterz'"):
-        run_cells(plan_cells([Cell("good", tiny_config()), Cell("bad", bad)], workspace), ON_SAMPLE, workspace)
+def test_mistake_in_the_last_run_is_found_before_the_first_is_trained(
+    workspace: Workspace, tmp_path: Path, affbench: Affbench
+) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text(
+        'title = "Wrong"\n[[runs]]\nmodel = "cnn"\n[[runs]]\nmodel = "capsnet"\noptions = { filterz = 1 }\n'
+    )
+    ended = affbench("run", str(file), "--device", "cpu")
+    assert ended.status == 2
+    assert "no option 'filterz'" in " ".join(ended.stderr.split())
     assert not list_runs(workspace.results)
 
 
@@ -90,7 +97,7 @@ def test_any_error_in_a_cell_is_its_own(workspace: Workspace, monkeypatch: pytes
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate much.")
 
     monkeypatch.setattr(sweep, "train", out_of_memory)
-    result = run_cells(plan_cells(sweep_cells(tiny_config(), [1], [0]), workspace), ON_SAMPLE, workspace)
+    result = run_cells(sweep_cells(tiny_config(), [1], [0], workspace), ON_SAMPLE, workspace)
     assert [cell.error for cell in result.cells] == ["OutOfMemoryError: CUDA out of memory."]
 
 
@@ -101,9 +108,7 @@ def test_two_sweeps_at_once_train_the_cells_they_share_once(
     results: dict[int, Any] = {}
 
     def start(number: int, routings: list[int]) -> None:
-        results[number] = run_cells(
-            plan_cells(sweep_cells(tiny_config(epochs=1), routings, [0]), workspace), ON_SAMPLE, workspace
-        )
+        results[number] = run_cells(sweep_cells(tiny_config(epochs=1), routings, [0], workspace), ON_SAMPLE, workspace)
 
     threads = [threading.Thread(target=start, args=(0, [1, 2])), threading.Thread(target=start, args=(1, [3, 2, 1]))]
     for thread in threads:
@@ -119,7 +124,7 @@ def test_two_sweeps_at_once_train_the_cells_they_share_once(
 def test_threads_of_a_run_are_as_asked_and_recorded(workspace: Workspace) -> None:
     before = torch.get_num_threads()
     result = run_cells(
-        plan_cells(sweep_cells(tiny_config(epochs=1), [1], [0]), workspace), ON_SAMPLE, workspace, threads=before + 1
+        sweep_cells(tiny_config(epochs=1), [1], [0], workspace), ON_SAMPLE, workspace, threads=before + 1
     )
     assert torch.get_num_threads() == before
     (run,) = list_runs(workspace.results)

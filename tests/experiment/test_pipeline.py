@@ -55,7 +55,7 @@ def unillustrated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def states(pipeline: Pipeline, workspace: Workspace) -> set[tuple[str, str]]:
-    return {(step.stage, step.state) for step in plan_experiment(from_pipeline(pipeline), workspace)}
+    return {(step.stage, step.state) for step in plan_experiment(from_pipeline(pipeline, workspace), workspace)}
 
 
 def written(folder: Path) -> dict[str, int]:
@@ -66,17 +66,17 @@ def written(folder: Path) -> dict[str, int]:
 def test_pipeline_does_everything_once(workspace: Workspace) -> None:
     assert {state for stage, state in states(tiny_pipeline(), workspace) if stage != "convert"} == {"to do"}
     assert not workspace.results.exists()
-    first = run_experiment(from_pipeline(tiny_pipeline()), workspace)
+    first = run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     assert {state for _, state in states(tiny_pipeline(), workspace)} == {"cached"}
     before = written(workspace.results)
-    second = run_experiment(from_pipeline(tiny_pipeline()), workspace)
+    second = run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     assert written(workspace.results) == before
     assert [cell.run for cell in second.result.cells] == [cell.run for cell in first.result.cells]
     assert second.report.table == first.report.table
 
 
 def test_report_names_models_sets_and_the_note(workspace: Workspace) -> None:
-    outcome = run_experiment(from_pipeline(tiny_pipeline()), workspace)
+    outcome = run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     for page in (outcome.report.markdown, outcome.report.html):
         text = page.read_text()
         assert "Far too small to mean anything" in text
@@ -89,21 +89,21 @@ def test_report_names_models_sets_and_the_note(workspace: Workspace) -> None:
 
 @pytest.mark.usefixtures("unillustrated")
 def test_only_what_changed_is_done_again(workspace: Workspace) -> None:
-    run_experiment(from_pipeline(tiny_pipeline()), workspace)
+    run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     more = tiny_pipeline(seeds=[0, 1])
-    steps = plan_experiment(from_pipeline(more), workspace)
+    steps = plan_experiment(from_pipeline(more, workspace), workspace)
     assert [step.state for step in steps if step.stage == "train"] == ["cached", "to do", "cached", "to do"]
     assert [step.state for step in steps if step.stage == "report"] == ["to do"]
-    run_experiment(from_pipeline(more), workspace)
+    run_experiment(from_pipeline(more, workspace), workspace)
     assert len(list_runs(workspace.results)) == 4
 
 
 @pytest.mark.usefixtures("unillustrated")
 def test_damaged_report_is_written_again(workspace: Workspace) -> None:
-    outcome = run_experiment(from_pipeline(tiny_pipeline()), workspace)
+    outcome = run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     outcome.report.html.write_text("half")
     assert ("report", "to do") in states(tiny_pipeline(), workspace)
-    run_experiment(from_pipeline(tiny_pipeline()), workspace)
+    run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     assert "</html>" in outcome.report.html.read_text()
 
 
@@ -115,12 +115,12 @@ def test_what_strangers_wrote_is_neither_replaced_nor_lost(
     store.write_text(folder / "thesis.tex", "years of work")
     trained = trainings(monkeypatch)
     with pytest.raises(StorageError, match=r"reports/tiny was not written by affbench; move it away, or choose"):
-        run_experiment(from_pipeline(tiny_pipeline()), workspace)
+        run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     assert not trained
     (folder / "thesis.tex").rename(workspace.results / "thesis.tex")
-    run_experiment(from_pipeline(tiny_pipeline()), workspace)
+    run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     store.write_text(folder / "mine" / "thesis.tex", "years of work")
-    run_experiment(from_pipeline(tiny_pipeline(title="Another")), workspace)
+    run_experiment(from_pipeline(tiny_pipeline(title="Another"), workspace), workspace)
     assert (folder / "mine" / "thesis.tex").read_text() == "years of work"
     assert "Another" in (folder / "report.md").read_text()
 
@@ -128,17 +128,17 @@ def test_what_strangers_wrote_is_neither_replaced_nor_lost(
 def test_missing_digits_are_said_before_anything_starts(tmp_path: Path) -> None:
     empty = Workspace(tmp_path / "data", tmp_path / "results", "cpu")
     pipeline = tiny_pipeline(data={"train_set": "mnist-translated"}, evaluation={"sets": ["affnist"]})
-    missing = [step.what for step in plan_experiment(from_pipeline(pipeline), empty) if step.state == "missing"]
+    missing = [step.what for step in plan_experiment(from_pipeline(pipeline, empty), empty) if step.state == "missing"]
     assert missing == ["mnist (train)", "mnist-translated (validation)", "affnist (test)"]
     with pytest.raises(DataError, match=r"pipeline 'tiny' needs 'mnist', .*: run 'affbench fetch mnist affnist' first"):
-        run_experiment(from_pipeline(pipeline), empty)
+        run_experiment(from_pipeline(pipeline, empty), empty)
     assert not list_runs(empty.results)
     assert not sets.sets_dir(empty.data).exists()
 
 
 def test_sets_that_do_not_fit_the_model_are_refused(workspace: Workspace) -> None:
     with pytest.raises(UsageError, match=r"trained on 'mnist-translated-sample' \(40×40\) cannot be tested on 'mnist-"):
-        plan_experiment(from_pipeline(tiny_pipeline(evaluation={"sets": ["mnist-sample"]})), workspace)
+        plan_experiment(from_pipeline(tiny_pipeline(evaluation={"sets": ["mnist-sample"]}), workspace), workspace)
 
 
 @pytest.mark.usefixtures("unillustrated")
@@ -151,7 +151,7 @@ def test_failed_run_is_reported_with_the_others_and_its_report_is_not_final(
         return train(plan, workspace, **kept)
 
     monkeypatch.setattr("affbench.experiment.cells.train", fails_for_cnn)
-    outcome = run_experiment(from_pipeline(tiny_pipeline()), workspace)
+    outcome = run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     assert [cell.error for cell in outcome.result.cells] == [None, "no luck"]
     assert len(outcome.report.table.rows) == 1
     assert ("report", "to do") in states(tiny_pipeline(), workspace)
@@ -159,7 +159,7 @@ def test_failed_run_is_reported_with_the_others_and_its_report_is_not_final(
 
 def test_sweep_report_has_the_figure_of_accuracy_against_routing(workspace: Workspace) -> None:
     evaluation = EvaluationConfig(sets=(SAMPLE,), limit=100)
-    outcome = run_experiment(from_sweep(tiny_config(epochs=1), [1, 3], [0], evaluation), workspace)
+    outcome = run_experiment(from_sweep(tiny_config(epochs=1), [1, 3], [0], evaluation, workspace), workspace)
     folder = report_dir(workspace.results, "sweep-capsnet")
     assert outcome.report.html.parent == folder
     assert [path.name for path in (folder / "figures").glob("*routing*.png")]
@@ -171,14 +171,14 @@ def test_sweep_in_which_nothing_finished_is_an_error(workspace: Workspace, monke
 
     monkeypatch.setattr("affbench.experiment.cells.train", fails)
     with pytest.raises(AffbenchError, match="no cell of the sweep finished; the first one failed because no luck"):
-        run_experiment(from_sweep(tiny_config(), [1], [0], EvaluationConfig(sets=(SAMPLE,))), workspace)
+        run_experiment(from_sweep(tiny_config(), [1], [0], EvaluationConfig(sets=(SAMPLE,)), workspace), workspace)
 
 
 @pytest.mark.usefixtures("unillustrated")
 def test_report_over_all_runs(workspace: Workspace) -> None:
     with pytest.raises(AffbenchError, match="no finished run"):
         report_all(workspace)
-    run_experiment(from_pipeline(tiny_pipeline()), workspace)
+    run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     report = report_all(workspace)
     assert report.html == workspace.results / "reports" / "all" / "report.html"
     assert len(report.table.rows) == 2
@@ -214,16 +214,16 @@ def test_a_run_that_cannot_be_read_does_not_end_the_report_over_all_others(
 @pytest.mark.usefixtures("unillustrated")
 def test_later_evaluation_of_more_images_leaves_rows_comparable(workspace: Workspace) -> None:
     small = tiny_pipeline(evaluation={"sets": [AFFINE], "copies": 1, "limit": 60})
-    first = run_experiment(from_pipeline(small), workspace).report.table
+    first = run_experiment(from_pipeline(small, workspace), workspace).report.table
     run = next(run for run in list_runs(workspace.results) if run.name.startswith("cnn"))
     evaluate_run(run, sets.find_part(AFFINE, copies=2, limit=1500), workspace)
-    assert run_experiment(from_pipeline(small), workspace).report.table.rows == first.rows
+    assert run_experiment(from_pipeline(small, workspace), workspace).report.table.rows == first.rows
     assert report_all(workspace).table.rows[0][-1].text in {row[-1].text for row in first.rows}
 
 
 @pytest.mark.usefixtures("unillustrated")
 def test_code_that_makes_a_report_is_part_of_its_key(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_experiment(from_pipeline(tiny_pipeline()), workspace)
+    run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     monkeypatch.setattr(stages, "report_code", lambda: "of another program")
     assert ("report", "to do") in states(tiny_pipeline(), workspace)
 
@@ -234,7 +234,7 @@ def test_matched_runs_cost_no_training_and_stand_beside_the_best(
     trained = trainings(monkeypatch)
     monkeypatch.setattr(factors, "EXPLAINED_DIGITS", 50)
     matched = tiny_pipeline(matched=0.05, explain=True, training={"epochs": 2})
-    outcome = run_experiment(from_pipeline(matched), workspace)
+    outcome = run_experiment(from_pipeline(matched, workspace), workspace)
     assert [cell.label for cell in outcome.result.cells] == [
         *("CapsNet", "CapsNet, matched at 5%", "CNN", "CNN, matched at 5%")
     ]

@@ -24,7 +24,7 @@ from affbench.base.interrupt import Interrupted
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
 from affbench.experiment import ray as engine_of_cluster
-from affbench.experiment.cells import Cell, Engine, SweepResult, plan_cells, sweep_cells
+from affbench.experiment.cells import Cell, Engine, SweepResult, sweep_cells
 from affbench.experiment.pipeline import run_cells_on
 from affbench.run.folder import RESUME, Run, list_runs
 from affbench.run.plan import plan_run
@@ -145,7 +145,7 @@ def accidents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
 
 
 def sweep(config: RunConfig, workspace: Workspace, engine: Engine, seeds: tuple[int, ...] = (0,)) -> SweepResult:
-    return run_cells_on(engine, plan_cells(sweep_cells(config, [1], seeds), workspace), ON_SAMPLE, workspace)
+    return run_cells_on(engine, sweep_cells(config, [1], seeds, workspace), ON_SAMPLE, workspace)
 
 
 def steps_of_workers(folder: Path, accident: str) -> list[int]:
@@ -189,15 +189,19 @@ def elsewhere(workspace: Workspace) -> Workspace:
 def test_workers_that_see_the_results_work_in_them(
     workspace: Workspace, accidents: Callable[[str], RunConfig], tmp_path: Path
 ) -> None:
-    cells = [Cell("plain", tiny_config()), Cell("killed", accidents("worker"))]
+    configs = {"plain": tiny_config(), "killed": accidents("worker")}
+
+    def planned(workspace: Workspace) -> list[Cell]:
+        return [Cell(label, plan_run(config, workspace)) for label, config in configs.items()]
+
     watcher = Watcher()
     result = run_cells_on(
-        RAY, plan_cells(cells, workspace), ON_SAMPLE, replace(workspace, checkpoint_seconds=0.0, progress=watcher)
+        RAY, planned(workspace), ON_SAMPLE, replace(workspace, checkpoint_seconds=0.0, progress=watcher)
     )
     assert [cell.error for cell in result.cells] == [None, None]
     assert_went_on(tmp_path, "worker")
     assert len([text for text in watcher.notes if "died, another goes on" in text]) == 1
-    local = run_cells_on(Engine(cpus=1), plan_cells(cells, elsewhere(workspace)), ON_SAMPLE, elsewhere(workspace))
+    local = run_cells_on(Engine(cpus=1), planned(elsewhere(workspace)), ON_SAMPLE, elsewhere(workspace))
     assert [cell.accuracy for cell in result.cells] == [cell.accuracy for cell in local.cells]
     assert_same(workspace.results, workspace.results.with_name("elsewhere"))
     assert [path.name for path in workspace.results.iterdir()] == ["runs"]
@@ -250,8 +254,9 @@ def test_cells_that_fail_are_reported_while_the_others_finish(
     monkeypatch.setattr(engine_of_cluster, "RETRIES", 1)
     (tmp_path / "doomed.py").write_text(DOOMED.format(driver=os.getpid()))
     doomed = override(tiny_config(), model={"name": "doomed:make", "options": {}})
-    cells = [Cell("bad", accidents("error")), Cell("worse", doomed), Cell("good", accidents("none"))]
-    result = run_cells_on(RAY, plan_cells(cells, workspace), ON_SAMPLE, workspace)
+    configs = {"bad": accidents("error"), "worse": doomed, "good": accidents("none")}
+    cells = [Cell(label, plan_run(config, workspace)) for label, config in configs.items()]
+    result = run_cells_on(RAY, cells, ON_SAMPLE, workspace)
     bad, worse, good = (cell.error for cell in result.cells)
     assert "epoch 3, batch 2 of 32 images: ValueError: no luck with this one" in str(bad)
     assert worse == "its worker died 2 times, the last time with WorkerCrashedError"
@@ -279,8 +284,8 @@ def test_interrupted_sweep_keeps_what_its_cells_did(
 
 def test_run_of_another_process_is_waited_for(cluster: Cluster, workspace: Workspace) -> None:
     config = tiny_config(epochs=1)
-    (cell,) = sweep_cells(config, [1], [0])
-    folder = plan_run(cell.config, workspace).folder
+    (cell,) = sweep_cells(config, [1], [0], workspace)
+    folder = cell.plan.folder
     with contextlib.ExitStack() as held:
         held.enter_context(store.lock(folder))
 
