@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from affbench.base.progress import Progress
-from affbench.experiment.timing import in_turns
+from affbench.experiment.bench import in_turns
 from affbench.models.kernels import routing_triton
 
 SIZES = ["8x16", "4x16", "2x16", "4x32", "2x64", "8x32", "16x16", "16x64"]

@@ -198,8 +198,7 @@ def bench(
 ) -> None:
     """Throughput of training and evaluation against the floor, measured in one run."""
     from affbench.base.device import resolve_device, resolve_precision
-    from affbench.experiment.bench import benchmark_speed
-    from affbench.experiment.timing import Workload
+    from affbench.experiment.bench import Workload, benchmark_speed
 
     target = resolve_device(device)
     config = run_config(model=model, routings=routings, option=option, precision=precision)

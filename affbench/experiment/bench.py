@@ -1,11 +1,15 @@
-"""How fast a model trains and evaluates here, and how far that is from the floor its convolutions set."""
+"""How fast a model trains and evaluates here, and how far that is from the floor its convolutions set.
+
+Everything that is compared is measured in turns: each round times every candidate once, ratios are formed within a
+round, and medians over the rounds are reported with their quartiles. Load from other processes meets all alike.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,18 +17,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from affbench.base.device import Computed, autocast, device_name
-from affbench.base.errors import UsageError, reason
+from affbench.base.device import Computed, autocast, device_name, synchronise
 from affbench.base.progress import Progress
-from affbench.experiment.timing import Action, Candidate, Spread, Workload, in_turns
+from affbench.data.dataset import Dataset
 from affbench.models import build_model, parameter_count
 from affbench.models.capsnet import CapsNet
 from affbench.models.kernels.convolution import Conv2d
-from affbench.models.options import whole
+from affbench.models.kernels.layout import prepare
 from affbench.report.table import Cell, Table
+from affbench.run.step import WARM_UP, make_step
+from affbench.run.trial import try_model
 
 TEXTBOOK = Path("benchmarks/textbook.py")
 _MEMORY_STEPS = 3
@@ -46,22 +52,98 @@ _RATIOS = {
     "routing_10_over_1": ("routing_10", "routing_1"),
 }
 
+Action = Callable[[], object]
+
 
 @dataclass(frozen=True)
-class Speed:
+class Spread:
+    """A median with its quartiles over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Median and quartiles of at least one value."""
+        low, median, high = np.percentile(values, [25, 50, 75])
+        return cls(float(median), float(low), float(high))
+
+
+def in_turns(
+    actions: Mapping[str, Action], rounds: int, device: torch.device, progress: Progress
+) -> dict[str, list[float]]:
+    """Seconds of every action in every round, after one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    with progress.task("measuring", (rounds + 1) * len(actions)) as task:
+        for turn in range(rounds + 1):
+            for name, action in actions.items():
+                synchronise(device)
+                start = time.perf_counter()
+                action()
+                synchronise(device)
+                if turn:
+                    times[name].append(time.perf_counter() - start)
+                task.advance(1, name)
+    return times
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and the shape of its batches, on a device and in a precision."""
+
+    model: str
+    options: dict[str, Any]
+    device: torch.device
+    precision: Computed
+    batch_size: int = 32
+    canvas: int = 40
+
+    def build(self) -> nn.Module:
+        """The model, freshly initialised."""
+        return build_model(self.model, canvas=self.canvas, **self.options)
+
+    def tried(self, progress: Progress) -> Candidate:
+        """The model, once it has passed the trial of training, with a batch."""
+        noise = np.random.default_rng(0).integers(0, 256, (2, self.canvas, self.canvas), np.uint8)
+        sample = Dataset("noise", "test", noise, np.arange(2, dtype=np.uint8))
+        return Candidate(self, try_model(self.build, sample, self.device, self.precision, 2, progress.note)())
+
+
+class Candidate:
+    """A model with its optimiser and one random batch."""
+
+    def __init__(self, workload: Workload, model: nn.Module) -> None:
+        self.device, self.precision = workload.device, workload.precision
+        size, side = workload.batch_size, workload.canvas
+        self.images = torch.rand(size, 1, side, side, device=self.device)
+        self.labels = torch.randint(10, (size,), device=self.device)
+        self.model = prepare(model, self.device).train()
+        self.take = make_step(self.model, 0.001, self.precision, self.device)
+        for _ in range(WARM_UP + 1 if self.device.type == "cuda" else 0):
+            self.step()  # until the step is captured, which is what training replays
+
+    def step(self) -> None:
+        """Forward, backward, optimiser."""
+        self.take(self.images, self.labels, 0.001)
+
+    def evaluate(self) -> None:
+        """Forward in inference mode."""
+        self.model.eval()
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            self.model(self.images)
+        self.model.train()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed(Workload):
     """What `benchmark_speed` measured.
 
     `times` are seconds for one batch, `ratios` are formed within a round; a CapsNet has more of both than other models.
     """
 
-    model: str
-    options: dict[str, Any]
     parameters: int
-    canvas: int
-    batch_size: int
-    device: str
     device_name: str
-    precision: Computed
     threads: int
     torch_version: str
     repeats: int
@@ -75,7 +157,7 @@ class Speed:
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement as a JSON document; what this model has no number for is None."""
-        facts = asdict(self)
+        facts = asdict(self) | {"device": str(self.device)}
         facts |= dict.fromkeys((*_TIMES, *_RATIOS)) | facts.pop("times") | facts.pop("ratios")
         rates = {"train_images_per_second": "step", "eval_images_per_second": "evaluation"}
         return facts | {name: self.images_per_second(what) for name, what in rates.items()}
@@ -113,9 +195,8 @@ def benchmark_speed(
     ``benchmarks/textbook.py`` where that exists.
     """
     progress = progress or Progress()
-    whole("repeats", repeats)
     torch.manual_seed(0)
-    candidate = workload.candidate(progress)
+    candidate = workload.tried(progress)
     actions: dict[str, Action] = {"step": candidate.step, "evaluation": candidate.evaluate}
     actions |= _convolutions(candidate)
     if isinstance(candidate.model, CapsNet):
@@ -123,14 +204,9 @@ def benchmark_speed(
     rounds = in_turns(actions, repeats, workload.device, progress)
     progress.note("measuring peak memory")
     return Speed(
-        model=workload.model,
-        options=workload.options,
+        **vars(workload),
         parameters=parameter_count(candidate.model),
-        canvas=workload.canvas,
-        batch_size=workload.batch_size,
-        device=str(workload.device),
         device_name=device_name(workload.device),
-        precision=workload.precision,
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
         repeats=repeats,
@@ -180,32 +256,18 @@ def _other_steps(model: CapsNet, workload: Workload, textbook: Path | None, prog
     """Steps to compare a CapsNet's with: other numbers of routing iterations, and the textbook's."""
     actions: dict[str, Action] = {}
     for count in (1, 10):
-        other = build_model(workload.model, canvas=workload.canvas, **(workload.options | {"routings": count}))
-        actions[f"routing_{count}"] = Candidate(other, workload).step
-    reference = _textbook_model(textbook, workload)
-    if reference is not None and _has_room(model, workload, progress):
-        actions["textbook"] = Candidate(reference, workload).step
+        other = replace(workload, options=workload.options | {"routings": count})
+        actions[f"routing_{count}"] = Candidate(other, other.build()).step
+    if textbook is None and not TEXTBOOK.is_file():
+        return actions
+    sizes = {name: value for name, value in workload.options.items() if name != "routing_gradient"}
+    compared = replace(workload, model=f"{textbook or TEXTBOOK}:TextbookCapsNet", options=sizes)
+    reference = compared.build()
+    if _has_room(model, workload, progress):
+        actions["textbook"] = Candidate(compared, reference).step
         if workload.precision != "float32":
-            actions["textbook_float32"] = Candidate(reference, replace(workload, precision="float32")).step
+            actions["textbook_float32"] = Candidate(replace(compared, precision="float32"), reference).step
     return actions
-
-
-def _textbook_model(path: Path | None, workload: Workload) -> nn.Module | None:
-    """The textbook network of the same sizes, from a file that is named explicitly or lies where it usually does."""
-    if path is None and not TEXTBOOK.is_file():
-        return None
-    path = path or TEXTBOOK
-    options = {name: value for name, value in workload.options.items() if name != "routing_gradient"}
-    try:
-        spec = importlib.util.spec_from_file_location("affbench_textbook", path)
-        module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-        spec.loader.exec_module(module)  # type: ignore[union-attr]
-        network: nn.Module = module.TextbookCapsNet(canvas=workload.canvas, **options)
-    except Exception as error:  # the file is the user's: whatever it raises is about the file
-        raise UsageError(
-            f"the textbook implementation {path} fails: {reason(error)}; --textbook takes another file."
-        ) from error
-    return network
 
 
 def _has_room(model: CapsNet, workload: Workload, progress: Progress) -> bool:
@@ -248,7 +310,7 @@ def _train_a_little(workload: Workload) -> int | None:
     device = workload.device
     torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)  # libraries are loaded at first use
     idle = _resident_peak(device)
-    candidate = Candidate(build_model(workload.model, canvas=workload.canvas, **workload.options), workload)
+    candidate = Candidate(workload, workload.build())
     for _ in range(_MEMORY_STEPS):
         candidate.step()
     peak = _resident_peak(device)

@@ -27,24 +27,12 @@ SETS = ("mnist-translated", "affnist-synthetic")
 
 @dataclass(frozen=True)
 class Score:
-    """A model on one set.
-
-    Attributes
-    ----------
-    set, n
-        What it was tested on.
-    accuracy
-        Share of correct images, 0 to 1.
-    ci95
-        Its 95% interval: bootstrap over originals where the set holds several versions of each, else Wilson's.
-    published
-        Published results to compare with, each with the set it is of and how well it is confirmed.
-    """
+    """A model on one test set of `n` images, and the published results to compare it with."""
 
     set: str
     n: int
-    accuracy: float
-    ci95: tuple[float, float]
+    accuracy: float  # 0 to 1
+    ci95: tuple[float, float]  # bootstrap over originals where the set holds several versions of each, else Wilson's
     published: tuple[Published, ...]
 
 
@@ -107,19 +95,11 @@ def benchmark(
         Names of test sets: ``"affnist"`` for the official one, ``"mnist-translated-sample"`` and
         ``"affnist-synthetic-sample"`` for the sample inside the package, which needs no download.
     data_dir
-        Folder of the data; ``$AFFBENCH_DATA_DIR`` or ``data`` when None.
+        ``$AFFBENCH_DATA_DIR`` or ``data`` when None.
     copies
         Versions of each digit in synthetic affine sets.
     limit
         Use the first `limit` images of each set only.
-    batch_size
-        Images at once.
-    progress
-        Receives progress.
-
-    Returns
-    -------
-    Standing
 
     Raises
     ------
@@ -151,15 +131,15 @@ def benchmark(
 
 
 def load_model(name: str, *, results_dir: Path | str | None = None, device: torch.device | str = "cpu") -> nn.Module:
-    """A trained network, in evaluation mode, by the name of its run.
+    """A trained network, in evaluation mode, by the name of its run, or the beginning of that name.
 
     Parameters
     ----------
     name
-        The run, or the beginning of its name: one in ``runs``, or a published one in ``reference`` whose checkpoint
-        lies beside its results; ``"reference/NAME"`` takes a published one, whatever lies in ``runs``.
+        A run in ``runs``, or a published one in ``reference`` whose checkpoint lies beside its results;
+        ``"reference/NAME"`` takes a published one, whatever lies in ``runs``.
     results_dir
-        Folder of the results; ``$AFFBENCH_RESULTS_DIR`` or ``results`` when None.
+        ``$AFFBENCH_RESULTS_DIR`` or ``results`` when None.
     device
         Where the network goes.
 

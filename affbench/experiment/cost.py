@@ -10,7 +10,7 @@ from typing import Any
 from affbench.base.device import device_name
 from affbench.base.progress import Progress
 from affbench.base.workspace import Workspace
-from affbench.experiment.timing import Spread, Workload, in_turns
+from affbench.experiment.bench import Spread, Workload, in_turns
 from affbench.models import model_options
 from affbench.report.drawing import dress, line_look, panels, save_drawing
 
@@ -50,24 +50,19 @@ def cost_curves(
     known, progress = model_options(usual.model), progress or Progress()
     if "routings" in known:
         usual = replace(usual, options={"routings": known["routings"]} | usual.options)
-    points = [
-        (name, value, _varied(usual, name, value))
-        for name, values in curves.items()
-        if name != "routings" or name in known
-        for value in values
-    ]
+    points: list[tuple[str, int, Workload]] = []
+    for name, values in curves.items():
+        for value in values if name != "routings" or name in known else ():
+            change: dict[str, Any] = {name: value}
+            own = {"options": usual.options | change} if name == "routings" else change
+            points.append((name, value, replace(usual, **own)))
     distinct = {repr(workload): workload for _, _, workload in points}
-    steps = {key: workload.candidate(progress).step for key, workload in distinct.items()}
+    steps = {key: workload.tried(progress).step for key, workload in distinct.items()}
     seconds = in_turns(steps, repeats, usual.device, progress)
     return [
         CostPoint(name, value, Spread.of([workload.batch_size / second for second in seconds[repr(workload)]]))
         for name, value, workload in points
     ]
-
-
-def _varied(usual: Workload, name: str, value: int) -> Workload:
-    changes: dict[str, Any] = {"options": usual.options | {name: value}} if name == "routings" else {name: value}
-    return replace(usual, **changes)
 
 
 def cost_figure(points: Sequence[CostPoint], path: Path, title: str) -> Path:
@@ -79,7 +74,7 @@ def cost_figure(points: Sequence[CostPoint], path: Path, title: str) -> Path:
         values, speeds = [point.value for point in curve], [point.images_per_second for point in curve]
         bars = zip(*((speed.median - speed.low, speed.high - speed.median) for speed in speeds), strict=True)
         axes.errorbar(values, [speed.median for speed in speeds], list(bars), **line_look(0), capsize=2)
-        dress(axes, "", _NAMES.get(name, name), "images trained on per second")
+        dress(axes, "", _NAMES[name], "images trained on per second")
         axes.set_xticks(values)
         axes.set_ylim(bottom=0)
     header = ("varied", "value", "images_per_second_median", "lower_quartile", "upper_quartile")

@@ -11,9 +11,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 from filelock import FileLock, Timeout
@@ -50,7 +49,7 @@ Health = Literal["good", "note", "bad"]
 
 @dataclass(frozen=True)
 class RawFiles:
-    """Downloaded files of one family: their bytes, and whether all are there."""
+    """The downloaded files of one family."""
 
     family: str
     complete: bool
@@ -95,12 +94,17 @@ class Status:
 
 def read_status(data_dir: Path, results_dir: Path) -> Status:
     """Look at both folders; what is damaged is said, not raised."""
-    families = (
-        RawFiles(name, FAMILIES[name].is_there(data_dir), _size(sets.raw_dir(data_dir, name))) for name in _FETCHED
+    return Status(
+        str(data_dir),
+        str(results_dir),
+        tuple(RawFiles(own, FAMILIES[own].is_there(data_dir), _size(sets.raw_dir(data_dir, own))) for own in _FETCHED),
+        tuple(map(_converted, _set_files(data_dir))),
+        tuple(map(_run, list_runs(results_dir))),
     )
-    converted = map(_converted, sorted(sets.sets_dir(data_dir).glob("*.h5")))
-    runs = map(_run, list_runs(results_dir))
-    return Status(str(data_dir), str(results_dir), tuple(families), tuple(converted), tuple(runs))
+
+
+def _set_files(data_dir: Path) -> list[Path]:
+    return sorted(sets.sets_dir(data_dir).glob("*.h5"))
 
 
 def _size(path: Path) -> int:
@@ -178,15 +182,6 @@ class Leftover:
     reason: str
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of `diagnose`."""
-
-    subject: str
-    health: Health
-    text: str
-
-
 def find_leftovers(data_dir: Path, results_dir: Path) -> list[Leftover]:
     """What can be deleted without losing anything that cannot be made again at once.
 
@@ -220,7 +215,7 @@ def _unused_sets(data_dir: Path, results_dir: Path) -> Iterator[Leftover]:
         with contextlib.suppress(AffbenchError):
             spec = sets.find_set(name)
             current |= {_identity(sets.SetPart(spec, split).path(data_dir)) for split in sets.SPLITS}
-    for path in sorted(sets.sets_dir(data_dir).glob("*.h5")):
+    for path in _set_files(data_dir):
         made = _identity(path)
         if made is not None and made not in current:
             yield Leftover(path, _size(path), "made by another version, or varied and used by no run")
@@ -240,23 +235,25 @@ def _abandoned(folder: Path) -> Iterator[Leftover]:
             continue
         size = _size(path)
         if path.suffix == ".lock":
-            if path.is_file() and not size and not _held(path):
-                yield Leftover(path, size, "lock that nobody holds")
-        elif time.time() - path.stat().st_mtime > ABANDONED_SECONDS and _holds_report(path):
-            yield Leftover(path, size, "temporary file of a process that died")
+            with contextlib.suppress(Timeout, OSError):
+                if path.is_file() and not size:
+                    with FileLock(path, timeout=0):
+                        pass
+                    yield Leftover(path, size, "lock that nobody holds")
+        elif time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+            # A temporary folder of `store.atomic_folder` holds the folder it is named after alone.
+            named = [] if path.is_file() else [inside.name for inside in path.iterdir()]
+            if named in ([], [path.name[1:].removesuffix(".part")]):
+                yield Leftover(path, size, "temporary file of a process that died")
 
 
-def _holds_report(path: Path) -> bool:
-    """Whether a temporary folder is one of `store.atomic_folder`: it holds the folder it is named after alone."""
-    return path.is_file() or [inside.name for inside in path.iterdir()] in ([], [path.name[1:].removesuffix(".part")])
+@dataclass(frozen=True)
+class Finding:
+    """One line of `diagnose`."""
 
-
-def _held(path: Path) -> bool:
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
+    subject: str
+    health: Health
+    text: str
 
 
 def diagnose(data_dir: Path, results_dir: Path) -> Iterator[Finding]:
@@ -268,31 +265,26 @@ def diagnose(data_dir: Path, results_dir: Path) -> Iterator[Finding]:
     device = resolve_device("auto")
     precision = resolve_precision("auto", device)
     yield Finding("device", "good", f"{device} ({device_name(device)}), --precision auto is {precision}")
-    yield _checked("data folder", lambda: _folder(data_dir))
-    yield _checked("results folder", lambda: _folder(results_dir))
+    yield _checked("data folder", "", _folder, data_dir)
+    yield _checked("results folder", "", _folder, results_dir)
     for family in _FETCHED:
-        yield _checked(f"downloads of {family}", partial(_downloads, family, data_dir))
-    for path in sorted(sets.sets_dir(data_dir).glob("*.h5")):
-        yield _checked(f"set {path.stem}", partial(_artefact, path), "It will be made again when it is needed.")
+        yield _checked(f"downloads of {family}", "", _downloads, family, data_dir)
+    for path in _set_files(data_dir):
+        yield _checked(f"set {path.stem}", "It will be made again when it is needed.", _artefact, path)
     for run in list_runs(results_dir):
         subject = f"run {run.name}"
         if run.finished:
-            yield _checked(subject, partial(_artefact, run.path), "Train it again with --force.")
+            yield _checked(subject, "Train it again with --force.", _artefact, run.path)
         else:
             yield Finding(subject, "note", "unfinished; 'affbench train --resume' goes on with it")
         for path in sorted(run.path.glob("eval-*.json")):
-            yield _checked(subject, partial(_record, run, path), "It will be tested again when it is needed.")
+            yield _checked(subject, "It will be tested again when it is needed.", _record, run, path)
 
 
-def ask_mirrors() -> Iterator[Finding]:
-    """Whether the sources of every family answer."""
-    return (Finding(f"mirrors of {family}", *_mirrors(family)) for family in _FETCHED)
-
-
-def _checked(subject: str, check: Callable[[], tuple[Health, str]], remedy: str = "") -> Finding:
+def _checked(subject: str, remedy: str, check: Callable[..., tuple[Health, str]], *of: Any) -> Finding:
     """What a check found; one that raises found something bad."""
     try:
-        return Finding(subject, *check())
+        return Finding(subject, *check(*of))
     except AffbenchError as error:
         return Finding(subject, "bad", f"{error} {remedy}".rstrip())
 
@@ -338,20 +330,20 @@ def _record(run: Run, path: Path) -> tuple[Health, str]:
     return "good", f"{path.name} is right"
 
 
-def _mirrors(family: str) -> tuple[Health, str]:
+def ask_mirrors() -> Iterator[Finding]:
+    """Whether the sources of every family answer."""
     import requests
     import urllib3
 
     from affbench.data.fetch.http import unanswered
 
-    urls = [url for source in SOURCES[family] for file in source.files[:1] for url in file.urls]
-    if not urls:
-        return "note", "none; give a folder with --mirror"
-    answers = []
-    for url in urls:
-        try:
-            answers.append(f"{requests.head(url, timeout=3, allow_redirects=True).status_code} {url}")
-        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
-            answers.append(f"{url} {unanswered(error)}")
-    good = any(answer.startswith("200 ") for answer in answers)
-    return "good" if good else "note", "; ".join(answers)
+    for family in _FETCHED:
+        answers = []
+        for url in (url for source in SOURCES[family] for file in source.files[:1] for url in file.urls):
+            try:
+                answers.append(f"{requests.head(url, timeout=3, allow_redirects=True).status_code} {url}")
+            except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+                answers.append(f"{url} {unanswered(error)}")
+        good = any(answer.startswith("200 ") for answer in answers)
+        text = "; ".join(answers) or "none; give a folder with --mirror"
+        yield Finding(f"mirrors of {family}", "good" if good else "note", text)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from affbench.experiment.bench import Spread
 from affbench.experiment.cost import CostPoint, cost_figure
-from affbench.experiment.timing import Spread
 
 
 def test_cost_figure_comes_with_its_data(tmp_path: Path) -> None:
