@@ -29,6 +29,7 @@ from triton.compiler import ASTSource
 from affbench.base.progress import Progress
 from affbench.experiment.bench import in_turns
 from affbench.models.kernels import routing_triton
+from affbench.models.kernels.routing_fast import kernel_error
 
 SIZES = ["8x16", "4x16", "2x16", "4x32", "2x64", "8x32", "16x16", "16x64"]
 BLOCKS = ["32x16", "16x16", "32x8", "16x8"]
@@ -100,7 +101,7 @@ def main() -> None:
             for kernel in ARGUMENTS:
                 print(f"    {kernel[1:]}: {compiled(kernel, size, block, options.capability)}", flush=True)
             if device is not None:
-                error = in_blocks(block, lambda: routing_triton.self_test(device))()
+                error = in_blocks(block, lambda: kernel_error(routing_triton, device))()
                 route, backward = (1e3 * median(times[f"{block} {name}"]) for name in ("route", "backward"))
                 print(f"    three iterations {route:.2f} ms, gradients {backward:.2f} ms, error {error:.0e} at 8 × 16")
 

@@ -30,7 +30,7 @@ from affbench.base.workspace import Workspace
 from affbench.cli.console import ConsoleProgress, console
 from affbench.models import build_model
 from affbench.models.kernels.layout import prepare
-from affbench.models.kernels.routing_fast import KERNEL_TOLERANCE
+from affbench.models.kernels.routing_fast import KERNEL_TOLERANCE, kernel_error
 from affbench.models.loss import loss_and_scores
 from affbench.models.routing import dynamic_routing, dynamic_routing_reference
 from affbench.run.step import CapturedStep, Step, make_step
@@ -80,7 +80,7 @@ def kernels(device: torch.device) -> Iterator[Found]:
 
     yield (
         "Triton kernels alone (beyond the bound they are not used)",
-        routing_triton.self_test(device),
+        kernel_error(routing_triton, device),
         KERNEL_TOLERANCE,
     )
 

@@ -50,7 +50,7 @@ def squash(vectors: Tensor) -> Tensor:
     """
     with torch.autocast(vectors.device.type, enabled=False):
         vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-        squashed: Tensor = routing_fast.Squash.apply(vectors, -1)
+        squashed: Tensor = routing_fast.Squash.apply(vectors)
     return squashed
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,64 +32,55 @@ _SHORTEST = 32  # capsules in a block at least
 KERNEL_TOLERANCE = 1e-3  # relative; what a device's compiler gets wrong is far beyond it
 
 
-def squash_scale(norm: Tensor) -> Tensor:
+def _norm(vectors: Tensor) -> Tensor:
+    """Lengths along the last axis, which is kept; on a CPU a tenth of the time of ``torch.linalg.vector_norm``."""
+    return vectors.square().sum(-1, keepdim=True).sqrt_()
+
+
+def _squash_scale(norm: Tensor) -> Tensor:
     """‖x‖ / (1 + ‖x‖²), without overflow for long vectors; 0 for zero."""
     return (norm + norm.reciprocal()).reciprocal_()
 
 
-def _norm(vectors: Tensor, dim: int) -> Tensor:
-    """Lengths along an axis that is kept; on a CPU a tenth of the time of ``torch.linalg.vector_norm``."""
-    return vectors.square().sum(dim, keepdim=True).sqrt_()
+def _squash(vectors: Tensor) -> Tensor:
+    return vectors * _squash_scale(_norm(vectors))
 
 
-def _squash(vectors: Tensor, dim: int = -1) -> Tensor:
-    return vectors * squash_scale(_norm(vectors, dim))
-
-
-def squash_backward(vectors: Tensor, grad: Tensor, dim: int) -> Tensor:
-    """Gradient of squash along `dim` from that of its result, the same shape; zero for an all-zero vector."""
-    norm = _norm(vectors, dim)
-    scale = squash_scale(norm)
+def _squash_backward(vectors: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of squash from that of its result, the same shape; zero for an all-zero vector."""
+    norm = _norm(vectors)
+    scale = _squash_scale(norm)
     # d scale / d norm = (1 − norm²) / (1 + norm²)², divided once more by the norm for the direction.
     slope = scale * (norm.clamp_min(torch.finfo(norm.dtype).tiny).reciprocal() - 2 * scale)
-    along = (vectors * grad).sum(dim, keepdim=True)
+    along = (vectors * grad).sum(-1, keepdim=True)
     along.mul_(slope).div_(norm.clamp_min(torch.finfo(norm.dtype).tiny))
     return (grad * scale).addcmul_(vectors, along)
 
 
 class Squash(torch.autograd.Function):
-    """Squash along one axis, in two passes each way."""
+    """Squash along the last axis, in two passes each way."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, vectors: Tensor, dim: int) -> Tensor:
+    def forward(ctx: FunctionCtx, vectors: Tensor) -> Tensor:
         """Any shape -> the same shape."""
         ctx.save_for_backward(vectors)
-        ctx.dim = dim  # type: ignore[attr-defined]
-        return _squash(vectors, dim)
+        return _squash(vectors)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         """The gradient of the vectors."""
         (vectors,) = ctx.saved_tensors
-        return squash_backward(vectors, grad, ctx.dim), None
+        return _squash_backward(vectors, grad)
 
 
-class Block(NamedTuple):
-    """Some input capsules and what belongs to them."""
-
-    part: slice  # of N
-    u: Tensor  # (B, I, n)
-    w: Tensor  # contiguous (J, O, I·n)
-
-
-def _cut(u: Tensor, w: Tensor) -> tuple[list[Block], Tensor]:
-    """Blocks along N, and scratch memory for (J, B, I·n) of one of them."""
+def _cut(u: Tensor, w: Tensor) -> tuple[list[tuple[slice, Tensor, Tensor]], Tensor]:
+    """Blocks along N, (part, (B, I, n), contiguous (J, O, I·n)), and scratch memory for (J, B, I·n) of one of them."""
     limit = _BLOCK_CPU if u.device.type == "cpu" else _BLOCK_GPU
     length = min(max(_SHORTEST, limit // (w.shape[0] * u.shape[0] * u.shape[1])), max(u.shape[2], 1))
     parts = [slice(start, start + length) for start in range(0, max(u.shape[2], 1), length)]
-    blocks = [Block(part, u[..., part], w[..., part].reshape(*w.shape[:2], -1)) for part in parts]
-    return blocks, u.new_empty(w.shape[0] * blocks[0].u.numel())
+    blocks = [(part, u[..., part], w[..., part].reshape(*w.shape[:2], -1)) for part in parts]
+    return blocks, u.new_empty(w.shape[0] * blocks[0][1].numel())
 
 
 def _uniform_sum(u: Tensor, w: Tensor) -> Tensor:
@@ -99,16 +90,10 @@ def _uniform_sum(u: Tensor, w: Tensor) -> Tensor:
     return s.view(len(u), outputs, -1).transpose(0, 1).contiguous().div_(outputs)
 
 
-def _coupling(v: Tensor, u: Tensor, w: Tensor, scratch: Tensor) -> Tensor:
-    """Coupling of one block from the sum of the output capsules so far: (J, B, O), (B, I, n) -> (J, B, n)."""
-    agreement = _project(v, w, scratch).view(len(v), *u.shape)
-    return agreement.mul_(u).sum(2).softmax(0)
-
-
-def _project(v: Tensor, w: Tensor, scratch: Tensor) -> Tensor:
-    """Wᵀ v of one block: (J, B, O), (J, O, I·n) -> (J, B, I·n), in the scratch memory."""
-    out = scratch[: len(v) * v.shape[1] * w.shape[2]].view(len(v), v.shape[1], w.shape[2])
-    return torch.bmm(v, w, out=out)
+def _project(v: Tensor, w: Tensor, u: Tensor, scratch: Tensor) -> Tensor:
+    """Wᵀ v of one block with capsules u: (J, B, O), (J, O, I·n) -> (J, B, I, n), in the scratch memory."""
+    out = scratch[: len(v) * u.numel()].view(len(v), len(u), -1)
+    return torch.bmm(v, w, out=out).view(len(v), *u.shape)
 
 
 def _scale(c: Tensor, u: Tensor, scratch: Tensor) -> Tensor:
@@ -132,7 +117,7 @@ def _route(u: Tensor, w: Tensor, iterations: int, couplings: Tensor | None) -> t
     for iteration in range(1, iterations):
         s = torch.zeros_like(v)
         for part, u_block, w_block in blocks:
-            c = _coupling(total, u_block, w_block, scratch)
+            c = _project(total, w_block, u_block, scratch).mul_(u_block).sum(2).softmax(0)
             s.baddbmm_(_scale(c, u_block, scratch), w_block.transpose(1, 2))
             if couplings is not None and iteration == iterations - 1:
                 couplings[..., part] = c
@@ -142,77 +127,52 @@ def _route(u: Tensor, w: Tensor, iterations: int, couplings: Tensor | None) -> t
     return v, sums
 
 
-def _backward_uniform(
-    u: Tensor, w: Tensor, grad_s: Tensor, grad_u: Tensor | None, grad_w: Tensor | None, keep: tuple[int, int]
-) -> None:
-    """Gradient of iteration 1, written to (B, I, N) and (J, O, I, N) or, where `keep` is 1, added to them."""
+def _backward_uniform(u: Tensor, w: Tensor, grad_s: Tensor, grad_u: Tensor, grad_w: Tensor) -> None:
+    """Gradient of the weighted sum of iteration 1, added to (B, I, N) and (J, O, I, N)."""
     flat = grad_s.transpose(0, 1).flatten(1).div(len(w))  # (B, J·O)
-    if grad_u is not None:
-        rows = grad_u.flatten(1)
-        torch.addmm(rows, flat, w.flatten(2).flatten(0, 1), beta=keep[0], out=rows)
-    if grad_w is not None:
-        rows = grad_w.flatten(2).flatten(0, 1)
-        torch.addmm(rows, flat.t(), u.flatten(1), beta=keep[1], out=rows)
+    grad_u.flatten(1).addmm_(flat, w.flatten(2).flatten(0, 1))
+    grad_w.flatten(2).flatten(0, 1).addmm_(flat.t(), u.flatten(1))
 
 
-def _add(into: Tensor, block: Tensor, fresh: bool) -> None:
-    if fresh:
-        into.copy_(block.view(into.shape))
-    else:
-        into.add_(block.view(into.shape))
-
-
-def _backward_last(
-    u: Tensor, w: Tensor, c: Tensor, grad_s: Tensor, grad_u: Tensor | None, grad_w: Tensor | None, fresh: bool
-) -> None:
-    """Gradient of the last weighted sum with the coupling c (J, B, N) held constant; written to grad_u, grad_w."""
+def _backward_last(u: Tensor, w: Tensor, c: Tensor, grad_s: Tensor, grad_u: Tensor, grad_w: Tensor) -> None:
+    """Gradient of the last weighted sum with the coupling c (J, B, N) held constant, added to grad_u and grad_w."""
     blocks, scratch = _cut(u, w)
     for part, u_block, w_block in blocks:
-        if grad_w is not None:
-            product = torch.bmm(grad_s.transpose(1, 2), _scale(c[..., part], u_block, scratch))
-            _add(grad_w[..., part], product, fresh)
-        if grad_u is not None:
-            back = _project(grad_s, w_block, scratch).view(len(w), *u_block.shape)
-            torch.sum(back.mul_(c[..., part].unsqueeze(2)), 0, out=grad_u[..., part])
+        product = torch.bmm(grad_s.transpose(1, 2), _scale(c[..., part], u_block, scratch))
+        grad_w[..., part] += product.view(*w.shape[:3], -1)
+        back = _project(grad_s, w_block, u_block, scratch)
+        grad_u[..., part] += back.mul_(c[..., part].unsqueeze(2)).sum(0)
 
 
-def _backward_all(
-    u: Tensor, w: Tensor, sums: list[Tensor], grad_v: Tensor, grad_u: Tensor | None, grad_w: Tensor | None, fresh: bool
-) -> None:
-    """The exact gradient, through every iteration from the last to the first; written to grad_u and grad_w.
+def _backward_all(u: Tensor, w: Tensor, sums: list[Tensor], grad_v: Tensor, grad_u: Tensor, grad_w: Tensor) -> Tensor:
+    """The exact gradient of all iterations but the first, from the last on, added to grad_u and grad_w.
 
-    Only the weighted sums of the iterations are kept from the forward pass: coupling is computed anew, block by block.
+    Returns the gradient of the output capsules of the first. Only the weighted sums are kept from the forward pass:
+    coupling is computed anew, block by block.
     """
     outputs = [_squash(s) for s in sums]
     blocks, scratch = _cut(u, w)
     second = torch.empty_like(scratch)
     grad_outputs = grad_v  # of the output capsules of the iteration at hand
     grad_total = torch.zeros_like(grad_v)  # of v as part of the logits of all later iterations
-    if grad_u is not None:
-        grad_u.zero_()
-    if grad_w is not None and fresh:
-        grad_w.zero_()
     for iteration in range(len(sums) - 1, 0, -1):
-        grad_s = squash_backward(sums[iteration], grad_outputs, -1)
+        grad_s = _squash_backward(sums[iteration], grad_outputs)
         total = torch.stack(outputs[:iteration]).sum(0)
         for part, u_block, w_block in blocks:
-            shape = (len(w), *u_block.shape)
-            toward_total = _project(total, w_block, scratch).view(shape)  # Wᵀ (v₁ + … )
-            toward_s = _project(grad_s, w_block, second).view(shape)  # Wᵀ ds
+            toward_total = _project(total, w_block, u_block, scratch)  # Wᵀ (v₁ + … )
+            toward_s = _project(grad_s, w_block, u_block, second)  # Wᵀ ds
             c = (toward_total * u_block).sum(2).softmax(0)
             grad_c = (toward_s * u_block).sum(2)
             grad_b = c * (grad_c - (c * grad_c).sum(0))
-            if grad_u is not None:
-                toward_s.mul_(c.unsqueeze(2)).addcmul_(toward_total, grad_b.unsqueeze(2))
-                grad_u[..., part] += toward_s.sum(0)
+            toward_s.mul_(c.unsqueeze(2)).addcmul_(toward_total, grad_b.unsqueeze(2))
+            grad_u[..., part] += toward_s.sum(0)
             weighted = _scale(grad_b, u_block, scratch)
             grad_total.baddbmm_(weighted, w_block.transpose(1, 2))
-            if grad_w is not None:
-                product = torch.bmm(total.transpose(1, 2), weighted)
-                product.baddbmm_(grad_s.transpose(1, 2), _scale(c, u_block, scratch))
-                grad_w[..., part] += product.view(*w.shape[:3], -1)
+            product = torch.bmm(total.transpose(1, 2), weighted)
+            product.baddbmm_(grad_s.transpose(1, 2), _scale(c, u_block, scratch))
+            grad_w[..., part] += product.view(*w.shape[:3], -1)
         grad_outputs = grad_total
-    _backward_uniform(u, w, squash_backward(sums[0], grad_outputs, -1), grad_u, grad_w, (1, 1))
+    return grad_outputs
 
 
 def _inner(capsules: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,9 +181,27 @@ def _inner(capsules: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _parts(batch: int, device: torch.device) -> Iterator[slice]:
-    size = _IMAGES if device.type == "cpu" else batch
-    for first in range(0, batch, max(size, 1)):
-        yield slice(first, min(first + size, batch))
+    size = _IMAGES if device.type == "cpu" else max(batch, 1)
+    return (slice(first, min(first + size, batch)) for first in range(0, batch, size))
+
+
+def kernel_error(kernels: ModuleType, device: torch.device) -> float:
+    """Largest relative difference of values and gradients between Triton kernels and this module in float64, on a case.
+
+    A few milliseconds once the kernels are compiled; whatever the compiler raises is passed on.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shapes = (40, 8, 37), (10, 16, 8, 37), (10, 40, 16)
+    u, w, grad_s = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
+    w *= 0.3
+    couplings = torch.empty(10, 40, 37, dtype=torch.float64, device=device)
+    v, sums = _route(u.double(), w.double(), 3, couplings)
+    grads = torch.zeros_like(u, dtype=torch.float64), torch.zeros_like(w, dtype=torch.float64)
+    _backward_last(u.double(), w.double(), couplings, grad_s.double(), *grads)
+    expected = v, sums[-1], _squash(sums[0]) + _squash(sums[1]), *grads
+    routed = kernels.route(u, w, _squash(_uniform_sum(u, w)), 3)
+    found = *routed, *kernels.backward(u, w, routed[2], grad_s)
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
 
 
 @functools.cache
@@ -232,7 +210,7 @@ def _triton(device: torch.device) -> ModuleType | None:
     try:
         from affbench.models.kernels import routing_triton
 
-        return routing_triton if routing_triton.self_test(device) < KERNEL_TOLERANCE else None
+        return routing_triton if kernel_error(routing_triton, device) < KERNEL_TOLERANCE else None
     except Exception:  # no Triton, no compiler, or a device it does not serve: this module does the same without
         return None
 
@@ -254,54 +232,46 @@ class FastRouting(torch.autograd.Function):
         """(B, N, I), (N, J, O, I) -> (B, J, O)."""
         u, w = _inner(capsules, weight)
         batch, outputs, out_dim = len(u), w.shape[0], w.shape[1]
-        train = any(ctx.needs_input_grad)
-        ctx.gradient, ctx.iterations, ctx.kernels = gradient, iterations, None
-        if iterations > 1 and (gradient == "last" or not train) and (kernels := _kernels(u, w)):
+        last = gradient == "last" and iterations > 1
+        ctx.kernels = _kernels(u, w) if last else None
+        if ctx.kernels is not None:
             v: Tensor
             with torch.cuda.device_of(u):  # Triton launches on the current device, wherever its tensors are
-                v, s, total = kernels.route(u, w, _squash(_uniform_sum(u, w)), iterations)
-            ctx.kernels = kernels
+                v, s, total = ctx.kernels.route(u, w, _squash(_uniform_sum(u, w)), iterations)
             ctx.save_for_backward(u, weight, total, s)
             return v.transpose(0, 1).contiguous()
-        last = train and gradient == "last" and iterations > 1
         couplings = u.new_empty(outputs, batch, u.shape[2]) if last else None
         v = u.new_empty(batch, outputs, out_dim)
-        sums = [u.new_empty(outputs, batch, out_dim) for _ in range(1 if gradient == "last" else iterations)]
+        sums = [u.new_empty(outputs, batch, out_dim) for _ in range(1 if last else iterations)]
         for part in _parts(batch, u.device):
             v_part, sums_part = _route(u[part], w, iterations, None if couplings is None else couplings[:, part])
             v[part] = v_part.transpose(0, 1)
             for kept, s in zip(sums, sums_part[-len(sums) :], strict=True):
                 kept[:, part] = s
-        if train:
-            ctx.save_for_backward(u, weight, couplings, *sums)
+        ctx.save_for_backward(u, weight, couplings, *sums)
         return v
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Gradients of the capsules and the weight, in the layout the weight is stored in."""
         u, weight, kept, *sums = ctx.saved_tensors
         w = weight.permute(1, 2, 3, 0).contiguous()
         grad_v = grad.transpose(0, 1).contiguous()
         if ctx.kernels is not None:
-            grad_u, grad_w = ctx.kernels.backward(u, w, kept, squash_backward(sums[0], grad_v, -1))
+            grad_u, grad_w = ctx.kernels.backward(u, w, kept, _squash_backward(sums[0], grad_v))
             return grad_u.transpose(1, 2), grad_w.permute(3, 0, 1, 2), None, None
-        grad_u = torch.empty_like(u) if ctx.needs_input_grad[0] else None
-        grad_w = torch.empty_like(w) if ctx.needs_input_grad[1] else None
+        grad_u, grad_w = torch.zeros_like(u), torch.zeros_like(w)
         for part in _parts(len(u), u.device):
-            fresh = part.start == 0
-            into = None if grad_u is None else grad_u[part]
-            own = [s[:, part].contiguous() for s in sums]
-            if ctx.gradient == "all" and ctx.iterations > 1:
-                _backward_all(u[part], w, own, grad_v[:, part].contiguous(), into, grad_w, fresh)
+            own, grad_own = [s[:, part].contiguous() for s in sums], grad_v[:, part].contiguous()
+            if kept is not None:
+                grad_s = _squash_backward(own[0], grad_own)
+                _backward_last(u[part], w, kept[:, part], grad_s, grad_u[part], grad_w)
                 continue
-            grad_s = squash_backward(own[-1], grad_v[:, part].contiguous(), -1)
-            if kept is None:
-                _backward_uniform(u[part], w, grad_s, into, grad_w, (0, 0 if fresh else 1))
-            else:
-                _backward_last(u[part], w, kept[:, part], grad_s, into, grad_w, fresh)
-        grad_capsules = None if grad_u is None else grad_u.transpose(1, 2)
-        return grad_capsules, None if grad_w is None else grad_w.permute(3, 0, 1, 2), None, None
+            if len(own) > 1:
+                grad_own = _backward_all(u[part], w, own, grad_own, grad_u[part], grad_w)
+            _backward_uniform(u[part], w, _squash_backward(own[0], grad_own), grad_u[part], grad_w)
+        return grad_u.transpose(1, 2), grad_w.permute(3, 0, 1, 2), None, None
 
 
 def coupling_coefficients(capsules: Tensor, weight: Tensor, iterations: int) -> Tensor:

@@ -13,8 +13,6 @@ capsules (J, B, D_out). They need D_in and D_out to be powers of two, D_out 16 t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -213,36 +211,3 @@ def backward(u: Tensor, w: Tensor, total: Tensor, grad_s: Tensor) -> tuple[Tenso
         u, w, total, grad_s, grad_u, grad_w, len(u), count, outputs, in_dim, out_dim, _IMAGES, _CAPSULES
     )
     return grad_u, grad_w
-
-
-def self_test(device: torch.device) -> float:
-    """Largest relative difference of values and gradients between the kernels and the votes written out, on one case.
-
-    A few milliseconds once the kernels are compiled; whatever the compiler raises is passed on.
-    """
-    generator = torch.Generator().manual_seed(0)
-    sizes: dict[str, Any] = {"generator": generator}
-    u = torch.randn(40, 8, 37, **sizes).to(device)
-    w = torch.randn(10, 16, 8, 37, **sizes).to(device).mul_(0.3)
-    votes = torch.einsum("join,bin->jbno", w.double(), u.double())
-    total = torch.zeros(10, 40, 16, dtype=torch.float64, device=device)
-    for iteration in range(3):
-        before = total.clone()
-        c = torch.einsum("jbno,jbo->jbn", votes, total).softmax(0)
-        s = torch.einsum("jbn,jbno->jbo", c, votes)
-        norm = s.norm(dim=-1, keepdim=True)
-        v = s * norm / (1 + norm**2)
-        total = total + v
-        if iteration == 0:
-            first = v.float()
-    grad_s = torch.randn(10, 40, 16, **sizes).to(device)
-    expected = (
-        v,
-        s,
-        before,
-        torch.einsum("jbn,jbo,join->bin", c, grad_s.double(), w.double()),
-        torch.einsum("jbn,jbo,bin->join", c, grad_s.double(), u.double()),
-    )
-    routed = route(u, w, first, 3)
-    found = (*routed, *backward(u, w, routed[2], grad_s))
-    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
