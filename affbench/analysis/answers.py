@@ -45,10 +45,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A digit (image `index` of a set) that was taken for another.
-
-    The confidence in the predicted and in the true class is 0 to 1: the length of the capsule or the softmax of scores.
-    """
+    """A digit (image `index` of a set) taken for another; confidence is a capsule's length or the softmax of scores."""
 
     index: int
     label: int
@@ -59,10 +56,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class PositionBin:
-    """Accuracy of the images whose digit lies in one part of the canvas, with its 95% interval; None without images.
-
-    `vertical` and `horizontal` edges are in pixels from the centre of the canvas, down and right positive.
-    """
+    """Accuracy of the digits in one part of the canvas, edges in pixels below and right of its centre; None without."""
 
     vertical: tuple[float, float]
     horizontal: tuple[float, float]
@@ -85,8 +79,7 @@ def read_answers(run: Run, part: SetPart, workspace: Workspace) -> Answers:
 def most_confident_mistakes(model: nn.Module, given: Answers, count: int = 20) -> list[Mistake]:
     """The images a model is surest of and wrong about, the surest first, at most `count`.
 
-    Saved scores may be on any scale, so of the wrong images with the highest ones the confidence is computed again and
-    decides.
+    Saved scores may be on any scale: the confidence of those with the highest ones is computed again, and decides.
     """
     wrong = np.flatnonzero(~given.right)
     candidates = count if has_capsules(model) else max(count, _CANDIDATES)
@@ -108,10 +101,7 @@ def most_confident_mistakes(model: nn.Module, given: Answers, count: int = 20) -
 
 
 def positions(dataset: Dataset) -> Floats:
-    """Where each digit lies: vertical and horizontal distance from the centre of the canvas, float32 (N, 2), in pixels.
-
-    The translation where the set tells it, else the middle of the box around the ink.
-    """
+    """Pixels each digit lies below and right of the centre, (N, 2): its translation, else the middle of its ink."""
     if dataset.transforms is not None:
         columns = [TRANSFORM_COLUMNS.index(name) for name in ("vertical_translation", "horizontal_translation")]
         return dataset.transforms[:, columns]
@@ -126,9 +116,7 @@ def positions(dataset: Dataset) -> Floats:
 def accuracy_by_position(right: Right, placed: Floats, source: npt.NDArray[Any] | None = None) -> list[PositionBin]:
     """Accuracy in bins of `BIN_WIDTH` pixels, row by row from the top left: one in the middle, as many around as fit.
 
-    `right` is bool (N,), `placed` (N, 2) as `positions` gives it; `source` (N,) holds the original of each image, None
-    where every image is one. Where several images of one original lie in a bin, its interval is a bootstrap over
-    originals, else Wilson's.
+    The interval is a bootstrap over originals, `source` (N,), where several images of one lie in a bin, else Wilson's.
     """
     source = np.arange(len(right)) if source is None else source
     bins = 1 + 2 * max(0, math.ceil(float(np.abs(placed).max()) / BIN_WIDTH - 0.5))

@@ -44,50 +44,40 @@ BINS = 8  # of equal counts, per factor of the variance decomposition
 
 @dataclass(frozen=True)
 class Curve:
-    """How the true class' capsule moves while one factor takes V `values` and all others are neutral.
-
-    `mean` and `sd` over digits are float32 (K, V, D); `moved`, the mean length of the change from neutral, (K, V).
-    """
+    """How the true class' capsule moves while one factor takes V `values` and all others are neutral."""
 
     factor: str
     values: tuple[float, ...]
-    mean: Floats
+    mean: Floats  # (K, V, D), over digits, and so is the standard deviation
     sd: Floats
-    moved: Floats
+    moved: Floats  # (K, V): the mean length of the change from neutral
 
 
 @dataclass(frozen=True)
 class Equivariance:
     """How the capsules of K classes answer to affine transformations of the input.
 
-    A curve per factor over so many `digits` a class; and from `drawn` images a class the share of variance that each
-    factor explains, in the order of `TRANSFORM_COLUMNS` and the original digit last (F = 7): of each dimension,
-    `explained` (K, F, D), and of the capsule as a whole, `explained_whole` (K, F). What is missing to 1 are
-    interactions.
+    Shares of variance are in the order of `TRANSFORM_COLUMNS`, the original digit last (F = 7).
     """
 
     labels: tuple[int, ...]
-    digits: int
+    digits: int  # of each class, behind the curves
     curves: tuple[Curve, ...]
-    drawn: int
-    explained: Shares
-    explained_whole: Shares
+    drawn: int  # images of each class, behind the shares
+    explained: Shares  # (K, F, D), of each dimension
+    explained_whole: Shares  # (K, F), of the capsule as a whole
 
 
 @dataclass(frozen=True)
 class CouplingEntropy:
-    """How evenly input capsules divide themselves among the J class capsules.
-
-    `nats` is the mean entropy over images and input capsules, 0 to ln J; `relative` the same over ln J: 1 for uniform
-    coupling, 0 where each input capsule sends everything to one class; `sd` that of the images' own means, relative.
-    """
+    """How evenly input capsules divide themselves among the J class capsules."""
 
     iterations: int
     images: int
     capsules: int
-    nats: float
-    relative: float
-    sd: float
+    nats: float  # mean entropy over images and input capsules, 0 to ln J
+    relative: float  # to ln J: 1 for uniform coupling, 0 where each input capsule sends everything to one class
+    sd: float  # of the images' own means, relative
 
 
 def has_capsules(model: nn.Module) -> bool:
@@ -113,10 +103,7 @@ def reconstruct(model: nn.Module, images: Images, labels: npt.NDArray[Any]) -> I
 
 
 def perturb(model: nn.Module, image: Images, label: int, offsets: Sequence[float] = OFFSETS) -> Floats:
-    """What is drawn when S offsets are added to each dimension of a class capsule in turn: (D, S, H, W) in [0, 1].
-
-    As in Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, section 5.1 and figure 4.
-    """
+    """What is drawn when S offsets are added to each dimension of a class capsule in turn: (D, S, H, W) in [0, 1]."""
     (capsules,) = class_capsules(model, image[None])  # (K, D)
     dimensions, steps = capsules.shape[1], len(offsets)
     changed = capsules.repeat(dimensions, steps, 1, 1)  # (D, S, K, D)
@@ -125,15 +112,13 @@ def perturb(model: nn.Module, image: Images, label: int, offsets: Sequence[float
     return drawn.reshape(dimensions, steps, *drawn.shape[1:])
 
 
-def _decode(model: nn.Module, capsules: Tensor, labels: Tensor, size: int = 256) -> Floats:
-    """What the decoder draws of capsules (N, K, D), each of one class: (N, H, W) in [0, 1]."""
+def _decode(model: nn.Module, capsules: Tensor, labels: Tensor) -> Floats:
+    """What the decoder draws of some hundred capsules (N, K, D), each of one class: (N, H, W) in [0, 1]."""
     decode: Any = model.decode
     device = device_of(model)
-    parts = zip(capsules.split(size), labels.split(size), strict=True)
     with torch.no_grad():
-        drawn = torch.cat([decode(part.to(device), own.to(device)).float().cpu() for part, own in parts])
-    pictures: Floats = drawn[:, 0].numpy()
-    return pictures
+        drawn: Floats = decode(capsules.to(device), labels.to(device))[:, 0].float().cpu().numpy()
+    return drawn
 
 
 def of_class(digits: Dataset, label: int, most: int) -> npt.NDArray[np.intp]:
@@ -149,10 +134,9 @@ def equivariance(
 ) -> Equivariance:
     """How the capsule of the true class moves as the input (original 28×28 digits) rotates, shears, scales and shifts.
 
-    The curves vary one factor at a time over `GRID`. The shares of variance come from images whose factors are all
-    drawn at once and independently from affNIST's ranges, so they can be compared and add up to at most about 1, see
-    `variance_explained`. A factor's share is its main effect: a dimension that answers to rotation in one digit and
-    against it in another shows none.
+    The curves vary one factor at a time over `GRID`; for the shares of variance all are drawn at once and independently
+    from affNIST's ranges. A share is a main effect: a dimension that answers to rotation in one digit and against it in
+    another shows none.
     """
     chosen = {label: of_class(digits, label, per_class) for label in labels}
     curves = []
@@ -175,9 +159,8 @@ def equivariance(
 def variance_explained(values: npt.ArrayLike, groups: npt.ArrayLike) -> Shares:
     """Share of the variance of (N, D) values that groups (N,) explain, 0 to 1: (D + 1,), each column's and the whole's.
 
-    The correlation ratio η² = SS_between / SS_total of a one-way layout (R. A. Fisher, "Statistical Methods for
-    Research Workers", 1925, chapter VII), adjusted for what as many groups explain by chance: ε², clipped at 0 (T. L.
-    Kelley, "An unbiased correlation ratio measure", PNAS 21, 1935). What does not vary has share 0.
+    The correlation ratio ε² (T. L. Kelley, PNAS 21, 1935): SS_between / SS_total, adjusted for what as many groups
+    explain by chance, and clipped at 0. What does not vary has share 0.
     """
     values = np.asarray(values, np.float64)
     _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -204,10 +187,7 @@ def _curve(model: nn.Module, images: Images, label: int, factor: str, canvas: in
 
 
 def coupling_entropy(model: nn.Module, images: Images) -> CouplingEntropy:
-    """The mean entropy of the coupling coefficients after the last routing iteration, over images (N, H, W).
-
-    The model's ``primary(images)`` are the input capsules and its ``digits`` route them, as in `CapsNet`.
-    """
+    """The entropy of the coupling coefficients after the last iteration; ``primary`` and ``digits`` as in `CapsNet`."""
     primary, layer = getattr(model, "primary", None), getattr(model, "digits", None)
     matrices: Any = getattr(layer, "matrices", None)  # (N, J, D_out, D_in)
     iterations = getattr(layer, "iterations", None)
@@ -220,9 +200,9 @@ def coupling_entropy(model: nn.Module, images: Images) -> CouplingEntropy:
         return nats
 
     per_image = batched(model, images, entropy, 64).double()
-    most, mean = math.log(matrices.shape[1]), float(per_image.mean())
+    most, mean = math.log(matrices.shape[1]), per_image.mean()
     sd = float(per_image.std() / most) if len(images) > 1 else 0.0
-    return CouplingEntropy(iterations, len(images), matrices.shape[0], mean, float(per_image.mean() / most), sd)
+    return CouplingEntropy(iterations, len(images), len(matrices), float(mean), float(mean / most), sd)
 
 
 def run_entropy(run: Run, part: SetPart, workspace: Workspace) -> CouplingEntropy:

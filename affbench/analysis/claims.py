@@ -5,7 +5,8 @@ Seeds are the unit of replication: every test compares the iterations within a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from affbench.analysis.results import Result, Results
-from affbench.base.statistics import holm, seed_summary
+from affbench.base.statistics import SeedSummary, holm, seed_summary
 from affbench.data.sets import find_set
 
 Verdict = Literal["supported", "contradicted", "no evidence against", "no evidence for", "not enough seeds"]
@@ -57,39 +58,18 @@ ROBUST = Claim("routing does not contribute to affine robustness", "Gu and Tresp
 
 
 @dataclass(frozen=True)
-class SweepPoint:
-    """One run of a sweep over routing iterations: loss and gap of its last epoch, and test accuracy by set, 0 to 1.
-
-    `gap` is training minus validation accuracy; None where the training accuracy is not known.
-    """
-
-    routings: int
-    seed: int
-    loss: float
-    gap: float | None
-    accuracy: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Judgement:
-    """What a sweep says about one claim.
-
-    `set` is "" where something of the training was measured. The effect is in `unit` with its 95% Student's t interval
-    over `seeds`, those with a run at each number of iterations; `p` is two-sided, after Holm's correction over all
-    claims. They are None without enough seeds.
-    """
+    """What a sweep says about one claim; without enough seeds there is neither an effect nor p."""
 
     claim: Claim
-    set: str
+    set: str  # "" where something of the training was measured
     test: str
     unit: str
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # those with a run at each number of iterations
     verdict: Verdict
     sentence: str
-    effect: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
+    effect: SeedSummary | None = None  # in `unit`
+    p: float | None = None  # two-sided, after Holm's correction over all claims
 
 
 @dataclass(frozen=True)
@@ -115,25 +95,13 @@ def sweep_runs(results: Results) -> list[Result]:
     return sorted(largest, key=lambda result: (_routings(result), result.seed))
 
 
-def sweep_points(results: Results) -> list[SweepPoint]:
-    """What the runs of the largest sweep measured."""
-    points = []
-    for result in sweep_runs(results):
-        last = result.run.history[-1]
-        gap = None if last.train_accuracy is None else last.train_accuracy - last.validation_accuracy
-        accuracy = {name: record.accuracy for name, record in result.evaluations.items()}
-        points.append(SweepPoint(_routings(result), result.seed, last.train_loss, gap, accuracy))
-    return points
-
-
-def judge_claims(points: Sequence[SweepPoint]) -> list[Judgement]:
-    """What the data of one sweep say about each claim, once per set.
+def judge_claims(runs: Sequence[Result]) -> list[Judgement]:
+    """What the runs of one sweep say about each claim, once per set.
 
     Trends over the iterations are tested with Page's test for ordered alternatives, seeds as blocks (the paired t
     test where there are two numbers of iterations only); the effect is the mean over seeds of each seed's least-squares
     slope per doubling of the iterations. "Does routing contribute" compares each number of iterations above the lowest
     (1 is uniform coupling) with it, by paired t tests over seeds; the effect shown is that with the smallest p value.
-    All p values are two-sided and corrected together after Holm.
 
     Claims of "no effect" are at best not contradicted: a test that finds nothing is no proof, and the interval says how
     large an effect may have been missed.
@@ -141,13 +109,12 @@ def judge_claims(points: Sequence[SweepPoint]) -> list[Judgement]:
     E. B. Page, "Ordered hypotheses for multiple treatments: a significance test for linear ranks", J. Am. Stat. Assoc.
     58, 1963. S. Holm, Scand. J. Statist. 6, 1979.
     """
-    routings = sorted({point.routings for point in points})
+    routings = sorted({_routings(run) for run in runs})
     if len(routings) < 2:
         return []
-    cells = {(point.seed, point.routings): point for point in points}
-    everywhere = {point.seed for point in points if all((point.seed, own) in cells for own in routings)}
-    seeds = tuple(sorted(everywhere))
-    names = set.intersection(*(set(point.accuracy) for point in points))
+    cells = {(run.seed, _routings(run)): run for run in runs}
+    seeds = tuple(sorted({run.seed for run in runs if all((run.seed, own) in cells for own in routings)}))
+    names = set.intersection(*(set(run.evaluations) for run in runs))
     table = [[cells[seed, own] for own in routings] for seed in seeds]
     measured = list(_measured(table, routings, sorted(names, key=lambda name: (find_set(name).affine, name))))
     if len(seeds) < MIN_SEEDS:
@@ -157,34 +124,38 @@ def judge_claims(points: Sequence[SweepPoint]) -> list[Judgement]:
     tested = [_compared(own, routings) if own.set else _trend(own, routings) for own in measured]
     corrected = iter(holm([p for _, _, found in tested for p in found]))
     return [
-        _judged(own, what, effects, seeds, min(next(corrected) for _ in found))
+        _judged(own, what, seed_summary(effects.tolist()), seeds, min(next(corrected) for _ in found))
         for own, (what, effects, found) in zip(measured, tested, strict=True)
     ]
 
 
-def _measured(
-    table: Sequence[Sequence[SweepPoint]], routings: Sequence[int], sets: Sequence[str]
-) -> Iterator[_Measured]:
-    """What each claim is tested on, from points by seed and iterations."""
+def _measured(table: Sequence[Sequence[Result]], routings: Sequence[int], sets: Sequence[str]) -> Iterator[_Measured]:
+    """What each claim is tested on, from runs by seed and iterations."""
 
-    def values(take: Callable[[SweepPoint], float]) -> Floats:
-        return np.array([[take(point) for point in row] for row in table]).reshape(-1, len(routings))
+    def values(take: Callable[[Result], float]) -> Floats:
+        return np.array([[take(run) for run in row] for row in table]).reshape(-1, len(routings))
 
     trend = f"Page's trend test over {len(routings)} numbers of iterations, seeds as blocks"
     if len(routings) == 2:
         trend = "paired t test over seeds"
-    loss = values(lambda point: point.loss)
+    loss = values(lambda result: result.run.history[-1].train_loss)
     # On a logarithmic scale a slope is a relative change, whatever the loss is made of.
     loss, unit = (np.log(loss) * 100, "% per doubling") if (loss > 0).all() else (loss, "per doubling")
     yield _Measured(CONVERGE, "training loss of the last epoch", unit, loss, trend)
-    if all(point.gap is not None for row in table for point in row):
-        gap = values(lambda point: 100 * (point.gap or 0.0))
+    gap = values(_gap)
+    if not np.isnan(gap).any():
         yield _Measured(OVERFIT, "training minus validation accuracy, last epoch", "points per doubling", gap, trend)
     paired = f"paired t tests over seeds of {_listed(routings[1:])} iterations against {routings[0]}"
     for name in sets:
         claim = ROBUST if find_set(name).affine else GENERALISE
-        accuracy = values(lambda point: 100 * point.accuracy[name])  # noqa: B023 - called at once
+        accuracy = values(lambda result: 100 * result.evaluations[name].accuracy)  # noqa: B023 - called at once
         yield _Measured(claim, "test accuracy", "points", accuracy, paired, name)
+
+
+def _gap(result: Result) -> float:
+    """Training minus validation accuracy of the last epoch, in points; NaN where the former is not known."""
+    last = result.run.history[-1]
+    return math.nan if last.train_accuracy is None else 100 * (last.train_accuracy - last.validation_accuracy)
 
 
 _Tested = tuple[str, Floats, Sequence[float]]
@@ -217,17 +188,16 @@ def _paired_p(differences: Floats) -> float:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def _judged(measured: _Measured, what: str, effects: Floats, seeds: tuple[int, ...], p: float) -> Judgement:
+def _judged(measured: _Measured, what: str, effect: SeedSummary, seeds: tuple[int, ...], p: float) -> Judgement:
     """The verdict and its sentence."""
-    claim, unit, found = measured.claim, measured.unit, seed_summary(effects.tolist())
-    verdict, words = claim.none if p >= LEVEL else claim.above if found.mean > 0 else claim.below
+    claim, unit = measured.claim, measured.unit
+    verdict, words = claim.none if p >= LEVEL else claim.above if effect.mean > 0 else claim.below
     where = f" on {measured.set}" if measured.set else ""
     sentence = (
-        f"{words}: {what}{where}, {found.mean:+.2f} {unit} (95% interval {found.low:+.2f} to {found.high:+.2f}, "
+        f"{words}: {what}{where}, {effect.mean:+.2f} {unit} (95% interval {effect.low:+.2f} to {effect.high:+.2f}, "
         f"{len(seeds)} seeds, Holm-corrected p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'})."
     )
-    ends = (found.mean, found.low, found.high)
-    return Judgement(claim, measured.set, measured.test, unit, seeds, verdict, sentence, *ends, p)
+    return Judgement(claim, measured.set, measured.test, unit, seeds, verdict, sentence, effect, p)
 
 
 def _listed(counts: Sequence[int]) -> str:

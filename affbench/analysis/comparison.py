@@ -18,25 +18,17 @@ from affbench.run.record import predictions_path
 
 @dataclass(frozen=True)
 class Comparison:
-    """Accuracy of one model minus that of another on the same n images of one set, −1 to 1.
-
-    Over digits: the mean difference, its 95% interval (bootstrap over originals, which stay whole with all their
-    versions and all seeds) and p value, for these trained networks. Over seeds: the differences seed by seed, and
-    Student's t interval of their mean, which leaves out the choice of digits.
-    """
+    """Accuracy of one model minus that of another on the same n images of one set, −1 to 1."""
 
     set: str
     n: int
     n_originals: int
-    over_digits: PairedDifference
-    over_seeds: SeedSummary
+    over_digits: PairedDifference  # for these trained networks; originals stay whole, with all versions and all seeds
+    over_seeds: SeedSummary  # of the differences seed by seed, which leaves out the choice of digits
 
 
 def compare(first: Group, second: Group, name: str) -> Comparison | None:
-    """Compare two models on a set, image by image and seed by seed, from predictions that were saved.
-
-    None where they have no seed in common, were not tested on the same images, or the predictions were not kept.
-    """
+    """Compare two models on a set from saved predictions; None without a common seed, or common images, or those."""
     others = {result.seed: result for result in second.results}
     common = [own for own in sorted(first.results, key=lambda result: result.seed) if own.seed in others]
     both = [result for own in common for result in (own, others[own.seed])]

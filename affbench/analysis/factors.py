@@ -29,11 +29,7 @@ FACTORS: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class FactorCurve:
-    """Accuracy of a run over one factor: equal bins of `set`, in which it alone varies, by rising values.
-
-    Every original digit occurs once in the set, so the images of a bin are independent; bins without images are left
-    out.
-    """
+    """Accuracy of a run in equal bins of a factor, on a set of independent images in which it alone varies."""
 
     run: str
     seed: int

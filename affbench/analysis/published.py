@@ -16,21 +16,17 @@ from pydantic import TypeAdapter
 
 @dataclass(frozen=True)
 class Published:
-    """One published accuracy in percent, with its standard deviation over trials where it is given.
-
-    `set` is an affbench set, or words where it is none; `status` says how well the figure is confirmed; `matched`
-    whether the network was tested where it had the accuracy of the others on translated digits.
-    """
+    """One published accuracy in percent, with its standard deviation over trials where it is given."""
 
     year: int
     method: str
-    set: str
+    set: str  # one of affbench's, or words where it is none
     value: float
-    status: str
+    status: str  # how well the figure is confirmed
     source: str
     parameters: str = ""
     protocol: Literal["translated", "centred", "unknown"] = "translated"
-    matched: bool = False
+    matched: bool = False  # whether it was tested where it had the accuracy of the others on translated digits
     note: str = ""
     sd: float | None = None
 
@@ -41,13 +37,9 @@ class Published:
         return ", ".join(filter(None, (where, "matched" if self.matched else "", self.note)))
 
 
-def _read() -> tuple[Published, ...]:
-    lines = (files("affbench.analysis") / "published.csv").read_text(encoding="utf-8").splitlines()
-    rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(lines)]
-    return TypeAdapter(tuple[Published, ...]).validate_python(rows)
-
-
-PUBLISHED = _read()
+_LINES = (files("affbench.analysis") / "published.csv").read_text(encoding="utf-8").splitlines()
+_ROWS = [{name: text for name, text in row.items() if text} for row in csv.DictReader(_LINES)]
+PUBLISHED = TypeAdapter(tuple[Published, ...]).validate_python(_ROWS)
 _SHOWN = {"affnist-synthetic": ("affnist", "another synthetic affNIST")}  # sets whose own figures nobody published
 
 ABLATION = {
@@ -56,10 +48,9 @@ ABLATION = {
     (3, False): ((0.35, 0.036), (0.40, 0.016)),
     (3, True): ((0.25, 0.005), (0.34, 0.016)),
 }
-"""Test error in percent on centred MNIST with shifts up to 2 pixels, mean and standard deviation of 3 trials.
+"""By iterations and reconstruction, of Sabour, Frosst, Hinton 2017 as quoted by X. Guo's CapsNet-Keras, and of itself.
 
-By routing iterations and whether there is reconstruction: those of Sabour, Frosst, Hinton 2017 as quoted by X. Guo's
-CapsNet-Keras, and those of CapsNet-Keras itself.
+Test error in percent on centred MNIST with shifts up to 2 pixels, mean and standard deviation of 3 trials.
 """
 
 

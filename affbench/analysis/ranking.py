@@ -14,11 +14,7 @@ Origin = Literal["reference", "yours"]
 
 @dataclass(frozen=True)
 class Row:
-    """One run on one set: share of correct images, 0 to 1, with its 95% interval (originals resampled, else Wilson's).
-
-    `rank` is 1 + the number of runs whose whole interval lies above this one's; `origin` says whether it is committed;
-    `warning`, why its accuracy may not be the model's alone.
-    """
+    """One run on one set: its share of correct images with its 95% interval, over originals where there are several."""
 
     rank: int
     run: str
@@ -45,11 +41,10 @@ class Leaderboard:
 
 
 def rank(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, ...]:
-    """Runs on one set, the best first.
+    """Runs on one set, the best first: the rank is 1 + the number of those whose whole 95% interval lies above.
 
-    Two runs share a rank unless the 95% interval of one lies wholly above that of the other. That asks more than a test
-    of their difference would, all the more as models err on the same images, so it errs towards ties; it needs no
-    predictions, and so works for committed runs as well.
+    That asks more than a test of the difference would, so it errs towards ties; it needs no predictions, and so works
+    for committed runs as well.
     """
     intervals = [record.accuracy_ci95_clustered or record.accuracy_ci95 for _, _, record in entries]
     rows = []

@@ -48,12 +48,9 @@ class Result(LabelledRun):
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one configuration, at least one, which differ in their seed only.
+    """The runs of one configuration, at least one, which differ in their seed only."""
 
-    `name` is their label, with whatever tells this configuration from others of the same label.
-    """
-
-    name: str
+    name: str  # the label, with whatever tells this configuration from others of the same label
     label: str
     config: RunConfig
     results: tuple[Result, ...]
@@ -94,21 +91,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a report shows: finished runs in the order given, and a sentence for each run or file left out.
-
-    Sections that show models and images need the `workspace` they lie in; without it a report has numbers only.
-    """
+    """All that a report shows: finished runs in the order given, and a sentence for each run or file left out."""
 
     results: tuple[Result, ...]
     problems: tuple[str, ...]
-    workspace: Workspace | None = None
+    workspace: Workspace | None = None  # where models and images lie; without it a report has numbers only
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The results by label and configuration, in the order of their first run.
-
-        Where a label has several configurations, their names say how they differ.
-        """
+        """By label and configuration, in the order of their first run; names say how those of one label differ."""
         members: dict[tuple[str, str], list[Result]] = {}
         for result in self.results:
             members.setdefault((result.label, json.dumps(result.settings, sort_keys=True)), []).append(result)
@@ -153,10 +144,7 @@ class Results:
 
 
 def read_results(runs: Iterable[LabelledRun], workspace: Workspace | None = None) -> Results:
-    """Read the runs of a report; whatever cannot be read is left out and named, never fatal.
-
-    A run that is given twice under the same label counts once, and so does one with its copies and links.
-    """
+    """Read the runs of a report, each once with its copies and links; what cannot be read is left out and named."""
     results: dict[tuple[str, str], Result] = {}
     problems = []
     for labelled in runs:

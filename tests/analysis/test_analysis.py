@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from scipy import stats
 from tiny import TINY_CAPSNET, TINY_CNN, tiny_config
 
 from affbench.analysis import answers, capsules, claims, factors
-from affbench.analysis.claims import SweepPoint, judge_claims
+from affbench.analysis.claims import judge_claims
+from affbench.analysis.results import Result
+from affbench.base.config import ModelConfig, TrainingConfig
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
 from affbench.data import sets
@@ -151,7 +154,7 @@ def test_factor_curve_is_kept_and_bins_hold_the_whole_set(run: Run, workspace: W
         factors.factor_curve(run, "colour", workspace)
 
 
-def sweep(seeds: int, slope: float, gain: float) -> Iterator[SweepPoint]:
+def sweep(seeds: int, slope: float, gain: float) -> Iterator[Result]:
     rng = np.random.default_rng(5)
     for seed in range(seeds):
         for routings in (1, 2, 3, 5, 7, 10):
@@ -161,17 +164,23 @@ def sweep(seeds: int, slope: float, gain: float) -> Iterator[SweepPoint]:
                 "mnist-translated": 0.98 + noise[0],
                 "affnist-synthetic": 0.70 + noise[1] + gain * (routings > 1),
             }
-            yield SweepPoint(routings, seed, loss, 0.01 + slope * 0.01 * math.log2(routings) + noise[2], accuracy)
+            gap = 0.01 + slope * 0.01 * math.log2(routings) + noise[2]
+            run = SimpleNamespace(
+                config=SimpleNamespace(model=ModelConfig(name="capsnet", options={"routings": routings}),
+                                       training=TrainingConfig(seed=seed)),
+                history=[SimpleNamespace(train_loss=loss, train_accuracy=0.9 + gap, validation_accuracy=0.9)],
+            )  # fmt: skip
+            yield Result("CapsNet", run, {name: SimpleNamespace(accuracy=own) for name, own in accuracy.items()})
 
 
 def test_claims_that_the_data_contradict_or_support() -> None:
     by_claim = {own.claim: own for own in judge_claims(list(sweep(5, slope=0.5, gain=0.05)))}
     assert by_claim[claims.CONVERGE].verdict == "contradicted"
-    assert by_claim[claims.CONVERGE].effect == pytest.approx(100 * 0.5 * math.log(2), rel=0.02)
+    assert by_claim[claims.CONVERGE].effect.mean == pytest.approx(100 * 0.5 * math.log(2), rel=0.02)
     assert by_claim[claims.OVERFIT].verdict == "supported"
     assert by_claim[claims.GENERALISE].verdict == "no evidence against"
     assert by_claim[claims.ROBUST].verdict == "contradicted"
-    assert by_claim[claims.ROBUST].effect == pytest.approx(5, abs=0.2)
+    assert by_claim[claims.ROBUST].effect.mean == pytest.approx(5, abs=0.2)
     assert "Routing helps" in by_claim[claims.ROBUST].sentence
 
 

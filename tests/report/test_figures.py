@@ -11,7 +11,7 @@ from run_folders import make_run, study
 
 from affbench.analysis.results import Results, read_results
 from affbench.report.drawing import Drawing
-from affbench.report.sections import training
+from affbench.report.sections import routing, training
 from affbench.report.sections.accuracy import accuracy_figure
 from affbench.report.sections.classes import confusion_figure
 from affbench.report.sections.routing import routing_figure
@@ -67,7 +67,7 @@ def test_confusion_matrices_hold_every_pair(tmp_path: Path, results: Results) ->
 def test_figures_without_anything_to_show_are_left_out(tmp_path: Path) -> None:
     lonely = read_results([make_run(tmp_path / "runs", accuracy={})])
     assert accuracy_figure(lonely, tmp_path / "accuracy.png") is None
-    assert routing_figure(lonely, tmp_path / "sweep.png") is None
+    assert routing.section(lonely, tmp_path) is None
     assert transformation_figure(lonely, "affnist-synthetic", tmp_path / "factors.png") is None
     assert not list(tmp_path.glob("*.png"))
 

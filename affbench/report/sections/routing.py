@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from affbench.analysis.claims import Judgement, judge_claims, sweep_points
+from affbench.analysis.claims import Judgement, judge_claims, sweep_runs
 from affbench.analysis.results import Results
 from affbench.report.drawing import Drawing, beginning, dress, legend, line_look, panels, save_drawing
 from affbench.report.sections import Section
@@ -16,15 +16,15 @@ from affbench.report.table import ABSENT, INTERVALS, Cell, Table, accuracy_table
 
 def section(results: Results, folder: Path) -> Section | None:
     """Table, figure and claims of the sweeps over routing iterations; None where nothing was swept."""
-    figure = routing_figure(results.whole, folder / "routing-sweep.png")
-    if figure is None:
+    swept = results.whole
+    if not swept.sweeps:
         return None
-    tables = filter(None, (sweep_table(results.whole), claims_table(results.whole)))
-    return Section("Routing iterations", tuple(tables), (figure,))
+    figure = routing_figure(swept, folder / "routing-sweep.png")
+    return Section("Routing iterations", (sweep_table(swept), claims_table(swept)), (figure,))
 
 
-def sweep_table(results: Results) -> Table | None:
-    """Routing iterations × seeds on validation and every set, and their cost; None where nothing was swept."""
+def sweep_table(results: Results) -> Table:
+    """Routing iterations × seeds on validation and every set, and their cost."""
     lines = []
     for own in (own for sweep in results.sweeps for own in sweep):
         seconds = sum(result.run.seconds_per_epoch for result in own.results) / len(own.results)
@@ -32,44 +32,32 @@ def sweep_table(results: Results) -> Table | None:
         lines.append((own, cells))
     caption = f"Seconds are those of training alone, each on its run's own device. {INTERVALS}"
     heads = ("Model", "Routings", "Seeds", "Seconds\nper epoch")
-    return accuracy_table("Routing iterations", heads, lines, results, caption) if lines else None
+    return accuracy_table("Routing iterations", heads, lines, results, caption)
 
 
-def claims_table(results: Results) -> Table | None:
-    """What the largest sweep says about each claim; None where no runs differ in their iterations."""
-    judged = judge_claims(sweep_points(results))
-    if not judged:
-        return None
+def claims_table(results: Results) -> Table:
+    """What the largest sweep says about each claim."""
     caption = (
         "p values are two-sided and corrected after Holm over all tests of the table. A claim that there is no effect "
         "can only be contradicted: where it is not, the interval says how large an effect may have been missed."
     )
     columns = ("Claim", "Set", "Seeds", "Test", "Effect", "p (Holm)", "Verdict", "What these data say")
-    return Table("Claims of earlier work", columns, tuple(map(_claim, judged)), caption)
+    return Table("Claims of earlier work", columns, tuple(map(_claim, judge_claims(sweep_runs(results)))), caption)
 
 
 def _claim(judged: Judgement) -> tuple[Cell, ...]:
     effect, p = ABSENT, ABSENT
-    if judged.effect is not None and judged.p is not None:
-        text = f"{judged.effect:+.2f} {judged.unit}\n[{judged.low:+.2f}, {judged.high:+.2f}]"
-        effect, p = Cell(text, judged.effect), Cell(f"{judged.p:.3f}", judged.p)
-    return (
-        Cell(f"{judged.claim.statement}\n({judged.claim.source})"),
-        Cell(judged.set or "training"),
-        whole(len(judged.seeds)),
-        Cell(judged.test),
-        effect,
-        p,
-        Cell(judged.verdict),
-        Cell(judged.sentence),
-    )
+    if (found := judged.effect) is not None and judged.p is not None:
+        text = f"{found.mean:+.2f} {judged.unit}\n[{found.low:+.2f}, {found.high:+.2f}]"
+        effect, p = Cell(text, found.mean), Cell(f"{judged.p:.3f}", judged.p)
+    claim, where = Cell(f"{judged.claim.statement}\n({judged.claim.source})"), Cell(judged.set or "training")
+    said = (Cell(judged.verdict), Cell(judged.sentence))
+    return (claim, where, whole(len(judged.seeds)), Cell(judged.test), effect, p, *said)
 
 
-def routing_figure(results: Results, path: Path) -> Drawing | None:
+def routing_figure(results: Results, path: Path) -> Drawing:
     """Accuracy against the number of routing iterations, on validation and every set, with the range over seeds."""
     sweeps = results.sweeps
-    if not sweeps:
-        return None
     groups = [own for sweep in sweeps for own in sweep]
     sets = [name for name in results.sets if any(own.records(name) for own in groups)]
     iterations = sorted({own.routings or 0 for own in groups})
