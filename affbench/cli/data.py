@@ -90,9 +90,21 @@ def verify(
 ) -> None:
     """Render images again from the original digits and the stored transformations, and say how well they agree."""
     from affbench.data.affnist.verify import verify_set
+    from affbench.report.table import Cell, Table
 
     outcome = verify_set(set_name, split, session.workspace.data, sample=sample, seed=seed)
-    session.show(outcome.to_rich(), outcome.sentence)
+    title = f"{outcome.name}, {outcome.split}: {outcome.n:,} cases rendered again"
+    headings = ("factor", "reading", "mean difference", "… without the factor")
+    rows = [
+        (
+            check.factor.replace("_", " "),
+            check.reading,
+            f"{outcome.best_difference:.2f}",
+            f"{check.neutral_difference:.2f}",
+        )
+        for check in outcome.factors
+    ]
+    session.show(Table(title, headings, tuple(tuple(map(Cell, row)) for row in rows)).to_rich(), outcome.sentence)
     session.document(outcome.to_dict())
     if not outcome.agrees:
         raise typer.Exit(1)

@@ -160,11 +160,11 @@ def render(
 
 
 def render_matrices(
-    images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.float64], canvas: int = CANVAS
+    images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.float64], canvas: int = CANVAS, added: float = 0.0
 ) -> npt.NDArray[np.uint8]:
-    """The same from the matrices (N, 3, 3) of `affine_matrices`, or others like them."""
+    """The same from matrices (N, 3, 3); what is `added` to the levels before truncation would round them at 0.5."""
     rendered = np.empty((len(images), canvas, canvas), np.uint8)
     for start in range(0, len(images), CHUNK):
         part = slice(start, start + CHUNK)
-        rendered[part] = truncate(warp(images[part], matrices[part], canvas))
+        rendered[part] = truncate(warp(images[part], matrices[part], canvas) + added)
     return rendered

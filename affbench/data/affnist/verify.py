@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations, permutations, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,7 @@ import numpy.typing as npt
 from affbench.base.errors import DataError
 from affbench.data.affnist.originals import Images, brought_back, equal_ink, nearest
 from affbench.data.dataset import TRANSFORM_COLUMNS, UNPAIRED, Dataset
-from affbench.data.transform import CHUNK, NEUTRAL, affine_matrices, truncate, warp
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+from affbench.data.transform import NEUTRAL, affine_matrices, render_matrices
 
 FIT = 0.98  # correlation from which a reading explains the images; bilinear variants stay well above
 LABEL_FIT = 0.999
@@ -40,7 +37,7 @@ EXPANSION_LIMITS = (0.05, 20.0)  # a value outside cannot be rendered, which onl
 
 FACTORS = range(len(TRANSFORM_COLUMNS))
 EXPANSIONS = tuple(name.endswith("expansion") for name in TRANSFORM_COLUMNS)
-SHEAR, VERTICAL, HORIZONTAL = 1, 2, 3
+SHEAR = 1
 
 Values = npt.NDArray[np.float64]
 
@@ -65,11 +62,9 @@ class Reading:
         """The transformations (N, 3, 3) of a table as `apply` gives it."""
         if not self.horizontal_shear:
             return affine_matrices(values)
-        upright = values.copy()
-        upright[:, SHEAR] = 0
-        matrices = affine_matrices(upright)
-        sheared = values[:, SHEAR] * values[:, HORIZONTAL] / values[:, VERTICAL]
-        matrices[:, 0, :2] += sheared[:, None] * matrices[:, 1, :2]
+        shear, vertical, horizontal = values[:, SHEAR : SHEAR + 3].T
+        matrices = affine_matrices(values * (1, 0, 1, 1, 1, 1))
+        matrices[:, 0, :2] += (shear * horizontal / vertical)[:, None] * matrices[:, 1, :2]
         return matrices
 
     def describe(self, factor: int) -> str:
@@ -115,20 +110,16 @@ class Cases:
         """The first n cases."""
         return replace(self, stored=self.stored.rows(slice(n)))
 
-    def read(self, reading: Reading) -> Values:
-        """The table (n, 6) by a reading."""
-        return reading.apply(self.stored.table[0])
-
-    def levels(self, reading: Reading, values: Values) -> Values:
-        """The images as the table's values, read so, would have made them, before truncation."""
-        stored, matrices = self.stored, reading.matrices(values)
-        chosen = stored.table[1]
+    def render(self, reading: Reading, values: Values | None = None, added: float = 0.0) -> Images:
+        """The images as the table, read so, would have made them, or other values of the same digits."""
+        stored = self.stored
+        chosen, matrices = stored.table[1], reading.matrices(reading.apply(stored.table[0]))
         if not self.named:
-            made = reading.matrices(self.read(reading))
-            chosen = nearest(brought_back(stored.images, made), stored.labels, stored.images, made, self.digits)[0]
-        images = self.digits.images[chosen]
-        parts = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
-        return np.concatenate([warp(images[part], matrices[part], stored.canvas) for part in parts])
+            looks = brought_back(stored.images, matrices)
+            chosen = nearest(looks, stored.labels, stored.images, matrices, self.digits)[0]
+        if values is not None:
+            matrices = reading.matrices(values)
+        return render_matrices(self.digits.images[chosen], matrices, stored.canvas, added)
 
     def agreement(self, rendered: Images) -> Agreement:
         """How well rendered images agree with the stored ones."""
@@ -141,7 +132,7 @@ class Cases:
 
     def compare(self, reading: Reading) -> Agreement:
         """How well a reading explains the stored images."""
-        return self.agreement(truncate(self.levels(reading, self.read(reading))))
+        return self.agreement(self.render(reading))
 
 
 @dataclass(frozen=True)
@@ -222,18 +213,6 @@ class VerificationReport:
         said = {"agrees": self.agrees, "disagreements": list(self.disagreements), "sentence": self.sentence}
         return {**asdict(self), **said}
 
-    def to_rich(self) -> RichTable:
-        """A table for the terminal: how each factor reads, and what it does to the agreement."""
-        from rich.table import Table
-
-        table = Table(title=f"{self.name}, {self.split}: {self.n:,} cases rendered again")
-        for heading in ("factor", "reading", "mean difference", "… without the factor"):
-            table.add_column(heading)
-        for check in self.factors:
-            differences = (f"{value:.2f}" for value in (self.best_difference, check.neutral_difference))
-            table.add_row(check.factor.replace("_", " "), check.reading, *differences)
-        return table
-
 
 def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, seed: int = 0) -> VerificationReport:
     """Render a sample of an affine set again from its originals, which ``source_index`` counts in, and compare."""
@@ -244,13 +223,11 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
     cases = Cases(dataset.rows(rows), originals, bool(index.min() >= 0 and index.max() < len(originals)))
     follows = _follows(dataset)
     cases, best = _explain(cases, follows)
+    stored, documented, rendered = cases.stored, cases.compare(Reading()), cases.render(best)
     unpaired = str(dataset.attributes.get("order", "")).startswith(UNPAIRED)
     right = originals.labels[index] == dataset.labels if cases.named else np.ones(1)  # found by their label
-    documented, values = cases.compare(Reading()), cases.read(best)
-    levels = cases.levels(best, values)
-    chosen = cases.agreement(truncate(levels))
-    shift = _centroid_shift(cases.stored.images, truncate(levels))
-    moves = cases.stored.table[0][:, 4:]
+    chosen, shift = cases.agreement(rendered), _centroid_shift(stored.images, rendered)
+    values, moves = best.apply(stored.table[0]), stored.table[0][:, 4:]
     moved = values + np.array([0, 0, 0, 0, *shift])  # down, right: the last two columns
     return VerificationReport(
         name=dataset.name,
@@ -259,7 +236,7 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
         difference=documented.difference,
         correlation=documented.correlation,
         equal=chosen.equal,
-        equal_rounded=cases.agreement(truncate(levels + 0.5)).equal,
+        equal_rounded=cases.agreement(cases.render(best, added=0.5)).equal,
         whole_translations=float(np.mean((moves == np.rint(moves)).all(axis=1))),
         follows=follows,
         originals="by number" if cases.named else "by pixels" if unpaired else MISNAMED,
@@ -268,7 +245,7 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
         best_correlation=chosen.correlation,
         label_agreement=float(np.mean(right)),
         centroid_shift=shift,
-        shifted_correlation=cases.agreement(truncate(cases.levels(best, moved))).correlation,
+        shifted_correlation=cases.agreement(cases.render(best, moved)).correlation,
         factors=tuple(_check(cases, best, chosen, factor) for factor in FACTORS),
     )
 
@@ -286,9 +263,9 @@ def verify_set(name: str, split: str, data_dir: Path, sample: int = 1000, seed: 
 
 
 def _check(cases: Cases, best: Reading, chosen: Agreement, factor: int) -> FactorCheck:
-    values = cases.read(best)
+    values = best.apply(cases.stored.table[0])
     values[:, factor] = NEUTRAL[factor]
-    neutral = cases.agreement(truncate(cases.levels(best, values))).difference
+    neutral = cases.agreement(cases.render(best, values)).difference
     determined = neutral > chosen.difference * 1.01 + 0.01
     reading = best.describe(factor) if determined else "no effect"
     return FactorCheck(TRANSFORM_COLUMNS[factor], reading, reading in ("as documented", "no effect"), neutral)
@@ -296,8 +273,7 @@ def _check(cases: Cases, best: Reading, chosen: Agreement, factor: int) -> Facto
 
 def _explain(cases: Cases, follows: float) -> tuple[Cases, Reading]:
     """The reading that explains the cases, with the originals as the set numbers them or found by their pixels."""
-    by_pixels = replace(cases, named=False)
-    choices = [cases, by_pixels] if cases.named else [by_pixels]
+    choices = [cases, replace(cases, named=False)] if cases.named else [cases]
     for given in choices:
         if _is_documented(given):
             return given, Reading()
@@ -305,8 +281,7 @@ def _explain(cases: Cases, follows: float) -> tuple[Cases, Reading]:
         return cases, Reading()
     likely = max(choices, key=lambda given: given.head(SEARCH_CASES).compare(Reading()).correlation)
     reading = _search(likely)
-    fits = [given for given in choices if given.compare(reading).correlation >= FIT]
-    return (fits or [likely])[0], reading
+    return next((given for given in choices if given.compare(reading).correlation >= FIT), likely), reading
 
 
 def _is_documented(cases: Cases) -> bool:
