@@ -135,13 +135,13 @@ def _backward_uniform(u: Tensor, w: Tensor, grad_s: Tensor, grad_u: Tensor, grad
 
 
 def _backward_last(u: Tensor, w: Tensor, c: Tensor, grad_s: Tensor, grad_u: Tensor, grad_w: Tensor) -> None:
-    """Gradient of the last weighted sum with the coupling c (J, B, N) held constant, added to grad_u and grad_w."""
+    """Gradient of the last weighted sum, the coupling c (J, B, N) held constant: all of grad_u, added to grad_w."""
     blocks, scratch = _cut(u, w)
     for part, u_block, w_block in blocks:
         product = torch.bmm(grad_s.transpose(1, 2), _scale(c[..., part], u_block, scratch))
         grad_w[..., part] += product.view(*w.shape[:3], -1)
         back = _project(grad_s, w_block, u_block, scratch)
-        grad_u[..., part] += back.mul_(c[..., part].unsqueeze(2)).sum(0)
+        torch.sum(back.mul_(c[..., part].unsqueeze(2)), 0, out=grad_u[..., part])
 
 
 def _backward_all(u: Tensor, w: Tensor, sums: list[Tensor], grad_v: Tensor, grad_u: Tensor, grad_w: Tensor) -> Tensor:
