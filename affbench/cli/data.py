@@ -35,7 +35,7 @@ def fetch(
             session.show(f"{item.name}: {file.path.name} from {file.origin}, sha256 {file.sha256}")
         for path in item.converted:
             session.show(f"{item.name}: {path}")
-    session.document({"sets": [item.to_dict() for item in fetched]})
+    session.document({"sets": [asdict(item) for item in fetched]})
 
 
 @command

@@ -118,10 +118,10 @@ class Family:
         def find(name: str) -> Path:
             if self.embedded:
                 return SAMPLE / name
-            from affbench.data.fetch.files import find_file  # imports what downloads need, and few commands need that
+            from affbench.data.fetch.files import Fetcher  # imports what downloads need, and few commands need that
 
             path = raw_dir(data_dir, self.name) / name
-            found = find_file(next(file for file in self.source.files if file.name == name), path.parent)
+            found = Fetcher(path.parent).find(next(file for file in self.source.files if file.name == name))
             if found is None:
                 state = "damaged: its checksum is not the published one" if path.is_file() else "missing"
                 raise DataError(f"{path} is {state}; 'affbench fetch {self.name}' downloads it (or --mirror FOLDER).")

@@ -87,10 +87,10 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
             if kind not in TARGETS:
                 raise UsageError(f"unknown target_type '{kind}': {nearest(str(kind), TARGETS)}")
         folder, part = Path(root), find_part(name, split)
-        if download:
-            from affbench.data.fetch.sets import fetch_for
+        if download and not part.family.embedded:  # the sample is always there
+            from affbench.data.fetch.sets import fetch_sets
 
-            fetch_for(name, split, folder)
+            fetch_sets([part.fetched_as], folder)
         if not part.is_ready(folder):
             if part.spec.form == "official":
                 raise DataError(

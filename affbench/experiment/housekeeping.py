@@ -299,14 +299,14 @@ def _folder(folder: Path) -> tuple[Health, str]:
 
 
 def _downloads(family: str, data_dir: Path) -> tuple[Health, str]:
-    from affbench.data.fetch.files import find_file
+    from affbench.data.fetch.files import Fetcher
 
     folder = sets.raw_dir(data_dir, family)
     if not folder.is_dir():
         return "note", f"none; 'affbench fetch {family}' gets them"
     files = [file for source in SOURCES[family] for file in source.files]
     present = [file for file in files if any((folder / form.name).exists() for form in file.forms)]
-    damaged = [file.name for file in present if find_file(file, folder) is None]
+    damaged = [file.name for file in present if Fetcher(folder).find(file) is None]
     if damaged:
         return "bad", f"{', '.join(damaged)} damaged; 'affbench fetch {family}' gets them again"
     return "good", f"{len(present)} files, checksums right"

@@ -13,10 +13,9 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
@@ -42,7 +41,7 @@ class Fetched:
 
     path: Path
     sha256: str
-    origin: str  # an address, or a name within a folder
+    origin: str  # an address, or a name within a folder: never a path of this machine
 
 
 @dataclass(frozen=True)
@@ -62,142 +61,115 @@ class _Place:
     """Where a form of a file may be had."""
 
     form: RemoteFile
-    where: Path | str  # a file, or an address
-    origin: str  # what it is called in records: never a path of this machine
-
-
-_Way: TypeAlias = Callable[[RemoteFile], "list[_Place]"]
-
-
-def find_file(file: RemoteFile, folder: Path) -> Fetched | None:
-    """The file in the folder, verified, or None where it is absent or damaged; never touches the network."""
-    return Fetcher(folder).find(file)
+    where: Path | str  # a file in the mirror's folder, or an address
+    origin: str
 
 
 class Fetcher:
     """Gets files into one folder, which is made if need be."""
 
     def __init__(self, folder: Path, ways: Ways | None = None) -> None:
-        self._ways = ways or Ways()
-        self._folder = folder
+        self._folder, self._ways = folder, ways or Ways()
         self._mirror = None if self._ways.mirror is None else _parse_mirror(self._ways.mirror)
         self._missing: list[str] = []  # in the mirror's folder
-        self._asked = False  # the network, for anything
-        self._unreachable: set[str] = set()  # hosts that did not answer; no use in trying them for every file
+        self._refused: dict[str, str] = {}  # why, by addresses, and hosts that cannot be reached; none is asked twice
 
     def find(self, file: RemoteFile) -> Fetched | None:
-        """The file, or its uncompressed form, verified; None where it is absent or damaged."""
-        for form in file.forms:
+        """The file, or its uncompressed form, verified; None where it is absent or damaged, or to be fetched again."""
+        for form in () if self._ways.force else file.forms:
             path = self._folder / form.name
             if not path.is_file():
                 continue
             known = self._remembered(form.name)
             if wrong := _wrong(form, path):
                 self._ways.progress.note(f"{path} {wrong}; it is fetched again.")
-                if known and not form.published:
-                    self._remember(form.name, None)  # or it would refuse the right one for ever
                 continue
-            sha256 = store.file_hash(path)
-            if known and known["sha256"] != sha256 and not form.published:
-                raise _changed(path, f"expected sha256:{known['sha256']} but got {sha256}")
-            origin = known["origin"] if known and known["sha256"] == sha256 else f"found as {form.name}"
-            fetched = Fetched(path, sha256, origin)
-            if not form.published and not known:
-                self._remember(form.name, fetched)
-            return fetched
+            found = Fetched(path, store.file_hash(path), f"found as {form.name}")
+            if known and known.sha256 == found.sha256:
+                return known
+            if not form.published:
+                if known:
+                    raise _changed(path, f"expected sha256:{known.sha256} but got {found.sha256}")
+                self._remember(found)
+            return found
         return None
 
     def first_of(self, sources: Sequence[Source]) -> tuple[Source, list[Fetched]]:
         """The first of several sources that can be had whole, and its files, the optional ones last.
 
-        What is in the folder already comes first, then whatever the mirror has, then the known addresses; within each,
-        in the order given. The files of a single source may come from different places.
+        What is in the folder already comes first, then whatever the mirror has whole, then the known addresses; within
+        each, in the order given. The files of a single source may come from different places.
         """
-        for source in () if self._ways.force else sources:
+        for source in sources:
             found = [file for file in map(self.find, source.files) if file]
             if len(found) == len(source.files):
-                return source, [*found, *self._optional(source, [self._in_mirror])]
-        failures: list[str] = []
-        apart: list[list[_Way]] = [[self._in_mirror], [_on_network]]
-        for ways in apart if len(sources) > 1 else [[*apart[0], *apart[1]]]:
+                return source, [*found, *self._optional(source, network=False)]
+        for network in (False, True):
             for source in sources:
-                try:
-                    return source, [*self._bring(source.files, ways), *self._optional(source, ways)]
-                except Refused as refused:
-                    failures.append(refused.reason)
-        if self._missing:
-            failures = [f"{self._mirror} has no {' or '.join(dict.fromkeys(self._missing))}", *failures]
-        reasons = "; ".join(dict.fromkeys(filter(None, failures))) or "no address is known for it"
-        hint = "try again later, or " if self._asked else ""
+                with contextlib.suppress(Refused):
+                    return source, [*self._bring(source.files, network), *self._optional(source, network)]
+        missing = f"{self._mirror} has no {' or '.join(dict.fromkeys(self._missing))}" if self._missing else ""
+        reasons = "; ".join(filter(None, [missing, *self._refused.values()])) or "no address is known for it"
+        hint = "try again later, or " if self._refused else ""
         hint = "run once without --offline, or " if self._ways.offline else hint
         raise DownloadError(
             f"{sources[0].name.partition(',')[0]} could not be fetched: {reasons}. "
             f"To go on, {hint}give a folder or address that has it with --mirror (see {sources[0].homepage})."
         )
 
-    def _optional(self, source: Source, ways: list[_Way]) -> Iterator[Fetched]:
+    def _optional(self, source: Source, network: bool) -> Iterator[Fetched]:
         for file in source.optional:
             try:
-                yield from self._bring([file], ways)
+                yield from self._bring([file], network)
             except Refused as refused:
-                if refused.reason:
+                if str(refused):
                     self._ways.progress.note(f"{file.name}, which is no must, could not be fetched: {refused}.")
 
-    # Where files may be had
-
-    def _in_mirror(self, file: RemoteFile) -> list[_Place]:
-        if self._mirror is None:
-            return []
-        if isinstance(self._mirror, str):  # where it puts a file can only be found out by asking
-            base = self._mirror.rstrip("/")
-            return _addresses(file, [f"{base}/{quote(name)}" for name in (file.name, *file.aliases)])
-        places = list(_candidates(self._mirror, file))
-        if not places:
+    def _places(self, file: RemoteFile, network: bool) -> list[_Place]:
+        """Where a file may be had; a mirror's folder that has it is the only place."""
+        urls = file.urls if network else ()
+        if isinstance(self._mirror, Path):
+            if places := _in_folder(self._mirror, file):
+                return places
             self._missing.append(file.name)
-        return places
+        elif self._mirror:  # where it puts a file can only be found out by asking
+            base = self._mirror.rstrip("/")
+            urls = (*(f"{base}/{quote(name)}" for name in (file.name, *file.aliases)), *urls)
+        return [_Place(file, url, shown(url)) for url in urls]
 
-    # Bringing them
-
-    def _there(self, file: RemoteFile) -> Fetched | None:
-        return None if self._ways.force else self.find(file)
-
-    def _bring(self, files: Sequence[RemoteFile], ways: list[_Way]) -> list[Fetched]:
+    def _bring(self, files: Sequence[RemoteFile], network: bool) -> list[Fetched]:
         """All of the files, or `Refused`; none is brought before there is a place for each."""
-        there = {file: self._there(file) for file in files}
-        plans: dict[RemoteFile, list[list[_Place]]] = {}
-        for file in files:
-            if not there[file]:
-                plans[file] = [places for way in ways if (places := way(file))]
-                if not plans[file]:
-                    raise Refused("")
-        return [there[file] or self._bring_one(file, plans[file]) for file in files]
+        there = {file: self.find(file) for file in files}
+        places = {file: self._places(file, network) for file in files if not there[file]}
+        if not all(places.values()):
+            raise Refused
+        return [there[file] or self._bring_one(file, places[file]) for file in files]
 
-    def _bring_one(self, file: RemoteFile, plan: list[list[_Place]]) -> Fetched:
+    def _bring_one(self, file: RemoteFile, places: list[_Place]) -> Fetched:
         reasons = []
         deadline = time.monotonic() + self._ways.patience.total
-        for places in plan:
-            for place in places:
-                try:
-                    return self._bring_from(file, place, deadline)
-                except Refused as refused:
-                    reasons.append(f"{place.origin if isinstance(place.where, str) else place.where} {refused}")
-                    if refused.unreachable:
-                        self._unreachable.add(urlsplit(str(place.where)).netloc)
-            if isinstance(places[0].where, Path):
-                # A wrong file that someone points at is a mistake to report, not a reason to go elsewhere.
-                raise DataError(f"{'; '.join(reasons)}; put a good copy in its place, or leave --mirror out.")
-        raise Refused("; ".join(dict.fromkeys(reasons)))
+        for place in places:
+            address = str(place.where)
+            host = urlsplit(address).netloc
+            if {address, host} & self._refused.keys():
+                continue
+            try:
+                return self._bring_from(file, place, deadline)
+            except Refused as refused:
+                local = isinstance(place.where, Path)
+                reasons.append(f"{address if local else place.origin} {refused}")
+                self._refused[host if refused.unreachable else address] = reasons[-1]
+        if isinstance(places[0].where, Path):
+            # A wrong file that someone points at is a mistake to report, not a reason to go elsewhere.
+            raise DataError(f"{'; '.join(reasons)}; put a good copy in its place, or leave --mirror out.")
+        raise Refused("; ".join(reasons))
 
     def _bring_from(self, file: RemoteFile, place: _Place, deadline: float) -> Fetched:
         form, target = place.form, self._folder / place.form.name
-        if isinstance(place.where, str):
-            if self._ways.offline:
-                raise Refused("was not asked (--offline)")
-            if urlsplit(place.where).netloc in self._unreachable:
-                raise Refused("cannot be reached")
-            self._asked = True
+        if self._ways.offline and isinstance(place.where, str):
+            raise Refused("was not asked (--offline)")
         with store.lock(target), store.writing(target):  # this process alone works on it
-            if there := self._there(file):  # another one has fetched it meanwhile
+            if there := self.find(file):  # another one has fetched it meanwhile
                 return there
             staging = target.with_name(f".{target.name}.partial")
             if self._ways.force:
@@ -205,15 +177,14 @@ class Fetcher:
             staging.mkdir(parents=True, exist_ok=True)
             try:
                 self._download(place, target, staging, deadline).replace(target)
-                shutil.rmtree(staging, ignore_errors=True)
             except OSError:
-                shutil.rmtree(staging, ignore_errors=True)  # on a full disk every byte counts
+                (staging / PART).unlink(missing_ok=True)  # on a full disk every byte counts
                 raise
             finally:
-                with contextlib.suppress(OSError):
-                    staging.rmdir()  # fails, rightly, while there is something to resume
+                if not (staging / PART).exists():  # nothing to go on from
+                    shutil.rmtree(staging, ignore_errors=True)
             fetched = Fetched(target, store.file_hash(target), place.origin)
-            self._remember(form.name, fetched)
+            self._remember(fetched)
         if not form.published:
             self._ways.progress.note(
                 f"{form.name}: sha256 {fetched.sha256} (none is published; remembered in {self._folder / CHECKSUMS}, "
@@ -223,11 +194,11 @@ class Fetcher:
 
     def _download(self, place: _Place, target: Path, staging: Path, deadline: float) -> Path:
         """The whole file, verified, within `staging`."""
-        form = place.form
-        transfer = Transfer(form, staging / PART, self._ways.patience, deadline, self._ways.progress)
-        bring = transfer if isinstance(place.where, str) else functools.partial(_copy, form, staging / PART)
+        form, part = place.form, staging / PART
+        transfer = Transfer(form, part, self._ways.patience, deadline, self._ways.progress)
+        bring = functools.partial(_copy, part) if isinstance(place.where, Path) else transfer
         known = None if self._ways.force else self._remembered(form.name)
-        checksum = form.published or (known and f"sha256:{known['sha256']}")
+        checksum = form.published or (known and f"sha256:{known.sha256}")
         while True:
             try:
                 whole = Path(pooch.retrieve(str(place.where), checksum, target.name, staging, downloader=bring))
@@ -239,39 +210,30 @@ class Fetcher:
                     raise Refused(f"has a wrong checksum: {differs}") from error
                 raise _changed(target, f"{place.origin}: {differs}") from error
             if not form.published and (wrong := _misnamed(whole)):
-                whole.unlink()
                 raise Refused(wrong)
             return whole
 
-    # What is accepted, and remembered
-
-    def _remembered(self, name: str) -> dict[str, str] | None:
+    def _remembered(self, name: str) -> Fetched | None:
         path = self._folder / CHECKSUMS
         if not path.exists():
             return None
         try:
             entry = store.read_json(path).get(name)
-            return entry and {key: str(entry[key]) for key in ("sha256", "origin")}
+            return entry and Fetched(self._folder / name, str(entry["sha256"]), str(entry["origin"]))
         except (ArtefactError, TypeError, KeyError) as error:
             raise DataError(f"{path} is damaged ({error}); delete it to have checksums recorded afresh.") from error
 
-    def _remember(self, name: str, fetched: Fetched | None) -> None:
-        """Record a file, or forget what is recorded of it."""
+    def _remember(self, file: Fetched) -> None:
         record = self._folder / CHECKSUMS
         with store.lock(record):
             known = store.read_json(record) if record.exists() else {}
-            known.pop(name, None)
-            if fetched:
-                size = fetched.path.stat().st_size
-                known[name] = {"sha256": fetched.sha256, "bytes": size, "origin": fetched.origin}
+            size, name = file.path.stat().st_size, file.path.relative_to(self._folder).as_posix()
+            known[name] = {"sha256": file.sha256, "bytes": size, "origin": file.origin}
             store.write_json(record, known)
 
 
-def _copy(file: RemoteFile, part: Path, path: str, output: str, _: object = None) -> None:
+def _copy(part: Path, path: str, output: str, _: object = None) -> None:
     """A downloader for pooch that brings a file from a folder."""
-    size, most = Path(path).stat().st_size, file.size or file.max_bytes
-    if size > most:
-        raise Refused(f"has {size:,} bytes, more than the {most:,} allowed")
     if not os.access(path, os.R_OK):  # or it would be taken for an error in writing
         raise Refused("cannot be read: permission denied")
     shutil.copyfile(path, part)
@@ -303,45 +265,31 @@ def _changed(path: Path, how: str) -> DataError:
     return DataError(f"{path} is not what was first fetched: {how}; if the new one is right, accept it with --force.")
 
 
-def _addresses(file: RemoteFile, urls: Sequence[str]) -> list[_Place]:
-    return [_Place(file, url, shown(url)) for url in urls]
-
-
-def _on_network(file: RemoteFile) -> list[_Place]:
-    return _addresses(file, file.urls)
-
-
-def _candidates(folder: Path, file: RemoteFile) -> Iterator[_Place]:
-    """Where a folder holds the file in any form."""
-    name = folder.resolve().name
-    foreign = any(word in name.lower() for word in file.not_in)
+def _in_folder(folder: Path, file: RemoteFile) -> list[_Place]:
+    """Where a mirror's folder holds the file in any form."""
+    foreign = any(word in folder.name.lower() for word in file.not_in)
+    places = []
     for form in file.forms:
-        for relative in (form.name, *form.aliases):
-            if "/" not in relative and relative != form.name and foreign:
+        for name in (form.name, *form.aliases):
+            if foreign and "/" not in name and name != form.name:
                 continue
-            paths = [folder / relative]
-            if relative.split("/")[0] == name:  # "MNIST/raw/…" with the folder MNIST itself as mirror
-                paths.append(folder.parent / relative)
-            for path in filter(Path.is_file, paths):
-                yield _Place(form, path, f"{name}/{relative.removeprefix(f'{name}/')} (a folder)")
+            # "MNIST/raw/…" may be looked for with the folder MNIST itself as mirror
+            roots = (folder, folder.parent) if name.startswith(f"{folder.name}/") else (folder,)
+            for path in (root / name for root in roots if (root / name).is_file()):
+                places.append(_Place(form, path, f"{path.relative_to(folder.parent)} (a folder)"))
+    return places
 
 
 def _parse_mirror(mirror: str | Path) -> str | Path:
     """An http or https address as text, anything else as an existing folder."""
     text = str(mirror)
-    if isinstance(mirror, str) and "://" in text:
-        try:
-            parts = urlsplit(text)
-            if parts.scheme in ("http", "https"):
-                requests.Request("GET", text).prepare()
-                return text
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--mirror {shown(text)} is no address ({error}).") from None
-        if parts.scheme != "file":
-            raise UsageError(f"--mirror {shown(text)} must be a folder, or an http, https or file address.")
-        text = url2pathname(parts.path)
-    folder = Path(text).expanduser()
+    try:
+        if text.lower().startswith(("http://", "https://")):
+            requests.Request("GET", text).prepare()
+            return text
+        folder = Path(url2pathname(urlsplit(text).path) if text.startswith("file://") else text).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"--mirror {shown(text)} is no address or folder ({error}).") from None
     if not folder.is_dir():
-        wrong = "is a file; give the folder that holds it" if folder.exists() else "does not exist"
-        raise UsageError(f"--mirror {text} {wrong}.")
+        raise UsageError(f"--mirror {shown(text)} must be a folder that exists, or an http, https or file address.")
     return folder

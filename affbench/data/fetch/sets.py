@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from affbench.base import store
 from affbench.base.errors import DownloadError
@@ -26,24 +25,12 @@ class FetchedSet:
     files: tuple[Fetched, ...]  # the downloaded files, with checksum and origin
     converted: tuple[Path, ...]  # the converted sets made from them
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-serialisable form."""
-        files = [asdict(file) | {"path": str(file.path)} for file in self.files]
-        return asdict(self) | {"files": files, "converted": [str(path) for path in self.converted]}
-
 
 def fetch_sets(names: Sequence[str], data_dir: Path, ways: Ways | None = None) -> list[FetchedSet]:
     """Download, verify and convert sets; what is there and whole is not downloaded again."""
     for name in names:
         sets.sources_of(name)
     return [_fetch_set(name, data_dir, ways or Ways()) for name in names]
-
-
-def fetch_for(name: str, split: str, data_dir: Path) -> None:
-    """Fetch whatever a set is made from: its own files, or its digits; nothing for the sample."""
-    part = sets.find_part(name, split)
-    if not part.family.embedded:
-        fetch_sets([part.fetched_as], data_dir)
 
 
 def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
@@ -53,7 +40,7 @@ def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
         with contextlib.suppress(DownloadError):  # to find the originals among; without them the file's order stays
             Fetcher(sets.raw_dir(data_dir, "mnist"), ways).first_of(sets.sources_of("mnist"))
     try:
-        source, files = Fetcher(sets.raw_dir(data_dir, family.name), ways).first_of(sets.sources_of(name))
+        source, fetched = Fetcher(sets.raw_dir(data_dir, family.name), ways).first_of(sets.sources_of(name))
     except DownloadError as error:
         if family.name != "affnist":
             raise
@@ -65,18 +52,17 @@ def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
             plain = [spec for spec in family.sets if not spec.affine]
             converted = [sets.SetPart(spec, split).ensure(data_dir) for spec in plain for split in sets.SPLITS]
         else:
-            converted = [_convert_official(part, family.write, source, files, data_dir)]
-    return FetchedSet(name, source.name, tuple(files), tuple(converted))
+            converted = [_convert_official(part, family.write, source, fetched, data_dir)]
+    return FetchedSet(name, source.name, tuple(fetched), tuple(converted))
 
 
-def _convert_official(part: SetPart, write: Writer, source: Source, fetched: Sequence[Fetched], data_dir: Path) -> Path:
+def _convert_official(part: SetPart, write: Writer, source: Source, fetched: list[Fetched], data_dir: Path) -> Path:
     """Convert official files; the key of the set is that of their content."""
     files, optional = fetched[: len(source.files)], fetched[len(source.files) :]
     checksums = {file.path.name: file.sha256 for file in files}
     digits = sets.mnist_digits(part.split, data_dir) if sets.FAMILIES["mnist"].is_there(data_dir) else None
     official = Official(tuple(file.path for file in files), digits, optional[0].path if optional else None)
-    rest = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    origin = f"{source.name}: {files[0].origin}{rest}"
+    origin = f"{source.name}: {files[0].origin}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     about = convert.origin(part.spec.family, part.split, origin, checksums, source.license)
     inputs = {"files": checksums, "split": part.split} | official.inputs
     return store.derive_file(

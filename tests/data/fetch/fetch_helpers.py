@@ -62,6 +62,10 @@ def fetch_file(file: RemoteFile, folder: Path, **options: Any) -> Fetched:
     return fetch_source(source_of(file), folder, **options)[0]
 
 
+def find_file(file: RemoteFile, folder: Path) -> Fetched | None:
+    return Fetcher(folder).find(file)
+
+
 def left_in(folder: Path) -> list[str]:
     """What is left behind, but for locks."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
