@@ -98,12 +98,6 @@ class Plan(NamedTuple):
         return -(-self.outputs[0] // self.step), -(-self.outputs[1] // self.step)
 
     @property
-    def needed(self) -> tuple[int, int]:
-        """Height and width of the padded images that all tiles cover."""
-        rows, columns = ((count - 1) * self.step + _TILE for count in self.tiles)
-        return rows * self.stride, columns * self.stride
-
-    @property
     def matrices(self) -> _Matrices:
         """What transforms images, filters and outputs."""
         return _matrices(self.kernel, self.stride, self.taps)
@@ -124,23 +118,17 @@ class Plan(NamedTuple):
 
 def _plan(convolution: nn.Conv2d, images: Tensor) -> Plan | None:
     """The tiles of a convolution, or None where it is not one for F(m, r)."""
-    if convolution.groups != 1 or convolution.dilation != (1, 1) or convolution.padding_mode != "zeros":
-        return None
     (kernel, width), (stride, across) = convolution.kernel_size, convolution.stride
-    if kernel != width or stride != across:
+    padding = convolution.padding
+    if isinstance(padding, str):  # to keep the size, an even filter needs more on one side
+        padding = ((kernel - 1) // 2, kernel // 2) if padding == "same" else (0, 0)
+    plain = convolution.groups == 1 and convolution.dilation == (1, 1) and convolution.padding_mode == "zeros"
+    if not plain or (kernel, stride, padding[0]) != (width, across, padding[1]):
         return None
-    if isinstance(convolution.padding, str):
-        if convolution.padding == "same" and kernel % 2 == 0:
-            return None
-        padding = kernel // 2 if convolution.padding == "same" else 0
-    else:
-        padding = convolution.padding[0]
-        if padding != convolution.padding[1]:
-            return None
     size = images.shape[2], images.shape[3]
-    outputs = (size[0] + 2 * padding - kernel) // stride + 1, (size[1] + 2 * padding - kernel) // stride + 1
-    plan = Plan(kernel, stride, padding, size, outputs)
-    return plan if len(images) and min(outputs) > 0 and plan.taps in _TAPS else None
+    outputs = ((pixels + 2 * padding[0] - kernel) // stride + 1 for pixels in size)
+    plan = Plan(kernel, stride, padding[0], size, (next(outputs), next(outputs)))
+    return plan if len(images) and min(plan.outputs) > 0 and plan.taps in _TAPS else None
 
 
 class _Matrices(NamedTuple):
@@ -181,22 +169,18 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
         """(B, C, H, W), (K, C, k, k), (K,) -> (B, K, H', W'), channels last in memory."""
-        training = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        groups = []
         with torch.autocast("cpu", enabled=False):
-            pixels = _padded(images, plan)
-            filters = _filters(weight, plan)
+            pixels, filters = _padded(images, plan), _filters(weight, plan)
             result = images.new_empty(len(images), *plan.outputs, len(weight))
+            groups = []
             for group in _groups(len(images), plan, pixels.shape[3]):
                 tiles = _tiles(pixels[group], plan)
                 products = torch.bmm(tiles.transpose(0, 1), filters.permute(1, 2, 0))
-                _write_outputs(products.transpose(0, 1), plan, result[group])
-                if training:
-                    groups.append(tiles)
+                result[group] = _outputs(products.transpose(0, 1), plan)
+                groups.append(tiles)
             if bias is not None:
                 result += bias
-        if training:
-            ctx.save_for_backward(filters, *groups)
+        ctx.save_for_backward(filters, *groups)
         ctx.plan = plan
         return result.permute(0, 3, 1, 2)
 
@@ -206,24 +190,21 @@ class _Winograd(torch.autograd.Function):
         """Gradients of images, filters and bias."""
         plan: Plan = ctx.plan
         grad = grad.permute(0, 2, 3, 1).contiguous()
-        grad_bias = grad.sum((0, 1, 2)) if ctx.needs_input_grad[2] else None
-        if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
-            return None, None, grad_bias, None
         filters, *groups = ctx.saved_tensors
         channels = filters.shape[2] // plan.stride**2
-        grad_pixels = _Pixels(len(grad), channels, plan) if ctx.needs_input_grad[0] else None
-        grad_filters = None
+        pixels = _pixel_grid(len(grad), channels, plan) if ctx.needs_input_grad[0] else None
+        grad_filters = grad.new_zeros(_PRODUCTS, len(filters), filters.shape[2]) if ctx.needs_input_grad[1] else None
         with torch.autocast("cpu", enabled=False):
             for group, tiles in zip(_groups(len(grad), plan, channels), groups, strict=True):
                 products = _output_products(grad[group], plan)
-                if ctx.needs_input_grad[1]:
-                    factors = products.permute(1, 2, 0), tiles.transpose(0, 1)
-                    grad_filters = torch.bmm(*factors) if grad_filters is None else grad_filters.baddbmm_(*factors)
-                if grad_pixels is not None:
+                if grad_filters is not None:
+                    grad_filters.baddbmm_(products.permute(1, 2, 0), tiles.transpose(0, 1))
+                if pixels is not None:
                     grad_tiles = torch.bmm(products.transpose(0, 1), filters.transpose(0, 1))
-                    grad_pixels.add(grad_tiles, group.start)
+                    _add_tiles(pixels[group], grad_tiles, plan)
+            grad_images = None if pixels is None else _grad_images(pixels, plan)
             grad_weight = None if grad_filters is None else _filters_backward(grad_filters.transpose(0, 1), plan)
-        return None if grad_pixels is None else grad_pixels.images(), grad_weight, grad_bias, None
+        return grad_images, grad_weight, grad.sum((0, 1, 2)) if ctx.needs_input_grad[2] else None, None
 
 
 def _groups(images: int, plan: Plan, channels: int) -> Iterator[slice]:
@@ -236,9 +217,10 @@ def _groups(images: int, plan: Plan, channels: int) -> Iterator[slice]:
 def _padded(images: Tensor, plan: Plan) -> Tensor:
     """(B, C, H, W) -> (B, H', W', C), contiguous, zeros around the images, at least as large as the tiles need."""
     pixels = images.permute(0, 2, 3, 1).contiguous()
-    if not plan.padding and all(has >= needs for has, needs in zip(plan.size, plan.needed, strict=True)):
+    needed = [((count - 1) * plan.step + _TILE) * plan.stride for count in plan.tiles]
+    height, width = (max(needs, size + 2 * plan.padding) for needs, size in zip(needed, plan.size, strict=True))
+    if (height, width) == plan.size:
         return pixels
-    height, width = (max(needs, size + 2 * plan.padding) for needs, size in zip(plan.needed, plan.size, strict=True))
     padded = pixels.new_zeros(len(pixels), height, width, pixels.shape[3])
     padded[:, plan.padding : plan.padding + plan.size[0], plan.padding : plan.padding + plan.size[1]] = pixels
     return padded
@@ -257,7 +239,6 @@ def _tiles(pixels: Tensor, plan: Plan) -> Tensor:
     cut = pixels.as_strided(
         (len(pixels), rows, columns, _TILE, _TILE, stride, stride, channels),
         (image, plan.step * stride * line, plan.step * stride * pixel, stride * line, stride * pixel, line, pixel, 1),
-        pixels.storage_offset(),
     )
     matrix = plan.matrices.images
     result = pixels.new_empty(len(pixels), rows * columns, _PRODUCTS, stride**2 * channels)
@@ -268,42 +249,37 @@ def _tiles(pixels: Tensor, plan: Plan) -> Tensor:
     return result.flatten(0, 1)
 
 
-class _Pixels:
-    """The gradient of padded images, to which those of the tiles are added where they lie."""
+def _pixel_grid(images: int, channels: int, plan: Plan) -> Tensor:
+    """Zeros for the gradient of padded images: rows of m, m, s; columns of m, m, s; room for what tiles reach into."""
+    beyond = -(-_TILE // plan.step) - 1  # a tile reaches into so many of the next
+    rows, columns = (count + beyond for count in plan.tiles)
+    return torch.zeros(images, rows, plan.step, plan.stride, columns, plan.step, plan.stride, channels)
 
-    def __init__(self, images: int, channels: int, plan: Plan) -> None:
-        self._plan = plan
-        beyond = -(-_TILE // plan.step) - 1  # a tile reaches into so many of the next
-        rows, columns = (count + beyond for count in plan.tiles)
-        # Rows of m, m, s; columns of m, m, s.
-        self._grid = torch.zeros(images, rows, plan.step, plan.stride, columns, plan.step, plan.stride, channels)
 
-    def add(self, grad_tiles: Tensor, first: int) -> None:
-        """Add the gradient of V of some images, (64, b·T, S·C), from image `first` on."""
-        plan, channels = self._plan, self._grid.shape[-1]
-        (rows, columns), stride, step = plan.tiles, plan.stride, plan.step
-        grad_tiles = grad_tiles.view(_TILE, _TILE, -1, rows * columns * stride**2 * channels)
-        matrix = plan.matrices.images.t()
-        for block in _blocks(grad_tiles.shape[2], plan, channels):
-            half = torch.bmm(matrix.expand(_TILE, -1, -1), grad_tiles[:, :, block].flatten(2))
-            pixels = torch.mm(matrix, half.flatten(1))
-            pixels = pixels.view(_TILE, _TILE, -1, rows, columns, stride, stride, channels)
-            pixels = pixels.permute(2, 3, 0, 5, 4, 1, 6, 7)  # (b, rows, 8, s, columns, 8, s, C)
-            own = self._grid[first + block.start : first + block.stop]
-            for i, y in enumerate(range(0, _TILE, step)):
-                for j, x in enumerate(range(0, _TILE, step)):
-                    piece = pixels[:, :, y : y + step, :, :, x : x + step]
-                    own[:, i : i + rows, : piece.shape[2], :, j : j + columns, : piece.shape[5]] += piece
+def _add_tiles(grid: Tensor, grad_tiles: Tensor, plan: Plan) -> None:
+    """Add the gradient of V, (64, B·T, S·C), to that of the pixels, where the tiles lie."""
+    (rows, columns), stride, step, channels = plan.tiles, plan.stride, plan.step, grid.shape[-1]
+    grad_tiles = grad_tiles.view(_TILE, _TILE, -1, rows * columns * stride**2 * channels)
+    matrix = plan.matrices.images.t()
+    for block in _blocks(len(grid), plan, channels):
+        half = torch.bmm(matrix.expand(_TILE, -1, -1), grad_tiles[:, :, block].flatten(2))
+        pixels = torch.mm(matrix, half.flatten(1))
+        pixels = pixels.view(_TILE, _TILE, -1, rows, columns, stride, stride, channels)
+        pixels = pixels.permute(2, 3, 0, 5, 4, 1, 6, 7)  # (b, rows, 8, s, columns, 8, s, C)
+        for i, y in enumerate(range(0, _TILE, step)):
+            for j, x in enumerate(range(0, _TILE, step)):
+                piece = pixels[:, :, y : y + step, :, :, x : x + step]
+                grid[block, i : i + rows, : piece.shape[2], :, j : j + columns, : piece.shape[5]] += piece
 
-    def images(self) -> Tensor:
-        """The gradient of the images, (B, C, H, W), channels last in memory."""
-        plan = self._plan
-        padded = self._grid.flatten(4, 6).flatten(1, 3)
-        inside = padded[:, plan.padding :, plan.padding :][:, : plan.size[0], : plan.size[1]]
-        height, width = inside.shape[1:3]
-        if (height, width) != plan.size:  # pixels that no filter has seen
-            inside = F.pad(inside, (0, 0, 0, plan.size[1] - width, 0, plan.size[0] - height))
-        return inside.permute(0, 3, 1, 2)
+
+def _grad_images(grid: Tensor, plan: Plan) -> Tensor:
+    """The gradient of the images, (B, C, H, W), channels last in memory."""
+    padded = grid.flatten(4, 6).flatten(1, 3)
+    inside = padded[:, plan.padding :, plan.padding :][:, : plan.size[0], : plan.size[1]]
+    height, width = inside.shape[1:3]
+    if (height, width) != plan.size:  # pixels that no filter has seen
+        inside = F.pad(inside, (0, 0, 0, plan.size[1] - width, 0, plan.size[0] - height))
+    return inside.permute(0, 3, 1, 2)
 
 
 def _filters(weight: Tensor, plan: Plan) -> Tensor:
@@ -321,14 +297,13 @@ def _filters_backward(grad: Tensor, plan: Plan) -> Tensor:
     return products.view(*products.shape[:2], plan.kernel, plan.kernel)
 
 
-def _write_outputs(products: Tensor, plan: Plan, result: Tensor) -> None:
+def _outputs(products: Tensor, plan: Plan) -> Tensor:
     """M (B·T, 64, K) to outputs (B, H', W', K)."""
     (rows, columns), step = plan.tiles, plan.step
-    matrix = plan.matrices.outputs.t()
-    tiles = torch.bmm(matrix.expand(len(products), -1, -1), products)
+    tiles = torch.bmm(plan.matrices.outputs.t().expand(len(products), -1, -1), products)
     tiles = tiles.view(-1, rows, columns, step, step, products.shape[2]).transpose(2, 3)
-    whole = tiles.reshape(len(result), rows * step, columns * step, -1)
-    result.copy_(whole[:, : plan.outputs[0], : plan.outputs[1]])
+    whole = tiles.reshape(-1, rows * step, columns * step, products.shape[2])
+    return whole[:, : plan.outputs[0], : plan.outputs[1]]
 
 
 def _output_products(grad: Tensor, plan: Plan) -> Tensor:
@@ -339,5 +314,4 @@ def _output_products(grad: Tensor, plan: Plan) -> Tensor:
         grad = F.pad(grad, (0, 0, 0, width - grad.shape[2], 0, height - grad.shape[1]))
     tiles = grad.view(-1, rows, step, columns, step, grad.shape[3]).transpose(2, 3)
     tiles = tiles.reshape(-1, step * step, grad.shape[3])
-    matrix = plan.matrices.outputs
-    return torch.bmm(matrix.expand(len(tiles), -1, -1), tiles)
+    return torch.bmm(plan.matrices.outputs.expand(len(tiles), -1, -1), tiles)
