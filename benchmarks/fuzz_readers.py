@@ -44,8 +44,7 @@ from affbench.data import hdf5, idx
 from affbench.data.affnist import convert_npz, export_mat, read_homnist, read_mat
 from affbench.data.dataset import Dataset
 from affbench.data.synthesis import synthesize
-from affbench.run.folder import Run, read_evaluation
-from affbench.run.history import Epoch, history_from_csv, history_to_csv
+from affbench.run.folder import Epoch, Run, history_from_csv, history_to_csv, read_evaluation
 from affbench.run.record import load_model
 
 SECONDS, MEMORY = 20, 6 << 30  # limits for one input, in seconds of a processor, and one worker

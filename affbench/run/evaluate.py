@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,6 @@ class Evaluation(Tally, frozen=True, arbitrary_types_allowed=True):
 
     Attributes
     ----------
-    set, split, n, accuracy, per_class, confusion, by_transformation, precision, warning
-        As in `affbench.run.folder.Tally`.
-    ci95, ci95_clustered
-        95% intervals of the accuracy: Wilson's, and one that respects that versions of one digit are not independent,
-        None where all images are originals.
     predictions
         Predicted classes, uint8 (N,): that of the highest score, and of equal ones the lowest class.
     confidence
@@ -48,12 +43,12 @@ class Evaluation(Tally, frozen=True, arbitrary_types_allowed=True):
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """95% Wilson interval of the accuracy."""
+        """95% interval of the accuracy: Wilson's, which takes images as independent."""
         return self.accuracy_ci95
 
     @property
     def ci95_clustered(self) -> tuple[float, float] | None:
-        """95% interval of the accuracy over originals."""
+        """95% interval that respects that versions of one digit are not independent; None where all are originals."""
         return self.accuracy_ci95_clustered
 
 
@@ -108,10 +103,10 @@ def evaluate(
     """
     predictions, confidence = predict(model, dataset, batch_size, precision=precision, progress=progress)
     result = assess(dataset, predictions, confidence, precision, _second_look(model, dataset))
-    if result.warning and progress is None:
-        warnings.warn(result.warning, stacklevel=2)
-    elif progress is not None and result.warning:
+    if result.warning and progress:
         progress.note(f"warning: {result.warning}")
+    elif result.warning:
+        warnings.warn(result.warning, stacklevel=2)
     return result
 
 
@@ -196,29 +191,37 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _scores(model: nn.Module, images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+@contextlib.contextmanager
+def told(model: nn.Module, what: str, sentence: Callable[[str], str]) -> Iterator[None]:
+    """Let what a model's code raises, and a lack of memory for `what`, be one sentence."""
     try:
-        with fitting(f"a batch of {len(images)} images of '{dataset.name}'"):
-            try:
-                output = model(images)
-            except RuntimeError as error:
-                if "grad" not in str(error):
-                    raise
-                with torch.enable_grad():  # its answer needs a gradient, such as that of its input
-                    output = model(images).detach()
+        with fitting(what):
+            yield
     except AffbenchError:
         raise
     except (Exception, SystemExit) as error:  # somebody else's code may raise anything
         if type(model).__module__.startswith("affbench.") and not isinstance(error, RuntimeError | ValueError):
             raise
+        raise UsageError(sentence(reason(error))) from error
+
+
+def _scores(model: nn.Module, images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    def sentence(cause: str) -> str:
         kinds = {str(parameter.dtype)[6:] for parameter in model.parameters() if parameter.is_floating_point()}
         hint = "they have one channel, and a factory with a parameter `canvas` is told their side"
         if kinds - {"float32"}:
             hint = f"its parameters are {', '.join(sorted(kinds))}: call .float() on it"
-        raise UsageError(
-            f"the model cannot take the {dataset.canvas}×{dataset.canvas} images of '{dataset.name}', float32 "
-            f"{tuple(images.shape)}: {reason(error)}; {hint}."
-        ) from error
+        images_are = f"{dataset.canvas}×{dataset.canvas} images of '{dataset.name}', float32 {tuple(images.shape)}"
+        return f"the model cannot take the {images_are}: {cause}; {hint}."
+
+    with told(model, f"a batch of {len(images)} images of '{dataset.name}'", sentence):
+        try:
+            output = model(images)
+        except RuntimeError as error:
+            if "grad" not in str(error):
+                raise
+            with torch.enable_grad():  # its answer needs a gradient, such as that of its input
+                output = model(images).detach()
     return check_scores(output, len(images), CLASSES)
 
 

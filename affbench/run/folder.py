@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 from affbench.base import store
 from affbench.base.config import RunConfig, read_run_config
 from affbench.base.errors import AffbenchError, ArtefactError, UsageError, nearest
-from affbench.run.history import Epoch, history_from_csv
-from affbench.run.stopping import best
+from affbench.data.sets import find_set
 
 CONFIG, HISTORY, WEIGHTS, ENVIRONMENT = "config.toml", "history.csv", "model.safetensors", "environment.json"
 RESUME = "resume.pt"
@@ -30,6 +31,46 @@ OWN = re.compile(  # names of the files that affbench writes into a run's folder
     r"config\.toml|history\.csv|model\.safetensors|(environment|manifest)\.json|resume\.pt|eval-[^/]+\.json"
     rf"|predictions-[^/]+\.h5|{MEASURED}[^/]+\.json|tensorboard/events\.[^/]+"
 )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of ``history.csv``: a validation; with several an epoch, `epoch` counts in fractions."""
+
+    epoch: float  # done, as are optimiser steps
+    step: int
+    learning_rate: float  # of the last step
+    train_loss: float  # means since the last row, while the weights changed
+    train_accuracy: float | None  # None for a model whose loss hides its scores
+    validation_accuracy: float
+    seconds: float  # of training alone, since the last row
+    images_per_second: float
+
+
+def best(history: Sequence[Epoch]) -> Epoch:
+    """The validation whose weights are kept: the first with the highest accuracy."""
+    return max(history, key=lambda row: row.validation_accuracy)
+
+
+def history_to_csv(history: Iterable[Epoch]) -> str:
+    """The content of ``history.csv``; floats keep every digit, None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Epoch)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, history))
+    return text.getvalue()
+
+
+def history_from_csv(path: Path) -> list[Epoch]:
+    """Read ``history.csv``; an `ArtefactError` where it is missing or damaged."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                Epoch(**{k: int(v) if k == "step" else float(v) if v else None for k, v in row.items()})  # type: ignore[arg-type]
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise ArtefactError(f"{path} cannot be read as a training history ({error}).") from error
 
 
 class Share(BaseModel, frozen=True):
@@ -126,11 +167,11 @@ class Environment(BaseModel, frozen=True):
 class Run:
     """A run's folder; files are read, and compared with its manifest once training has ended, when first asked for."""
 
-    path: Path
+    path: Path  # its name is readable and unique, such as ``capsnet-r3-seed0-1a2b3c4d``
 
     @property
     def name(self) -> str:
-        """Readable and unique, such as ``capsnet-r3-seed0-1a2b3c4d``."""
+        """That of the folder."""
         return self.path.name
 
     @cached_property
@@ -160,11 +201,22 @@ class Run:
         return store.read_manifest(self.path)
 
     @property
+    def sealed(self) -> store.Manifest:
+        """Its manifest; an `ArtefactError` where training has not ended."""
+        if (manifest := self.manifest) is None:
+            raise ArtefactError(f"run {self.name} is not finished; 'affbench train --resume' goes on with it.")
+        return manifest
+
+    @property
     def origin(self) -> dict[str, Any]:
         """What besides the configuration determined the run: data and code, where it says so."""
-        manifest = self.manifest
-        inputs = manifest.inputs if manifest else {}
+        inputs = self.manifest.inputs if self.manifest else {}
         return {key: value for key, value in inputs.items() if key != "config"}
+
+    @property
+    def canvas(self) -> int:
+        """Height and width of the images the model takes, in pixels."""
+        return find_set(self.config.data.train_set).canvas
 
     @property
     def made_at(self) -> float:
@@ -231,18 +283,14 @@ def read_evaluation(path: Path) -> EvaluationRecord:
     content = store.read_json(path)
     checksum = content.pop("record_sha256", None)  # records of earlier versions have none
     record = _read(EvaluationRecord, path, content)
-    whole, (low, high) = (record.n, record.correct), record.accuracy_ci95
-    shares = [record.per_class, *(record.by_transformation or {}).values()]
     hits = sum(sum(row[number : number + 1]) for number, row in enumerate(record.confusion))
-    for what, agrees in {
-        "confusion matrix": record.n > 0 and (sum(map(sum, record.confusion)), hits) == whole,
-        "accuracy": abs(record.accuracy - record.correct / max(record.n, 1)) <= 1e-9,
-        "interval": low <= record.accuracy <= high,
-        "classes or bins": all((sum(s.n for s in own), sum(s.correct for s in own)) == whole for own in shares),
-    }.items():
-        if not agrees:
-            counts = f"n = {record.n:,} and correct = {record.correct:,}"
-            raise ArtefactError(f"{path} contradicts itself: it says {counts}, which its {what} does not agree with.")
+    counted = [(sum(map(sum, record.confusion)), hits)]
+    for shares in (record.per_class, *(record.by_transformation or {}).values()):
+        counted.append((sum(share.n for share in shares), sum(share.correct for share in shares)))
+    low, high = record.accuracy_ci95
+    agrees = low <= record.accuracy <= high and abs(record.accuracy - record.correct / max(record.n, 1)) <= 1e-9
+    if record.n < 1 or set(counted) != {(record.n, record.correct)} or not agrees:
+        raise ArtefactError(f"{path} contradicts itself: accuracy, interval, classes and bins do not fit one another.")
     if checksum not in (None, store.content_key("record", 1, content)):
         raise ArtefactError(f"{path} was edited after it was written: its checksum is another.")
     return record
@@ -257,8 +305,7 @@ def _read(kind: type[_Content], path: Path, content: dict[str, Any]) -> _Content
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        what = "an evaluation record" if kind is EvaluationRecord else "the environment of a run"
-        raise ArtefactError(f"{path} is not {what} ({where}: {first['msg']}).") from None
+        raise ArtefactError(f"{path} is not what affbench writes there ({where}: {first['msg']}).") from None
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -302,12 +349,12 @@ def list_runs(results_dir: Path) -> list[Run]:
 
 def find_run(results_dir: Path, name: str | None = None) -> Run:
     """The finished run called `name` (or whose name alone begins so); the latest one when None."""
-    finished = [run for run in list_runs(results_dir) if run.finished]
-    if name is None:
-        if not finished:
-            raise ArtefactError(f"there is no finished run in {runs_dir(results_dir)}; 'affbench train' makes one.")
-        return finished[-1]
-    return pick_run(name, {run.name: run for run in finished}, runs_dir(results_dir), "--run ")
+    finished = {run.name: run for run in list_runs(results_dir) if run.finished}
+    if name is not None:
+        return pick_run(name, finished, runs_dir(results_dir), "--run ")
+    if not finished:
+        raise ArtefactError(f"there is no finished run in {runs_dir(results_dir)}; 'affbench train' makes one.")
+    return list(finished.values())[-1]
 
 
 def pick_run(name: str, runs: Mapping[str, Run], folder: Path, option: str = "") -> Run:

@@ -177,16 +177,9 @@ def answers_recipe(stage: str, run: Run, part: SetPart, data_dir: Path) -> Recip
 
 def evaluation_recipe(run: Run, part: SetPart, data_dir: Path) -> Recipe:
     """What determines what a finished run answers on a set; the first images of more answer for fewer."""
-    manifest = finished_manifest(run)
+    manifest = run.sealed
     code = manifest.inputs.get("code")
     with contextlib.suppress(UsageError):  # the model is gone: what it answered before is still so
         code = model_code(run.config.model.name)
     checkpoint = manifest.files.get(WEIGHTS, {}).get("sha256")
     return _recipe("eval", run=manifest.key, code=code, checkpoint=checkpoint, set=part.key(data_dir))
-
-
-def finished_manifest(run: Run) -> store.Manifest:
-    """The manifest of a run; an `ArtefactError` where it is not finished."""
-    if (manifest := run.manifest) is None:
-        raise ArtefactError(f"run {run.name} is not finished; 'affbench train --resume' goes on with it.")
-    return manifest

@@ -22,37 +22,32 @@ from affbench.base.version import __version__
 from affbench.base.workspace import Workspace
 from affbench.data import hdf5
 from affbench.data.dataset import Dataset
-from affbench.data.sets import SetPart, find_set
+from affbench.data.sets import SetPart
 from affbench.models import build_model
 from affbench.models.kernels.layout import prepare
 from affbench.run.evaluate import Evaluation, assess, confusion_of, evaluate
 from affbench.run.folder import WEIGHTS, EvaluationRecord, Run, Tally, write_evaluation
-from affbench.run.plan import Recipe, answers_recipe, evaluation_recipe, finished_manifest
+from affbench.run.plan import Recipe, answers_recipe, evaluation_recipe
 
 
 def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     """The trained model of a finished run, its checkpoint verified, in evaluation mode."""
-    store.verify(run.path, finished_manifest(run), only=WEIGHTS)
-    path, canvas = run.path / WEIGHTS, model_canvas(run)
-    model = build_model(run.config.model.name, canvas=canvas, **run.config.model.options)
+    store.verify(run.path, run.sealed, only=WEIGHTS)
+    path, named = run.path / WEIGHTS, run.config.model
+    model = build_model(named.name, canvas=run.canvas, **named.options)
     try:
         weights = load_file(path)
         if weights.keys() - model.state_dict().keys():  # of parts that a first forward pass makes
             with contextlib.suppress(Exception), torch.no_grad():
-                model.eval()(torch.zeros(2, 1, canvas, canvas))
+                model.eval()(torch.zeros(2, 1, run.canvas, run.canvas))
         model.load_state_dict(weights)
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtefactError(
-            f"{path} cannot be read, or holds another architecture than {run.config.model.name} with the options of "
-            f"its config.toml ({reason}); train the run again (--force)."
+            f"{path} cannot be read, or holds another architecture than {named.name} with the options of its "
+            f"config.toml ({reason}); train the run again (--force)."
         ) from error
     return prepare(model, torch.device(device)).eval()
-
-
-def model_canvas(run: Run) -> int:
-    """Height and width of the images a run's model takes, in pixels."""
-    return find_set(run.config.data.train_set).canvas
 
 
 def evaluate_run(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
@@ -60,23 +55,18 @@ def evaluate_run(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRec
 
     An evaluation of fewer images never replaces one of more: the first images of the longer one answer it.
     """
-    canvas = model_canvas(run)
-    if part.spec.canvas != canvas:
-        raise UsageError(
-            f"run {run.name} takes {canvas}×{canvas} images, "
-            f"but set '{part.name}' has {part.spec.canvas}×{part.spec.canvas} ones."
-        )
+    own, other = run.canvas, part.spec.canvas
+    if own != other:
+        raise UsageError(f"run {run.name} takes {own}×{own} images, but set '{part.name}' has {other}×{other} ones.")
     recipe = evaluation_recipe(run, part, workspace.data)
     wanted = part.size(workspace.data)
     saved = _saved(run, part.name, recipe.key)
-    if saved is None or saved.n != wanted:
+    if saved is None or saved.n < wanted:
         with store.lock(record_path(run, part.name)):
             saved = _saved(run, part.name, recipe.key)  # another process may have tested it meanwhile
             if saved is None or saved.n < wanted:
-                return _tested(run, part, recipe, workspace)
-            if saved.n > wanted:
-                return _first_of(saved, run, part, workspace)
-    return saved
+                saved = _tested(run, part, recipe, workspace)
+    return saved if saved.n == wanted else _first_of(saved, run, part, workspace)
 
 
 def _first_of(saved: EvaluationRecord, run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
@@ -93,7 +83,7 @@ def _tested(run: Run, part: SetPart, recipe: Recipe, workspace: Workspace) -> Ev
     dataset = part.load(workspace.data)
     device = resolve_device(workspace.device)
     model = load_model(run, device)
-    if finished_manifest(run).inputs.get("code") not in (None, recipe.inputs["code"]):
+    if run.sealed.inputs.get("code") not in (None, recipe.inputs["code"]):
         workspace.progress.note(
             f"{run.name}: the code of '{run.config.model.name}' was edited since it was trained; it is tested with the "
             "code as it is now."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,15 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from affbench.base import store
-from affbench.base.distributed import Ranks
+from affbench.base.environment import describe
 from affbench.base.errors import ArtefactError
 from affbench.base.randomness import random_state, restore_random_state, seed_all
 from affbench.data.batches import stream_seed
-from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, RESUME, WEIGHTS, Environment
-from affbench.run.history import Epoch
+from affbench.data.dataset import Dataset
+from affbench.models import parameter_count
+from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, RESUME, WEIGHTS, Environment, Epoch, best, history_to_csv
 from affbench.run.plan import Plan
 from affbench.run.step import Step
-from affbench.run.stopping import best
+from affbench.run.stopping import crossing
 
 
 @dataclass
@@ -40,25 +42,25 @@ class Position:
             self.selected = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def save(plan: Plan, model: nn.Module, step: Step, at: Position, ranks: Ranks) -> None:
+def save(plan: Plan, step: Step, at: Position) -> None:
     """Write all that going on needs; the processes of a run call this together, and the first one writes."""
     state = {
         "key": plan.key,
-        "model": model.state_dict(),
+        "model": step.model.state_dict(),
         "optimizer": step.optimizer.state_dict(),
         "totals": step.totals,
-        "randoms": [ranks.gather(state) for state in random_state(step.device)],  # by kind and process
+        "randoms": [step.ranks.gather(state) for state in random_state(step.device)],  # by kind and process
         **vars(at),
         "history": [asdict(row) for row in at.history],
     }
-    if ranks.first:
+    if step.ranks.first:
         with store.atomic_path(plan.folder / RESUME) as path:
             torch.save(state, path)
 
 
-def resume(plan: Plan, model: nn.Module, step: Step, ranks: Ranks) -> Position:
+def resume(plan: Plan, step: Step) -> Position:
     """Where an earlier process left a run, if what it saved is whole and of this run; else its beginning."""
-    path = plan.folder / RESUME
+    path, ranks = plan.folder / RESUME, step.ranks
     content = ranks.bytes_from_first(path.read_bytes() if ranks.first and path.is_file() else None)
     if content is None:
         return Position()
@@ -66,7 +68,7 @@ def resume(plan: Plan, model: nn.Module, step: Step, ranks: Ranks) -> Position:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if state["key"] != plan.key:
             return Position()
-        model.load_state_dict(state["model"])
+        step.model.load_state_dict(state["model"])
         step.load_state_dict(state["optimizer"])
         step.totals.copy_(state["totals"])
         rows = [Epoch(**row) for row in state["history"]]
@@ -82,13 +84,32 @@ def resume(plan: Plan, model: nn.Module, step: Step, ranks: Ranks) -> Position:
         ) from error
 
 
-def finish(plan: Plan, at: Position, environment: Environment) -> None:
-    """Write what a finished run still lacks; nothing is needed to go on any more."""
+def finish(plan: Plan, step: Step, at: Position, validation: Dataset, train_images: int) -> Environment:
+    """Write the artefacts of a finished run; nothing is needed to go on any more."""
+    target = plan.config.training.stop_at
+    environment = Environment(
+        run=plan.folder.name,
+        parameters=parameter_count(step.model),
+        seed=plan.config.training.seed,
+        selected_epoch=best(at.history).epoch,
+        selected_by=f"validation accuracy on {validation.name}, n = {len(validation):,}",
+        stop_at=target,
+        stop_at_reached_epoch=None if target is None else crossing(at.history, target),
+        train_images=train_images,
+        finished_at=round(time.time(), 3),
+        train_seconds=round(sum(row.seconds for row in at.history), 3),
+        precision=step.precision,
+        processes=step.ranks.size,
+        **describe(step.device),
+    )
+    store.write_text(plan.folder / CONFIG, plan.config.to_toml())
+    store.write_text(plan.folder / HISTORY, history_to_csv(at.history))
     with store.atomic_path(plan.folder / WEIGHTS) as path:
         write_weights(path, at.selected, plan.config.model.name)
     store.write_json(plan.folder / ENVIRONMENT, environment.model_dump())
     store.seal(plan.folder, *plan.recipe, [CONFIG, HISTORY, WEIGHTS, ENVIRONMENT])
     (plan.folder / RESUME).unlink(missing_ok=True)
+    return environment
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], model: str) -> None:

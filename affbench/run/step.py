@@ -17,7 +17,6 @@ from affbench.base.errors import DeviceError
 from affbench.models.loss import loss_and_scores
 
 WARM_UP = 3  # steps before capture, so that every lazy initialisation and self-test is over
-Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 class Step:
@@ -52,7 +51,12 @@ class Step:
 
     def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
         """Take a step on images float32 (B, 1, H, W) in [0, 1] and labels int64 (B,)."""
-        self._set_rate(learning_rate)
+        self.learning_rate = learning_rate
+        (group,) = self.optimizer.param_groups
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
         self._take(images, labels)
 
     def _take(self, images: Tensor, labels: Tensor) -> None:
@@ -78,14 +82,6 @@ class Step:
                 if value.shape == parameter.shape and value.stride() != parameter.stride():
                     own_state[name] = torch.empty_like(parameter).copy_(value)
 
-    def _set_rate(self, learning_rate: float) -> None:
-        self.learning_rate = learning_rate
-        (group,) = self.optimizer.param_groups
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(learning_rate)
-        else:
-            group["lr"] = learning_rate
-
     def _backward(self, images: Tensor, labels: Tensor, sums: Tensor) -> None:
         """Gradients of the mean loss over some images; adds to `sums` what `totals` names."""
         with autocast(self.device, self.precision):
@@ -101,41 +97,32 @@ class CapturedStep(Step):
     """The same step, captured once as a graph and replayed: launching it costs one call, whatever it holds.
 
     Batches of another size than the first are computed as `Step` does, and so is every batch where the capture fails,
-    which is warned of. `capture` records what a function does and returns what repeats it; `recorded` says whether
-    there is a graph.
+    which is warned of. `recorded` says whether there is a graph.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        learning_rate: float,
-        precision: Computed,
-        device: torch.device,
-        capture: Capture | None = None,
-    ) -> None:
-        super().__init__(model, learning_rate, precision, device)
-        self._capture = capture or functools.partial(_capture_on_cuda, device)
-        self._taken = 0
-        self._batch: tuple[Tensor, Tensor] | None = None  # which the graph reads
-        self._replay: Callable[[], None] | None = None
-        self.recorded = False
+    recorded = False
+    _taken = 0
+    _batch: tuple[Tensor, Tensor] | None = None  # which the graph reads
+    _replay: Callable[[], None] | None = None
 
-    def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        """Take a step as `Step` does; a graph that is empty, and would leave the weights alone, is a `DeviceError`."""
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Record what a function does, and return what repeats it."""
+        return _capture_on_cuda(self.device, run)
+
+    def _take(self, images: Tensor, labels: Tensor) -> None:
         if self._batch is None:
             self._batch = images.clone(), labels.clone()
         own_images, own_labels = self._batch
         if images.shape != own_images.shape or self._taken < WARM_UP:
             self._taken += 1
-            super().__call__(images, labels, learning_rate)
+            super()._take(images, labels)
             return
         own_images.copy_(images, non_blocking=True)
         own_labels.copy_(labels, non_blocking=True)
-        self._set_rate(learning_rate)
         if self._replay is not None:
             self._replay()
             return
-        self._replay = self._record(functools.partial(self._take, own_images, own_labels))
+        self._replay = self._record(functools.partial(super()._take, own_images, own_labels))
         before = self._updates()
         self._replay()
         if self._updates() == before:
@@ -147,14 +134,14 @@ class CapturedStep(Step):
     def _record(self, whole: Callable[[], None]) -> Callable[[], None]:
         self.optimizer.zero_grad(set_to_none=True)  # so that the captured backward pass owns its gradients
         try:
-            replay = self._capture(whole)
+            replay = self.capture(whole)
         except RuntimeError as error:  # a model that waits for the device, or allocates outside of the graph's memory
             reason = str(error.__context__ or error).partition("\n")[0]
             warnings.warn(
                 f"training on {self.device} is slower than it could be, because the step cannot be recorded as a CUDA "
                 f"graph: {reason}",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
             return whole
         self.recorded = True

@@ -1,17 +1,18 @@
-"""Learning-rate schedules, when a run is validated, when it stops, and which of its weights are kept.
+"""Learning-rate schedules, when a run is validated, and when it stops.
 
 A new schedule is one entry of `SCHEDULES`: the configuration names it, reports describe it.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from affbench.base.config import TrainingConfig
 from affbench.base.errors import UsageError, nearest
-from affbench.run.history import Epoch
+from affbench.run.folder import Epoch
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,6 @@ class Course:
 
     settings: TrainingConfig
     batches: int
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        return self.settings.epochs * self.batches
 
     @property
     def validations(self) -> int:
@@ -45,15 +41,15 @@ class Course:
         """The epoch under way, from 1."""
         return len(history) // self.settings.validations + 1
 
+    def left(self, history: Sequence[Epoch]) -> datetime.timedelta:
+        """Time to the end of a run, judged by the validations that are behind it."""
+        mean = sum(row.seconds for row in history) / len(history)
+        return datetime.timedelta(seconds=round(mean * (self.validations - len(history))))
+
     def ended(self, history: Sequence[Epoch]) -> bool:
         """Whether a run is over: after its last epoch, or at the accuracy that it stops at."""
         target = self.settings.stop_at
         return len(history) == self.validations or (target is not None and crossing(history, target) is not None)
-
-    def ends_here(self, history: Sequence[Epoch], validation_accuracy: float) -> bool:
-        """Whether the run that stops at an accuracy, and is else this one, ends at the last row, and not before."""
-        reached_before, reached = crossing(history[:-1], validation_accuracy), crossing(history, validation_accuracy)
-        return reached_before is None and (reached is not None or self.ended(history))
 
 
 @dataclass(frozen=True)
@@ -109,11 +105,6 @@ def check_course(settings: TrainingConfig, images: int) -> None:
             f"training.validations = {settings.validations}, but an epoch of {images:,} images has only "
             f"{batches:,} batches of {settings.batch_size}: no more than {batches:,} validations go into it."
         )
-
-
-def best(history: Sequence[Epoch]) -> Epoch:
-    """The validation whose weights are kept: the first with the highest accuracy."""
-    return max(history, key=lambda row: row.validation_accuracy)
 
 
 def crossing(history: Sequence[Epoch], validation_accuracy: float) -> float | None:

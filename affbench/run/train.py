@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from affbench.base import store
 from affbench.base.config import RunConfig
 from affbench.base.device import resolve_device, resolve_precision, synchronise
 from affbench.base.distributed import RankError, Ranks, joined
-from affbench.base.environment import describe
 from affbench.base.errors import AffbenchError, ArtefactError, UsageError
 from affbench.base.interrupt import Interrupted, Stop, Stopwatch
 from affbench.base.randomness import seed_all
@@ -29,12 +24,11 @@ from affbench.data.sets import find_set
 from affbench.models import build_model, parameter_count
 from affbench.models.kernels.layout import in_training, prepare
 from affbench.run.evaluate import predict
-from affbench.run.folder import CONFIG, HISTORY, RESUME, Environment, Run
-from affbench.run.history import Epoch, history_to_csv
+from affbench.run.folder import CONFIG, HISTORY, RESUME, Epoch, Run, history_to_csv
 from affbench.run.plan import Plan, plan_run, training_part, validation_part
 from affbench.run.resume import Position, finish, resume, save
 from affbench.run.step import make_step
-from affbench.run.stopping import Course, Leg, best, crossing
+from affbench.run.stopping import Course, Leg
 from affbench.run.trial import blamed, try_model
 
 REPORT_SECONDS = 0.5  # between two looks at the loss, each of which waits for the device
@@ -69,8 +63,7 @@ def train(
 def _is_whole(plan: Plan) -> bool:
     """Whether the run is finished and undamaged."""
     try:
-        manifest = store.read_manifest(plan.folder)
-        if manifest is None:
+        if (manifest := plan.run.manifest) is None:
             return False
         if manifest.key != plan.key:
             raise ArtefactError(f"{plan.folder} holds another run than its name says.")
@@ -80,44 +73,22 @@ def _is_whole(plan: Plan) -> bool:
     return True
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path) -> Callable[[Epoch], None]:
+    """What writes a row of the history for TensorBoard."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UsageError("--tensorboard needs the package tensorboard: pip install 'affbench[tensorboard]'.") from None
     with store.writing(folder):
-        return SummaryWriter(str(folder / "tensorboard"))
+        writer = SummaryWriter(str(folder / "tensorboard"))
 
+    def log(row: Epoch) -> None:
+        for name, value in asdict(row).items():
+            if name not in ("epoch", "step") and value is not None:
+                writer.add_scalar(name, value, row.epoch)
+        writer.flush()
 
-def _log(writer: Any, row: Epoch) -> None:
-    """Write a row of the history for TensorBoard."""
-    for name, value in asdict(row).items():
-        if name not in ("epoch", "step") and value is not None:
-            writer.add_scalar(name, value, row.epoch)
-    writer.flush()
-
-
-def _described(row: Epoch, epochs: int) -> str:
-    """A row of the history as one line."""
-    seen = "" if row.train_accuracy is None else f", accuracy {row.train_accuracy:.2%}"
-    return (
-        f"epoch {row.epoch:g}/{epochs}: loss {row.train_loss:.4f}{seen}, validation accuracy "
-        f"{row.validation_accuracy:.2%}, {row.images_per_second:,.0f} images/s"
-    )
-
-
-def _remark(course: Course, at: Position, totals: Sequence[float]) -> str:
-    """Beside the bar, between two validations."""
-    loss, correct, scored = totals
-    seen = f", accuracy {correct / scored:.2%}" if scored else ""
-    left = f", run ends in {_left(course, at.history)}" if at.history else ""
-    return f"loss {loss / max(at.images, 1):.4f}{seen}{left}"
-
-
-def _left(course: Course, history: Sequence[Epoch]) -> datetime.timedelta:
-    """Time left to the end of a run, judged by the validations that are behind it."""
-    mean = sum(row.seconds for row in history) / len(history)
-    return datetime.timedelta(seconds=round(mean * (course.validations - len(history))))
+    return log
 
 
 def load_training_digits(config: RunConfig, data_dir: Path) -> tuple[Dataset, Augmentation]:
@@ -137,26 +108,25 @@ class _Training:
         device = resolve_device(ranks.device(workspace.device))
         precision = resolve_precision(settings.precision, device)
         digits, augmentation = load_training_digits(plan.config, workspace.data)
-        data, model = plan.config.data, plan.config.model
+        data, named = plan.config.data, plan.config.model
         self.validation = replace(validation_part(data), limit=data.validation_limit).load(workspace.data)
         self.batches = TrainingBatches(digits, augmentation, settings.batch_size, settings.seed, device)
         self.course = Course(settings, len(self.batches))
-        build = functools.partial(build_model, model.name, canvas=augmentation.canvas, **model.options)
+        build = functools.partial(build_model, named.name, canvas=augmentation.canvas, **named.options)
         smallest = max(1, (self.batches.images % settings.batch_size or settings.batch_size) // ranks.size)
         tried = try_model(build, self.validation.rows(slice(2)), device, precision, smallest, workspace.progress.note)
         seed_all(settings.seed)
-        self.model: nn.Module = in_training(prepare(tried(), device))
-        self.kept = self.model  # whose weights are validated and kept: an average of them would be another module
-        self.step = make_step(self.model, settings.learning_rate, precision, device, ranks)
+        self.kept = model = in_training(prepare(tried(), device))  # what is validated and kept: a weight average, say
+        self.step = make_step(model, settings.learning_rate, precision, device, ranks)
         self.at = Position()
-        self.writer = _tensorboard(plan.folder) if tensorboard and ranks.first else None
+        self.log = _tensorboard(plan.folder) if tensorboard and ranks.first else None
         self.saved_at = time.monotonic()
 
     def run(self) -> None:
         """Train to the end, or until interrupted."""
         if self.ranks.first:
             store.write_text(self.plan.folder / CONFIG, self.plan.config.to_toml())
-        self.at = resume(self.plan, self.model, self.step, self.ranks)
+        self.at = resume(self.plan, self.step)
         self._introduce()
         with Stop(0.0 if self.ranks.alone else PATIENCE) as stop:
             try:
@@ -164,7 +134,7 @@ class _Training:
                     self._leg(stop)
             except RankError:
                 # Up to here all processes had the same weights, so the one that is left can save them.
-                self.ranks = replace(self.ranks, size=1)
+                self.ranks = self.step.ranks = replace(self.ranks, size=1)
                 self._save()
                 raise
             if self.ranks.first:
@@ -177,7 +147,7 @@ class _Training:
             note(f"{name}: going on after epoch {at.history[-1].epoch if at.history else 0:g}, at batch {at.batch}")
         device = self.step.device
         note(
-            f"{name}: {parameter_count(self.model):,} parameters, {self.batches.images:,} training digits of "
+            f"{name}: {parameter_count(self.step.model):,} parameters, {self.batches.images:,} training digits of "
             f"{self.plan.config.data.train_set}, validated on {len(self.validation):,}, "
             f"{device if self.ranks.alone else f'{self.ranks.size} × {device.type}'} in {self.step.precision}"
         )
@@ -197,7 +167,7 @@ class _Training:
             pending, reported = 0, time.perf_counter()
             for images, labels in self.batches.epoch(leg.epoch, at.batch, leg.last):
                 rate = self.course.learning_rate(leg.epoch * len(self.batches) + at.batch)
-                with blamed(self.model, f"in epoch {leg.epoch + 1}, batch {at.batch + 1} of {len(labels)} images"):
+                with blamed(self.step.model, f"in epoch {leg.epoch + 1}, batch {at.batch + 1} of {len(labels)} images"):
                     self.step(images, labels, rate)
                 at.batch += 1
                 at.images += len(labels)
@@ -206,7 +176,7 @@ class _Training:
                 watch.round()
                 at.seconds = before + watch.seconds
                 if now - reported > REPORT_SECONDS:
-                    task.advance(pending, _remark(self.course, at, self._totals()))
+                    task.advance(pending, self._remark())
                     pending, reported = 0, now
                 asked = self.ranks.highest(STOP if stop.asked else SAVE if reported == now and self._due() else GO_ON)
                 if asked == STOP:
@@ -217,8 +187,7 @@ class _Training:
             synchronise(self.step.device)
             watch.round()  # what the device had still to do
             at.seconds = before + watch.seconds
-        self._totals()  # scores of weights that are no longer finite would only hide the reason
-        self._close(leg, self._validate(stop))
+        self._close(leg, stop)
 
     def _validate(self, stop: Stop) -> float:
         """Accuracy on the validation split, each process testing its part."""
@@ -235,8 +204,9 @@ class _Training:
             raise self._interrupted() from None
         return self.ranks.total(int((predictions == own.labels).sum())) / len(self.validation)
 
-    def _close(self, leg: Leg, validation_accuracy: float) -> None:
+    def _close(self, leg: Leg, stop: Stop) -> None:
         """What a leg came to becomes a row of the history."""
+        # Before the validation: scores of weights that are no longer finite would only hide the reason.
         at, (loss, correct, scored) = self.at, self._totals()
         row = Epoch(
             epoch=leg.done,
@@ -244,7 +214,7 @@ class _Training:
             learning_rate=self.step.learning_rate,
             train_loss=loss / max(at.images, 1),
             train_accuracy=correct / scored if scored else None,
-            validation_accuracy=validation_accuracy,
+            validation_accuracy=self._validate(stop),
             seconds=round(at.seconds, 4),
             images_per_second=round(at.images / max(at.seconds, 1e-9), 2),
         )
@@ -253,14 +223,30 @@ class _Training:
             at.batch = 0
         if self.ranks.first:
             store.write_text(self.plan.folder / HISTORY, history_to_csv(at.history))
-            self._finish_others()
+            for plan in self.also:  # up to here they are this run
+                course = replace(self.course, settings=plan.config.training)
+                if course.ended(at.history) and not course.ended(at.history[:-1]):
+                    with store.lock(plan.folder):
+                        if not plan.is_trained:
+                            self._finish(plan)
         ended = self.course.ended(at.history)
         if self.ranks.highest(int(self._due())) and not ended:
             self._save()
-        left = "" if ended else f", {_left(self.course, at.history)} left"
-        self.workspace.progress.note(f"  {_described(row, self.settings.epochs)}{left}")
-        if self.writer is not None:
-            _log(self.writer, row)
+        seen = "" if row.train_accuracy is None else f", accuracy {row.train_accuracy:.2%}"
+        self.workspace.progress.note(
+            f"  epoch {row.epoch:g}/{self.settings.epochs}: loss {row.train_loss:.4f}{seen}, validation accuracy "
+            f"{row.validation_accuracy:.2%}, {row.images_per_second:,.0f} images/s"
+            + ("" if ended else f", {self.course.left(at.history)} left")
+        )
+        if self.log is not None:
+            self.log(row)
+
+    def _remark(self) -> str:
+        """Beside the bar, between two validations."""
+        at, (loss, correct, scored) = self.at, self._totals()
+        seen = f", accuracy {correct / scored:.2%}" if scored else ""
+        left = f", run ends in {self.course.left(at.history)}" if at.history else ""
+        return f"loss {loss / max(at.images, 1):.4f}{seen}{left}"
 
     def _totals(self) -> list[float]:
         """The sums so far: loss, correct images, images with scores; waits for the device."""
@@ -285,42 +271,15 @@ class _Training:
 
     def _save(self) -> None:
         """Write all that going on needs; the processes of a run do so together."""
-        save(self.plan, self.model, self.step, self.at, self.ranks)
+        save(self.plan, self.step, self.at)
         if self.ranks.first:
             self.saved_at = time.monotonic()
             self.workspace.progress.saved(self.plan.folder / RESUME)
 
-    def _finish_others(self) -> None:
-        """Keep the runs that stop here: up to now they are this one."""
-        for plan in self.also:
-            target = plan.config.training.stop_at
-            if target is not None and self.course.ends_here(self.at.history, target):
-                with store.lock(plan.folder):
-                    if not plan.is_trained:
-                        store.write_text(plan.folder / CONFIG, plan.config.to_toml())
-                        store.write_text(plan.folder / HISTORY, history_to_csv(self.at.history))
-                        self._finish(plan)
-
     def _finish(self, plan: Plan) -> None:
-        history, target = self.at.history, plan.config.training.stop_at
-        reached = None if target is None else crossing(history, target)
-        if target is not None and reached is None:
+        environment = finish(plan, self.step, self.at, self.validation, self.batches.images)
+        if environment.stop_at is not None and environment.stop_at_reached_epoch is None:
             self.workspace.progress.note(
-                f"{plan.folder.name}: validation accuracy never reached {target:.2%}; the best checkpoint is kept"
+                f"{plan.folder.name}: validation accuracy never reached {environment.stop_at:.2%}; the best checkpoint "
+                "is kept"
             )
-        environment = Environment(
-            run=plan.folder.name,
-            parameters=parameter_count(self.model),
-            seed=self.settings.seed,
-            selected_epoch=best(history).epoch,
-            selected_by=f"validation accuracy on {self.validation.name}, n = {len(self.validation):,}",
-            stop_at=target,
-            stop_at_reached_epoch=reached,
-            train_images=self.batches.images,
-            finished_at=round(time.time(), 3),
-            train_seconds=round(sum(row.seconds for row in history), 3),
-            precision=self.step.precision,
-            processes=self.ranks.size,
-            **describe(self.step.device),
-        )
-        finish(plan, self.at, environment)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from affbench.base.device import Computed, autocast, fitting
-from affbench.base.errors import AffbenchError, UsageError, reason
+from affbench.base.device import Computed, autocast
+from affbench.base.errors import UsageError
 from affbench.data.batches import to_float
 from affbench.data.dataset import Dataset
 from affbench.models.kernels.layout import in_training, prepare
 from affbench.models.loss import loss_and_scores
-from affbench.run.evaluate import predict
+from affbench.run.evaluate import predict, told
 from affbench.run.step import Step
 
 _TRIED = "_tried_by_affbench"
@@ -33,8 +33,8 @@ def try_model(
     """Take a model through validation and a training step, and throw it away.
 
     What is trained is built anew, by what this returns, so that no statistics, counters or gradients of the trial are
-    in it: a model of which every part is there, as a first forward pass has made those that wait for one. `sample` is
-    two images, `smallest` the images of the smallest batch; a `UsageError` says where it breaks the contract.
+    in it; a first forward pass has made the parts that wait for one. `sample` is two images, `smallest` the images of
+    the smallest batch; a `UsageError` says where the model breaks the contract.
     """
     model = build()
     built = _shapes(model)
@@ -45,8 +45,7 @@ def try_model(
     in_training(prepare(model, device))
     images = to_float(torch.from_numpy(sample.images).to(device))
     labels = torch.from_numpy(sample.labels).long().to(device)
-    loose = _train(model, images, labels, precision)
-    if loose:
+    if loose := _train(model, images, labels, precision, "on two images"):
         note(
             f"warning: {loose:,} numbers that take part in the loss are no parameters of the model and stay as they "
             "are: layers belong in an nn.ModuleList, tensors in an nn.Parameter."
@@ -57,13 +56,11 @@ def try_model(
             "loaded again: make it in __init__."
         )
     if smallest == 1:
-        try:
-            _train(model, images[:1], labels[:1], precision)
-        except UsageError as error:
-            raise UsageError(
-                "one batch of each epoch, or the part of it that a process of torchrun gets, is a single image, which "
-                f"the model cannot be trained on: choose another --batch-size or --limit ({error})"
-            ) from error
+        where = (
+            "on a single image, and one batch of each epoch, or the part of it that a process of torchrun gets, is one "
+            "(choose another --batch-size or --limit)"
+        )
+        _train(model, images[:1], labels[:1], precision, where)
 
     def again() -> nn.Module:
         fresh = build()
@@ -92,10 +89,10 @@ def _check_parameters(model: nn.Module) -> None:
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
+        held = f"all {len(parameters)} are frozen (requires_grad is False)" if parameters else "it holds none at all"
         raise UsageError(
-            "the model has no parameter to train: "
-            + (f"all {len(parameters)} are frozen (requires_grad is False)" if parameters else "it holds none at all")
-            + ", and layers in a list belong in an nn.ModuleList; affbench.evaluate tests it as it is."
+            f"the model has no parameter to train: {held}, and layers in a list belong in an nn.ModuleList; "
+            "affbench.evaluate tests it as it is."
         )
     if any(map(torch.is_complex, trained)):
         raise UsageError(
@@ -104,18 +101,17 @@ def _check_parameters(model: nn.Module) -> None:
         )
 
 
-def _train(model: nn.Module, images: Tensor, labels: Tensor, precision: Computed) -> int:
+def _train(model: nn.Module, images: Tensor, labels: Tensor, precision: Computed, where: str) -> int:
     """One training step; how many numbers took part in it as trainable ones and are no parameters of the model."""
 
     def loss_of_batch() -> Tensor:
         with autocast(images.device, precision):
             return loss_and_scores(model, images, labels)[0]
 
-    with blamed(model, f"on {len(labels)} images" if len(labels) > 1 else "on one image"):
+    with blamed(model, where):
         loss = loss_of_batch()
-        loose = _leaves(loss) - set(model.parameters())
-        if loose:  # what a forward pass makes for itself alone is another one in the next
-            loose &= _leaves(loss_of_batch())
+        if loose := _leaves(loss) - set(model.parameters()):
+            loose &= _leaves(loss_of_batch())  # without what a forward pass makes for itself alone
         loss.backward()
         Step(model, 1e-4, precision, images.device).optimizer.step()
     return sum(leaf.numel() for leaf in loose)
@@ -134,32 +130,21 @@ def _leaves(loss: Tensor) -> set[Tensor]:
     return found
 
 
-@contextlib.contextmanager
-def blamed(model: nn.Module, where: str) -> Iterator[None]:
-    """Let what the code of a model from outside raises in training, and a lack of memory, be one sentence."""
-    try:
-        with fitting(f"the training step {where}"):
-            yield
-    except AffbenchError:
-        raise
-    except (Exception, SystemExit) as error:
-        if type(model).__module__.startswith("affbench."):
-            raise
-        cause = reason(error)
+def blamed(model: nn.Module, where: str) -> AbstractContextManager[None]:
+    """Let what a model raises in training be one sentence, which says what its own loss should be if it has one."""
+
+    def sentence(cause: str) -> str:
         if "does not require grad" in cause:
             cause = (
                 "its loss depends on no parameter that is trained, for nothing learns through .detach(), .data, NumPy, "
                 "argmax or torch.no_grad()"
             )
-        raise UsageError(f"the model cannot be trained {where}: {cause}.{_loss_of(model)}") from error
+        own = next((name for name in ("loss_and_scores", "loss") if callable(getattr(model, name, None))), None)
+        scores = " and the scores (B, 10)" if own == "loss_and_scores" else ""
+        hint = own and (
+            f" Its {own} was called as {own}(images, labels) and must return a scalar tensor{scores}; rename it, and "
+            "the cross-entropy of forward(images) is trained."
+        )
+        return f"the model cannot be trained {where}: {cause}.{hint or ''}"
 
-
-def _loss_of(model: nn.Module) -> str:
-    """What a model's own loss should be; nothing for a model that has none."""
-    for name, wanted in (("loss_and_scores", "the scalar loss and the scores (B, 10)"), ("loss", "a scalar tensor")):
-        if callable(getattr(model, name, None)):
-            return (
-                f" Its {name} was called as {name}(images, labels) and must return {wanted}; rename it, and the "
-                "cross-entropy of forward(images) is trained."
-            )
-    return ""
+    return told(model, f"the training step {where}", sentence)

@@ -27,8 +27,7 @@ from affbench.data import hdf5
 from affbench.data.affnist import read_homnist, read_mat
 from affbench.data.containers import extracted, npz_array
 from affbench.models import build_model
-from affbench.run.folder import Run, read_evaluation
-from affbench.run.history import history_from_csv
+from affbench.run.folder import Run, history_from_csv, read_evaluation
 from affbench.run.record import load_model
 
 N = 5

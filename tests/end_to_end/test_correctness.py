@@ -52,12 +52,13 @@ def test_a_wrong_step_is_noticed(correctness, monkeypatch):
 
 @pytest.mark.parametrize("works", [True, False])
 def test_a_step_that_is_not_replayed_is_noticed(correctness, monkeypatch, works):
-    def capture(run):
+    def capture(step, run):
         if not works:
             raise RuntimeError("operation not permitted when stream is capturing")
         return run
 
-    monkeypatch.setattr(correctness, "make_step", lambda *given: correctness.CapturedStep(*given, capture))
+    monkeypatch.setattr(correctness.CapturedStep, "capture", capture)
+    monkeypatch.setattr(correctness, "make_step", correctness.CapturedStep)
     warned = contextlib.nullcontext() if works else pytest.warns(RuntimeWarning, match="cannot be recorded")
     with warned:
         found = list(correctness.steps(CPU))

@@ -78,7 +78,7 @@ def test_committed_run_is_valid_and_listed(reference: Path, affbench: Affbench) 
         ("history.csv", lambda text: text + "x", "damaged"),
         (f"eval-{SAMPLE}.json", lambda text: text.replace('"n": 100,', '"n": 99,', 1), "n = 99"),
         (f"eval-{SAMPLE}.json", lambda text: text.replace('"device": "cpu"', '"device": "cuda"'), "was edited after"),
-        (f"eval-{SAMPLE}.json", lambda _: "{}", "is not an evaluation record"),
+        (f"eval-{SAMPLE}.json", lambda _: "{}", "is not what affbench writes there"),
         ("notes.txt", lambda _: "hello", "does not belong"),
         ("model.safetensors", lambda _: "x" * 1_000_001, "have at most 1,000,000"),
         ("manifest.json", lambda _: None, "has no manifest.json"),

@@ -21,11 +21,12 @@ from affbench.run.folder import (
     HISTORY,
     BinShare,
     ClassShare,
+    Epoch,
     EvaluationRecord,
     Run,
     Share,
+    history_to_csv,
 )
-from affbench.run.history import Epoch, history_to_csv
 from affbench.run.record import predictions_path
 
 FACTORS = {"rotation": (-20, 20), "shear": (-0.2, 0.2), "horizontal_translation": (-6, 6)}

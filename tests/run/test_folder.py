@@ -8,8 +8,16 @@ import pytest
 from affbench.base import store
 from affbench.base.config import RunConfig
 from affbench.base.errors import ArtefactError, UsageError
-from affbench.run.folder import Run, find_run, list_runs, run_name, runs_dir
-from affbench.run.history import Epoch, history_from_csv, history_to_csv
+from affbench.run.folder import (
+    Epoch,
+    Run,
+    find_run,
+    history_from_csv,
+    history_to_csv,
+    list_runs,
+    run_name,
+    runs_dir,
+)
 
 
 def make(results: Path, name: str, age: int, *, finished: bool = True) -> Run:

@@ -32,6 +32,12 @@ def small() -> nn.Module:
     return build_model("capsnet", canvas=20, filters=4, primary_types=2, decoder=(4,))
 
 
+def captured_step(capture: Callable[[Callable[[], None]], Callable[[], None]]) -> CapturedStep:
+    step = CapturedStep(small(), 1e-3, "float32", CPU)
+    step.capture = capture  # type: ignore[method-assign]
+    return step
+
+
 def trained(step: Step) -> tuple[list[torch.Tensor], torch.Tensor]:
     for number, (images, labels) in enumerate(batches()):
         step(images, labels, 1e-3 / (number + 1))
@@ -54,7 +60,7 @@ class Recorder:
 
 def test_captured_steps_train_as_plain_ones_do() -> None:
     recorder = Recorder()
-    captured, sums = trained(CapturedStep(small(), 1e-3, "float32", CPU, recorder))
+    captured, sums = trained(captured_step(recorder))
     plain, expected = trained(Step(small(), 1e-3, "float32", CPU))
     assert recorder.replays == len(batches()) - WARM_UP - 1
     assert all(torch.equal(one, other) for one, other in zip(captured, plain, strict=True))
@@ -84,7 +90,7 @@ def test_failed_capture_falls_back_to_plain_steps_and_is_warned_of() -> None:
     def fails(run: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    step = CapturedStep(small(), 1e-3, "float32", CPU, fails)
+    step = captured_step(fails)
     with pytest.warns(RuntimeWarning, match="cannot be recorded as a CUDA graph: operation not permitted"):
         captured, _ = trained(step)
     plain, _ = trained(Step(small(), 1e-3, "float32", CPU))
@@ -93,7 +99,7 @@ def test_failed_capture_falls_back_to_plain_steps_and_is_warned_of() -> None:
 
 
 def test_recorded_step_that_changes_nothing_is_an_error() -> None:
-    step = CapturedStep(small(), 1e-3, "float32", CPU, lambda run: lambda: None)
+    step = captured_step(lambda run: lambda: None)
     with pytest.raises(DeviceError, match=r"changes nothing on cpu: its graph is empty.*CUDA_VISIBLE_DEVICES"):
         trained(step)
 
@@ -180,7 +186,7 @@ def test_failed_recording_leaves_stream_memory_and_random_numbers_as_they_were(
     assert cuda.current is before
     assert cuda.pools == {(0, 7): "in use by another graph"}
     assert not cuda.default_generators[1].recording
-    step = CapturedStep(small(), 1e-3, "float32", CPU, lambda whole: _capture_on_cuda(torch.device("cuda:1"), run))
+    step = captured_step(lambda whole: _capture_on_cuda(torch.device("cuda:1"), run))
     with pytest.warns(RuntimeWarning, match="graph: operation not permitted when stream is capturing"):
         trained(step)
 

@@ -213,7 +213,7 @@ def test_double_precision_is_named(config: Any, workspace: Workspace) -> None:
 
 def test_last_batch_of_one_image_is_said_before_the_first(config: Any, workspace: Workspace) -> None:
     data = {"train_set": SAMPLE, "limit": 97}
-    with pytest.raises(UsageError, match=r"is a single image.* another --batch-size or --limit \(.*more than 1 value"):
+    with pytest.raises(UsageError, match=r"on a single image.* another --batch-size or --limit\): .*more than 1 value"):
         train(override(config("Norm"), data=data), workspace)
     train(override(config("Net"), data=data), workspace)
 

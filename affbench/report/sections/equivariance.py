@@ -20,7 +20,6 @@ from affbench.report.drawing import INK, Drawing, dress, heat_map, line_look, ne
 from affbench.report.sections import Section, of_each_model
 from affbench.report.sections.capsules import SEARCHED, capsule_model, original_set
 from affbench.report.table import Cell, Table
-from affbench.run.record import model_canvas
 
 _HIGHLIGHTED = 4  # dimensions with a colour of their own in a panel
 _FACTORS = (*TRANSFORM_COLUMNS, "original digit")
@@ -51,7 +50,7 @@ def equivariance_figure(
     digits = find_part(name, limit=SEARCHED if (per_class or 0) <= 50 else None).load(workspace.data)
     labels = [digit] if digit is not None else np.unique(digits.labels).tolist()
     each = per_class or (50 if digit is not None else 6)
-    found = equivariance(model, digits, labels, per_class=each, canvas=model_canvas(run))
+    found = equivariance(model, digits, labels, per_class=each, canvas=run.canvas)
     which, means = "all classes", "the mean distance of the true class' capsule from its value without transformation"
     first, parts, shares = "Class", [str(label) for label in labels], found.explained_whole.T
     if digit is not None:
