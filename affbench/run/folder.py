@@ -290,7 +290,8 @@ def read_evaluation(path: Path) -> EvaluationRecord:
     low, high = record.accuracy_ci95
     agrees = low <= record.accuracy <= high and abs(record.accuracy - record.correct / max(record.n, 1)) <= 1e-9
     if record.n < 1 or set(counted) != {(record.n, record.correct)} or not agrees:
-        raise ArtefactError(f"{path} contradicts itself: accuracy, interval, classes and bins do not fit one another.")
+        counts = f"n = {record.n:,} and correct = {record.correct:,}"
+        raise ArtefactError(f"{path} contradicts itself: its accuracy, classes or bins are not those of {counts}.")
     if checksum not in (None, store.content_key("record", 1, content)):
         raise ArtefactError(f"{path} was edited after it was written: its checksum is another.")
     return record
