@@ -66,9 +66,10 @@ class Group:
         return self.results[0].run.environment.parameters
 
     @property
-    def validation(self) -> SeedSummary:
-        """Validation accuracy of the kept checkpoints over seeds, 0 to 1."""
-        return seed_summary([result.run.selected.validation_accuracy for result in self.results])
+    def validation(self) -> SeedSummary | None:
+        """Validation accuracy of the kept checkpoints over seeds, 0 to 1; None for what was trained elsewhere."""
+        known = [result.run.selected.validation_accuracy for result in self.results if result.run.history]
+        return seed_summary(known) if known else None
 
     def records(self, name: str) -> list[EvaluationRecord]:
         """The evaluations on one set, in the order of the runs."""
@@ -173,7 +174,7 @@ def _read(labelled: LabelledRun) -> tuple[Result, list[str]]:
     """A finished run, and a sentence for each of its files that is left out."""
     run = labelled.run
     _ = run.config, run.environment  # read and verified here, not in the middle of a report
-    if not run.history:
+    if not run.history and not run.trained_elsewhere:
         raise ArtefactError("its training history is empty.")
     evaluations, problems = {}, []
     code = run.origin.get("code")

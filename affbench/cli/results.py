@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from affbench.cli.options import Device, ImageLimit, Images, RunName
+from affbench.base.errors import UsageError
+from affbench.cli.options import Device, ImageLimit, Images, ModelOptions, RunName, run_config
 from affbench.cli.session import Session, command
 
 if TYPE_CHECKING:
@@ -40,14 +41,33 @@ class Canvas:
 
 
 @command
-def evaluate(session: Session, images: Images, run: RunName = None, device: Device = "auto") -> None:
-    """Test a run on a set: accuracy with its 95% interval, per class, and by transformation."""
+def evaluate(
+    session: Session,
+    images: Images,
+    run: RunName = None,
+    model: Annotated[str | None, typer.Option(help="What builds the network of --weights.")] = None,
+    option: ModelOptions = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A state dict of a network trained elsewhere: .safetensors, or of torch.save.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Test a run, or a network trained elsewhere, on a set: accuracy with its 95% interval, per class, by factor."""
     part = images.part()
+    if (weights is None) != (model is None) or (weights is not None and run is not None):
+        raise UsageError("--model and --weights go together, and without --run: they name a network trained elsewhere.")
     from affbench.report.record import evaluation_tables
+    from affbench.run.elsewhere import adopt, read_weights
     from affbench.run.folder import evaluation_document, find_run
     from affbench.run.record import evaluate_run
 
-    record = evaluate_run(find_run(session.workspace.results, run), part, session.workspace)
+    if weights is None:
+        tested = find_run(session.workspace.results, run)
+    else:
+        network = run_config(model=model, option=option).model
+        tested = adopt(network, read_weights(weights), session.workspace)
+        session.workspace.progress.note(f"run {tested.name}: {network.name} with the weights of {weights}")
+    record = evaluate_run(tested, part, session.workspace)
     session.show(*(table.to_rich() for table in evaluation_tables(record)))
     session.document(evaluation_document(record))
 

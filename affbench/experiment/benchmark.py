@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from affbench.experiment.reference import reference_dir, reference_runs
 from affbench.models import build_model, parameter_count
 from affbench.report.table import ABSENT, Cell, Table, interval, percent, whole
 from affbench.run.evaluate import evaluate
-from affbench.run.folder import CONFIG, WEIGHTS, list_runs, pick_run
+from affbench.run.folder import CONFIG, WEIGHTS, default_results_dir, list_runs, pick_run
 from affbench.run.record import load_model as load_run
 
 SETS = ("mnist-translated", "affnist-synthetic")
@@ -161,7 +160,7 @@ def load_model(name: str, *, results_dir: Path | str | None = None, device: torc
     >>> model = affbench.load_model("capsnet-r3-seed0")  # doctest: +SKIP
     >>> affbench.benchmark(model)  # doctest: +SKIP
     """
-    results = Path(results_dir or os.environ.get("AFFBENCH_RESULTS_DIR") or "results")
+    results = default_results_dir() if results_dir is None else Path(results_dir)
     published = {run.name: run for run in reference_runs(results)}
     if (wanted := name.removeprefix("reference/")) != name:
         run = pick_run(wanted, published, reference_dir(results))

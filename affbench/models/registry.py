@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ENTRY_POINT_GROUP = "affbench.models"
+TIMM = "timm:"  # before the name of a network of timm
 _checked: set[str] = set()
 
 _BUILT_IN = {
@@ -75,6 +76,10 @@ def build_model(name: str, /, *, canvas: int = 40, **options: Any) -> nn.Module:
 
     factory = _factory(name)
     known = _options(factory)
+    if name.startswith(TIMM):
+        options = {"in_chans": 1, "num_classes": 10} | options
+        if options.get("pretrained"):
+            raise UsageError(f"model '{name}' is to be trained on translated digits only: leave out 'pretrained'.")
     for option in options:
         if option not in known and not _takes_any(factory):
             hint = nearest(option, known) if known else "it has none"
@@ -90,6 +95,11 @@ def build_model(name: str, /, *, canvas: int = 40, **options: Any) -> nn.Module:
         if name in _BUILT_IN:
             raise
         raise UsageError(f"model '{name}' cannot be built: {reason(error)}.") from error
+    patches = getattr(getattr(model, "patch_embed", None), "patch_size", ()) if name.startswith(TIMM) else ()
+    if any(canvas % side for side in patches):
+        raise UsageError(
+            f"model '{name}' cuts {canvas}×{canvas} images: give -o patch_size=8, or another that divides."
+        )
     if not isinstance(model, nn.Module):
         raise UsageError(f"model '{name}' must return a torch.nn.Module, not {type(model).__name__}.")
     return model
@@ -109,6 +119,8 @@ def check_model(name: str, canvas: int, options: Mapping[str, Any]) -> None:
 
 def model_code(name: str) -> str | None:
     """A hash over the source that computes a model (`affbench.models.source`); None where there is none."""
+    if name.startswith(TIMM):  # hundreds of modules, which nobody edits
+        return hashlib.sha256(f"timm {version('timm')}".encode()).hexdigest()
     factory = inspect.unwrap(_factory(name))
     module_name = _imported(_target(name).rpartition(":")[0]).__name__
     return code_hash(module_name, getattr(factory, "__module__", None) or "builtins")
@@ -129,11 +141,24 @@ def _target(name: str) -> str:
         return _BUILT_IN[name]
     if name in (plugins := _plugins()):
         return plugins[name].value
+    if name.startswith(TIMM):
+        return _timm(name.removeprefix(TIMM))
     if ":" in name:
         return name
     if name.endswith(".py"):
         raise UsageError(f"model '{name}' names a file and no factory in it: write {name}:factory.")
     raise UsageError(f"unknown model '{name}': {nearest(name, model_names())}")
+
+
+def _timm(name: str) -> str:
+    """Where timm builds a network."""
+    try:
+        import timm
+    except ImportError:
+        raise UsageError(f"model '{TIMM}{name}' needs timm: pip install 'affbench[timm]'.") from None
+    if not timm.is_model(name):
+        raise UsageError(f"timm has no network '{name}': {nearest(name, timm.list_models())}")
+    return f"{timm.model_entrypoint(name).__module__}:{name}"
 
 
 def _factory(name: str) -> Callable[..., Any]:
@@ -203,11 +228,12 @@ def _call(factory: Callable[..., Any], canvas: int, options: Mapping[str, Any]) 
     if "canvas" in _parameters(factory):
         return factory(canvas=canvas, **options)
     if _takes_any(factory):
-        try:
-            return factory(canvas=canvas, **options)
-        except TypeError as error:
-            if "'canvas'" not in str(error):
-                raise
+        for side in ("canvas", "img_size"):  # timm's name for it, which its convolutional networks do not know either
+            try:
+                return factory(**{side: canvas}, **options)
+            except TypeError as error:
+                if f"'{side}'" not in str(error):
+                    raise
     return factory(**options)
 
 

@@ -162,6 +162,8 @@ def accuracy_cell(own: Group, name: str, among: Sequence[Group] = ()) -> Cell:
 def validation_cell(own: Group) -> Cell:
     """Validation accuracy with its spread over seeds."""
     summary = own.validation
+    if summary is None:
+        return Cell("trained elsewhere")
     spread = "" if summary.sd is None else f" ± {percent(summary.sd)}"
     return Cell(percent(summary.mean) + spread, 100 * summary.mean)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +22,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from affbench.base import store
-from affbench.base.config import RunConfig, read_run_config
+from affbench.base.config import ModelConfig, RunConfig, read_run_config
 from affbench.base.errors import AffbenchError, ArtefactError, UsageError, nearest
 from affbench.data.sets import find_set
 
@@ -180,9 +182,15 @@ class Run:
         return read_run_config(self._verified(CONFIG))
 
     @cached_property
+    def trained_elsewhere(self) -> bool:
+        """Whether its weights came from a file: there is no history of their training, nor a seed."""
+        manifest = self.manifest
+        return manifest is not None and manifest.stage == "elsewhere"
+
+    @cached_property
     def history(self) -> list[Epoch]:
-        """One entry per epoch."""
-        return history_from_csv(self._verified(HISTORY))
+        """One entry per validation; none where it was trained elsewhere."""
+        return [] if self.trained_elsewhere else history_from_csv(self._verified(HISTORY))
 
     @cached_property
     def environment(self) -> Environment:
@@ -233,13 +241,15 @@ class Run:
 
     @property
     def selected(self) -> Epoch:
-        """The epoch whose weights were kept: the first with the highest validation accuracy."""
+        """The validation whose weights were kept: the first with the highest accuracy."""
+        if not self.history:
+            raise ArtefactError(f"run {self.name} was trained elsewhere: nobody knows its validation accuracy.")
         return best(self.history)
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Mean over the epochs, training alone."""
-        return sum(row.seconds for row in self.history) / self.history[-1].epoch
+        """Mean over the epochs, training alone; NaN without a history."""
+        return sum(row.seconds for row in self.history) / self.history[-1].epoch if self.history else math.nan
 
     @cached_property
     def evaluations(self) -> dict[str, EvaluationRecord]:
@@ -328,17 +338,21 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             (folder / RESUME).unlink(missing_ok=True)
 
 
+def default_results_dir() -> Path:
+    """Where results lie unless told otherwise: ``$AFFBENCH_RESULTS_DIR``, else ``results``."""
+    return Path(os.environ.get("AFFBENCH_RESULTS_DIR") or "results")
+
+
 def runs_dir(results_dir: Path) -> Path:
     """Where runs lie."""
     return results_dir / "runs"
 
 
-def run_name(config: RunConfig, key: str) -> str:
-    """The readable name of a run with content key `key`."""
-    name = re.sub(r"^.*/(?=[^/]*\.py:)", "", config.model.name)  # of a model in a file, without the file's folders
-    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:100]
-    routings = "" if config.model.routings is None else f"-r{config.model.routings}"
-    return f"{model}{routings}-seed{config.training.seed}-{key[:8]}"
+def run_name(model: ModelConfig, which: str, key: str) -> str:
+    """The readable name of a run with content key `key`; `which` tells it from others of its model."""
+    short = re.sub(r"^.*/(?=[^/]*\.py:)", "", model.name)  # of a model in a file, without the file's folders
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", short)[:100]
+    return f"{name}{'' if model.routings is None else f'-r{model.routings}'}-{which}-{key[:8]}"
 
 
 def list_runs(results_dir: Path) -> list[Run]:

@@ -8,6 +8,7 @@ an entropy by these answers and the number of images. Sets have their keys from 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,8 @@ from affbench.models.registry import check_model, model_code
 from affbench.run.folder import WEIGHTS, Run, run_name, runs_dir
 from affbench.run.stopping import check_course
 
-VERSIONS = {"train": 2, "eval": 3, "factors": 2, "entropy": 1}  # raised where the same inputs give another content
+# Raised where the same inputs give another content.
+VERSIONS = {"train": 2, "elsewhere": 1, "eval": 3, "factors": 2, "entropy": 1}
 # A validated image costs about a third of a trained one, so validation takes a fifteenth of the time. All of MNIST's
 # 10,000 validation digits are looked at where all 50,000 others are trained on.
 VALIDATED_SHARE, LEAST_VALIDATED = 5, 500
@@ -70,7 +72,7 @@ class Plan:
     @cached_property
     def folder(self) -> Path:
         """Where the run lies, or would lie."""
-        return self.runs / run_name(self.config, self.key)
+        return self.runs / run_name(self.config.model, f"seed{self.config.training.seed}", self.key)
 
     @property
     def run(self) -> Run:
@@ -95,7 +97,7 @@ class Plan:
 def plan_run(config: RunConfig, workspace: Workspace) -> Plan:
     """Check a configuration, fill in what it leaves open, and find the run's key and folder."""
     spec = find_set(config.data.train_set)
-    options = _resolved_options(config.model)
+    options = resolved_options(config.model)
     check_model(config.model.name, spec.canvas, options)
     if spec.split not in (None, "train"):
         raise UsageError(f"'{spec.name}' has no training split; 'affnist' or 'affnist-train' does.")
@@ -136,7 +138,7 @@ def validation_part(data: DataConfig) -> SetPart:
     return SetPart(find_set(data.train_set), "validation", data.copies)
 
 
-def _resolved_options(model: ModelConfig) -> dict[str, Any]:
+def resolved_options(model: ModelConfig) -> dict[str, Any]:
     """The options of a model, with the defaults that a file can hold."""
     for option, value in model.options.items():
         if option == "canvas" or (value is not None and not _storable(value)):
@@ -168,6 +170,12 @@ def _storable(value: object) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and all(map(_storable, value.values()))
     return type(value) in (bool, int, float, str)
+
+
+def elsewhere_recipe(model: ModelConfig, weights: bytes) -> Recipe:
+    """What determines a network that was trained elsewhere: what builds it, and the content of its checkpoint."""
+    digest = hashlib.sha256(weights).hexdigest()
+    return _recipe("elsewhere", config={"model": model.model_dump()}, code=model_code(model.name), weights=digest)
 
 
 def answers_recipe(stage: str, run: Run, part: SetPart, data_dir: Path) -> Recipe:

@@ -81,8 +81,7 @@ def _first_of(saved: EvaluationRecord, run: Run, part: SetPart, workspace: Works
 def _tested(run: Run, part: SetPart, recipe: Recipe, workspace: Workspace) -> EvaluationRecord:
     """Test the run, and write what came of it into its folder."""
     dataset = part.load(workspace.data)
-    device = resolve_device(workspace.device)
-    model = load_model(run, device)
+    model = load_model(run, resolve_device(workspace.device))
     if run.sealed.inputs.get("code") not in (None, recipe.inputs["code"]):
         workspace.progress.note(
             f"{run.name}: the code of '{run.config.model.name}' was edited since it was trained; it is tested with the "
@@ -91,6 +90,14 @@ def _tested(run: Run, part: SetPart, recipe: Recipe, workspace: Workspace) -> Ev
     start = time.perf_counter()
     evaluation = evaluate(model, dataset, progress=workspace.progress)
     seconds = round(time.perf_counter() - start, 3)
+    return record_evaluation(run, evaluation, part, dataset, workspace, seconds)
+
+
+def record_evaluation(
+    run: Run, evaluation: Evaluation, part: SetPart, dataset: Dataset, workspace: Workspace, seconds: float
+) -> EvaluationRecord:
+    """Write what a run answered on a set into its folder."""
+    recipe = evaluation_recipe(run, part, workspace.data)
     manifest = store.read_manifest(run.path)
     if manifest is None:  # nothing is written into the folder of a run that is gone
         raise ArtefactError(f"run {run.name} vanished from {run.path.parent} while it was tested; train it again.")
@@ -107,7 +114,7 @@ def _tested(run: Run, part: SetPart, recipe: Recipe, workspace: Workspace) -> Ev
         routings=run.config.model.routings,
         seed=run.config.training.seed,
         checkpoint_sha256=manifest.files[WEIGHTS]["sha256"],
-        device=str(device),
+        device=str(resolve_device(workspace.device)),
         seconds=seconds,
         key=recipe.key,
         code=recipe.inputs["code"],
