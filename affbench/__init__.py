@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from affbench.data.sets import load_dataset
     from affbench.experiment.benchmark import benchmark, load_model
     from affbench.models import build_model
+    from affbench.run.elsewhere import keep
     from affbench.run.evaluate import evaluate
 
-__all__ = ["__version__", "benchmark", "build_model", "evaluate", "load_dataset", "load_model"]
+__all__ = ["__version__", "benchmark", "build_model", "evaluate", "keep", "load_dataset", "load_model"]
 
 # Loaded on first use: importing affbench, as every command does, must not take the seconds that torch takes.
 _HOMES = {
     "benchmark": "affbench.experiment.benchmark",
     "build_model": "affbench.models",
     "evaluate": "affbench.run.evaluate",
+    "keep": "affbench.run.elsewhere",
     "load_dataset": "affbench.data.sets",
     "load_model": "affbench.experiment.benchmark",
 }

@@ -115,10 +115,15 @@ class Results:
         """The sweeps over routing iterations: groups that differ in nothing else, by rising number of iterations."""
         sweeps: dict[tuple[str, str], list[Group]] = {}
         for own in self.groups:
-            if own.routings is not None:
+            if own.routings is not None and own.validation is not None:
                 others = own.results[0].settings | {_ROUTINGS: None}
                 sweeps.setdefault((own.label, json.dumps(others, sort_keys=True)), []).append(own)
         return [sorted(own, key=lambda g: g.routings or 0) for own in sweeps.values() if len(own) > 1]
+
+    @cached_property
+    def trained(self) -> Results:
+        """Without the networks that were trained elsewhere."""
+        return replace(self, results=tuple(own for own in self.results if not own.run.trained_elsewhere))
 
     @cached_property
     def whole(self) -> Results:

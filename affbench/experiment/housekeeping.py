@@ -132,9 +132,9 @@ def _run(run: Run) -> RunState:
         history = run.history if run.finished or (run.path / HISTORY).is_file() else []
         return RunState(
             name=run.name,
-            state="finished" if run.finished else "unfinished",
+            state="trained elsewhere" if run.trained_elsewhere else "finished" if run.finished else "unfinished",
             epochs=history[-1].epoch if history else 0,
-            of_epochs=run.config.training.epochs,
+            of_epochs=0 if run.trained_elsewhere else run.config.training.epochs,
             validation_accuracy=run.selected.validation_accuracy if history else None,
             accuracy={name: record.accuracy for name, record in run.evaluations.items()},
             bytes=_size(run.path),

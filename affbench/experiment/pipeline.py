@@ -34,7 +34,7 @@ from affbench.run.plan import plan_run, training_part, validation_part
 from affbench.run.record import evaluate_run, is_evaluated
 
 State = Literal["cached", "to do", "missing"]
-_PAGE = re.compile(r"manifest\.json|report\.(md|html)|(figures|pictures)/[^/]+\.(png|csv)")
+_PAGE = re.compile(r"manifest\.json|report\.(md|html)|(figures|pictures|tables)/[^/]+\.(png|csv|tex)")
 REPORT_VERSION = 4  # of the report stage: raised where the same runs give another page and `report_code` cannot see it
 
 

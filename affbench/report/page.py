@@ -40,7 +40,7 @@ from affbench.report.sections import (
 )
 from affbench.report.table import Table, markdown_text, percent, plain
 
-FIGURES = "figures"
+FIGURES, TABLES = "figures", "tables"
 TEMPLATES = Path(__file__).parent / "templates"
 EXPLAINED: tuple[MakeSection, ...] = (factors.section, equivariance.section)
 """Sections for which something is measured, on some thousand images a model."""
@@ -97,6 +97,10 @@ def write_report(
         text, kind = (TEMPLATES / name).read_text(encoding="utf-8").strip(), name.partition(".")[0]
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         page |= {kind: Markup(text), f"{kind}_hash": f"sha256-{digest}"}  # noqa: S704 - our own files
+    for table in (table for own in made for table in own.tables):
+        name = f"{TABLES}/{_anchor(table.title)}"
+        write_text(folder / f"{name}.csv", table.to_csv())
+        write_text(folder / f"{name}.tex", table.to_latex())
     markdown, html = folder / "report.md", folder / "report.html"
     for path in (markdown, html):
         write_text(path, plain(environment().get_template(f"{path.name}.j2").render(page)))
@@ -115,11 +119,14 @@ def report_code() -> str:
 
 def _facts(result: Result) -> str:
     run = result.run
+    tested = [f"{name} {percent(record.accuracy)}%" for name, record in result.evaluations.items()]
+    if run.trained_elsewhere:
+        return "; ".join(("trained elsewhere", *tested))
     facts = [
         f"seed {result.seed}",
         f"checkpoint of epoch {run.selected.epoch:g} of {run.history[-1].epoch:g}",
         f"validation {percent(run.selected.validation_accuracy)}%",
-        *(f"{name} {percent(record.accuracy)}%" for name, record in result.evaluations.items()),
+        *tested,
         f"{run.seconds_per_epoch:.1f} s per epoch on {run.environment.device_name or 'an unnamed device'}",
     ]
     return "; ".join(facts)
@@ -143,8 +150,13 @@ def environment() -> Environment:
     templates.filters["json"] = lambda content: content.model_dump_json(indent=2, exclude_unset=True)
     templates.filters["link"] = lambda path: f"{FIGURES}/{quote(path.name)}"
     templates.filters["uri"] = lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    templates.filters["anchor"] = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower())
+    templates.filters["anchor"] = _anchor
     return templates
+
+
+def _anchor(text: str) -> str:
+    """A title as the name of a file, and of a place on the page."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _fenced(text: str, language: str) -> Markup:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,14 @@ class Cell:
 
 
 ABSENT = Cell("–")
+_BREAK = r"\\"
+_LATEX = {sign: rf"\{sign}" for sign in "&%$#_{}"} | {
+    "[": "{[}",  # after a line break it would begin a length
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "±": r"$\pm$", "−": r"$-$", "×": r"$\times$", "–": "--", "—": "---", "…": r"\dots{}",
+    "β": r"$\beta$", "ε": r"$\epsilon$", "λ": r"$\lambda$", "°": r"$^\circ$", "²": r"$^2$", "·": r"$\cdot$",
+    "≥": r"$\ge$",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,9 +82,49 @@ class Table:
             lines += ["", f"*{markdown_text(self.caption)}*"]
         return "\n".join(lines) + "\n"
 
+    def to_csv(self) -> str:
+        """The table as CSV, its headings first; lines of a cell are joined by blanks."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_line(heading) for heading in self.columns)
+        writer.writerows([_line(cell.text) for cell in row] for row in self.rows)
+        return text.getvalue()
+
+    def to_latex(self) -> str:
+        """The table as a LaTeX float for the package booktabs; everything in it is escaped."""
+
+        def line(texts: Iterable[str]) -> str:
+            cells = (latex_text(text).split("\n") for text in texts)
+            return " & ".join(own[0] if len(own) == 1 else rf"\shortstack[l]{{{_BREAK.join(own)}}}" for own in cells)
+
+        columns = "".join("r" if self.numeric(number) else "l" for number in range(len(self.columns)))
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_text(_line(f'{self.title}. {self.caption}')).strip()}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            rf"{line(self.columns)} \\",
+            r"\midrule",
+            *(rf"{line(cell.text for cell in row)} \\" for row in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers, which stand at its right; the first names the rows."""
         return column > 0 and any(row[column].sort is not None for row in self.rows)
+
+
+def _line(text: str) -> str:
+    return " ".join(plain(text).split())
+
+
+def latex_text(text: str) -> str:
+    """Any text as inert LaTeX; signs that its fonts lack become commands."""
+    return "".join(_LATEX.get(sign, sign) for sign in plain(text))
 
 
 def plain(text: str) -> str:

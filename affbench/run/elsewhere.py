@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from affbench.base import store
 from affbench.base.config import DataConfig, ModelConfig, RunConfig
 from affbench.base.device import resolve_device
 from affbench.base.environment import describe
-from affbench.base.errors import UsageError, reason
+from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
 from affbench.data.sets import default_data_dir, find_part, find_set
 from affbench.data.synthesis import COPIES
@@ -37,7 +36,7 @@ from affbench.run.plan import elsewhere_recipe, resolved_options
 from affbench.run.record import load_model, record_evaluation
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which training scripts save a state dict
-_PREFIX = re.compile(r"^(?:module\.|_orig_mod\.)+")  # of DataParallel, and of torch.compile
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, and of torch.compile
 _NAMED = 5  # names that a sentence lists
 _LOOKED_AT, _ROUNDED = 256, 0.02  # images that are looked at again, and the share that rounding may turn
 
@@ -53,8 +52,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"--weights {path} cannot be read: {error.strerror or error}.") from None
     except Exception as error:  # torch.load raises all kinds on files that are none of its own
         raise UsageError(
-            f"--weights {path} holds no weights that can be read without running code from it ({reason(error)}); save "
-            "'model.state_dict()' with torch.save, or as .safetensors."
+            f"--weights {path} is damaged, or holds more than weights, which would mean running code from it "
+            f"({type(error).__name__}); save 'model.state_dict()' with torch.save, or as .safetensors."
         ) from None
     if isinstance(content, Mapping):
         content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
@@ -72,8 +71,8 @@ def adopt(config: ModelConfig, weights: Mapping[str, Tensor], workspace: Workspa
     check_model(config.name, canvas, options)
     model = build_model(config.name, canvas=canvas, **options)
     own = model.state_dict()
-    if not weights.keys() <= own.keys():
-        weights = {_PREFIX.sub("", name): value for name, value in weights.items()}
+    while not weights.keys() <= own.keys() and all(name.startswith(_PREFIXES) for name in weights):
+        weights = {name.partition(".")[2]: value for name, value in weights.items()}
     for what, names in {
         "it lacks": own.keys() - weights.keys(),
         "it has, and the network has not,": weights.keys() - own.keys(),

@@ -51,6 +51,23 @@ class Evaluation(Tally, frozen=True, arbitrary_types_allowed=True):
         """95% interval that respects that versions of one digit are not independent; None where all are originals."""
         return self.accuracy_ci95_clustered
 
+    def to_dict(self) -> dict[str, Any]:
+        """All that was counted, for JSON; not the answers to each image."""
+        return self.model_dump(mode="json", exclude={"predictions", "confidence"})
+
+    def __str__(self) -> str:
+        low, high = self.ci95_clustered or self.ci95
+        versions = "" if self.n == self.n_originals else f" of {self.n_originals:,} digits"
+        over = "images" if self.ci95_clustered is None else "original digits"
+        classes = "  ".join(f"{own.label}: {100 * own.accuracy:.1f}" for own in self.per_class)
+        return (
+            f"{self.set}, {self.split} split, {self.n:,} images{versions}\n"
+            f"accuracy %  {100 * self.accuracy:.2f}, 95% interval over {over} [{100 * low:.2f}, {100 * high:.2f}]\n"
+            f"by class    {classes}"
+        )
+
+    __repr__ = __str__
+
 
 class ScoreError(AffbenchError):
     """Scores that name no class."""

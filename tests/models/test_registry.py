@@ -226,3 +226,24 @@ def test_checking_a_model_builds_it_for_real_and_once(strange, monkeypatch):
 def test_what_is_no_factory_is_one_sentence(strange, name, words):
     with pytest.raises(UsageError, match=words):
         build_model(name)
+
+
+def test_networks_of_timm_take_one_channel_and_tell_ten_classes():
+    images = torch.rand(2, 1, 40, 40)
+    assert parameter_count(build_model("timm:resnet18")) == 11_175_370  # one channel and ten classes
+    assert build_model("timm:vit_tiny_patch16_224", patch_size=8, depth=1)(images).shape == (2, 10)
+    assert len(model_code("timm:resnet18")) == 64
+    for name, options, words in (
+        ("timm:resnet81", {}, "timm has no network 'resnet81': did you mean"),
+        ("timm:vit_tiny_patch16_224", {}, "cuts 40×40 images: give -o patch_size=8"),
+        ("timm:resnet18", {"pretrained": True}, "is to be trained on translated digits only"),
+        ("timm:resnet18", {"widht": 3}, "cannot be built"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            build_model(name, **options)
+
+
+def test_without_timm_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UsageError, match=r"needs timm: pip install 'affbench\[timm\]'"):
+        build_model("timm:resnet18")

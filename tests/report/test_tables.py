@@ -178,3 +178,26 @@ def test_renderings_escape_what_would_be_markup() -> None:
     assert table.to_markdown().count("|") - table.to_markdown().count("\\|") == 9
     with pytest.raises(ValueError, match="do not fit"):
         Table("t", ("x",), ((Cell("1"), Cell("2")),))
+
+
+def test_a_table_is_csv_and_latex_for_booktabs_as_well() -> None:
+    cells = (Cell("10%_of {x} \\ ~^#&$"), Cell("1.00\n[−2, 3]", 1.0), Cell("±2×"))
+    table = Table("A & B", ("Model", "Accuracy\n%", "a,b"), (cells,), "n 5 – of 3")
+    assert table.to_csv() == 'Model,Accuracy %,"a,b"\n10%_of {x} \\ ~^#&$,"1.00 [−2, 3]",±2×\n'
+    assert table.to_latex() == "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            r"\caption{A \& B. n 5 -- of 3}",
+            r"\begin{tabular}{lrl}",
+            r"\toprule",
+            r"Model & \shortstack[l]{Accuracy\\\%} & a,b \\",
+            r"\midrule",
+            r"10\%\_of \{x\} \textbackslash{} \textasciitilde{}\textasciicircum{}\#\&\$"
+            r" & \shortstack[l]{1.00\\{[}$-$2, 3]} & $\pm$2$\times$ \\",
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )

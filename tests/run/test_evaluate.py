@@ -46,6 +46,19 @@ def marked(labels: list[int], says: list[int]) -> Dataset:
     return Dataset("marked", "test", images, np.array(labels, np.uint8))
 
 
+def test_an_evaluation_prints_as_a_short_table_and_goes_into_json() -> None:
+    result = evaluate(Oracle(), marked(labels=[0, 0, 1, 1], says=[0, 1, 1, 1]))
+    low, high = wilson_interval(3, 4)
+    assert str(result).splitlines()[:2] == [
+        "marked, test split, 4 images",
+        f"accuracy %  75.00, 95% interval over images [{100 * low:.2f}, {100 * high:.2f}]",
+    ]
+    assert repr(result) == str(result)
+    content = json.loads(json.dumps(result.to_dict()))
+    assert (content["n"], content["correct"], content["confusion"][0][:2]) == (4, 3, [1, 1])
+    assert "predictions" not in content
+
+
 def test_accuracy_and_confusion_are_counted_right() -> None:
     dataset = marked(labels=[0, 0, 1, 1, 1, 7], says=[0, 1, 1, 1, 2, 7])
     result = evaluate(Oracle(), dataset, batch_size=4)

@@ -23,13 +23,18 @@ def section(results: Results, folder: Path) -> Section | None:
         given = f" ({options})" if options else ""
         models.append(f"{own.name}: model {own.config.model.name}, {own.parameters:,} parameters{given}")
     by = f" ({how})" if (how := _stated(results.results, "selected_by", "; ")) else ""
-    seeds = sorted({result.seed for result in results.results})
-    paragraphs = (
-        f"Models. {'; '.join(models)}.",
-        *_training(results.groups),
+    seeds = sorted({result.seed for result in results.trained.results})
+    selection = (
         f"Selection. Of each run, the checkpoint with the highest validation accuracy was kept{by}; test sets played "
         f"no part in any choice. Seeds: {', '.join(map(str, seeds))}; the seed determines initial weights, order and "
-        "placement of the digits, and dropout.",
+        "placement of the digits, and dropout."
+    )
+    elsewhere = [own.name for own in results.groups if own.validation is None]
+    paragraphs = (
+        f"Models. {'; '.join(models)}.",
+        *_training(results.trained.groups),
+        *([selection] if seeds else ()),
+        *([f"Trained elsewhere, in a way that affbench does not know: {', '.join(elsewhere)}."] if elsewhere else ()),
         *_evaluation(results),
         _software(results.results),
     )

@@ -16,7 +16,7 @@ _MOST_CURVES = 14
 
 def section(results: Results, folder: Path) -> Section | None:
     """A line for each run that trained to the end, a colour for each configuration; None without runs."""
-    results = results.whole
+    results = results.whole.trained
     groups = results.groups
     if not groups:
         return None
