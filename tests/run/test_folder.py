@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from affbench.base import store
-from affbench.base.config import RunConfig
+from affbench.base.config import ModelConfig, RunConfig
 from affbench.base.errors import ArtefactError, UsageError
 from affbench.run.folder import (
     Epoch,
@@ -42,10 +42,10 @@ def test_damaged_history_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_names_are_readable_and_safe() -> None:
-    config = RunConfig.model_validate({"model": {"name": "my.package:make/it"}, "training": {"seed": 4}})
-    assert run_name(config, "0123456789") == "my.package-make-it-seed4-01234567"
-    config = RunConfig.model_validate({"model": {"options": {"routings": 3}}})
-    assert run_name(config, "0123456789") == "capsnet-r3-seed0-01234567"
+    model = ModelConfig(name="my.package:make/it")
+    assert run_name(model, "seed4", "0123456789") == "my.package-make-it-seed4-01234567"
+    model = ModelConfig(options={"routings": 3})
+    assert run_name(model, "elsewhere", "0123456789") == "capsnet-r3-elsewhere-01234567"
 
 
 def test_latest_finished_run_is_the_default(tmp_path: Path) -> None:
