@@ -41,14 +41,9 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         yield
     except AffbenchError:
         raise
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist.") from error
-    except (PermissionError, IsADirectoryError) as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except MemoryError as error:
-        raise DataError(f"{path} wants more memory than there is, or is damaged.") from error
-    # h5py, zipfile, zlib and NumPy raise nearly anything on hostile bytes.
-    except Exception as error:
+    except Exception as error:  # h5py, zipfile, zlib and NumPy raise nearly anything on hostile bytes
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(f"{path} is not {kind}, or is damaged ({reason}); fetch it again.") from error
 
@@ -57,18 +52,20 @@ def read_mat_variables(path: Path) -> Variables:
     """The variables of a MATLAB file of version 5, 7 or 7.3: numbers as arrays, structs as dicts, all else as None."""
     command = [sys.executable, "-P", str(Path(__file__).with_name("matlab.py")), str(path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
-    with reading(path, "a MATLAB file"):
-        path.open("rb").close()
-        with subprocess.Popen(  # noqa: S603 - this interpreter, this package
+    with (
+        reading(path, "a MATLAB file"),
+        path.open("rb"),
+        subprocess.Popen(  # noqa: S603 - this interpreter, this package
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, pipesize=1 << 20
-        ) as reader:
-            guard = threading.Timer(_SECONDS, reader.kill)
-            guard.start()
-            try:
-                return _received(reader.stdout)
-            finally:
-                guard.cancel()
-                reader.kill()
+        ) as reader,
+    ):
+        guard = threading.Timer(_SECONDS, reader.kill)
+        guard.start()
+        try:
+            return _received(reader.stdout)
+        finally:
+            guard.cancel()
+            reader.kill()
 
 
 def _received(stream: Any) -> Variables:
@@ -78,12 +75,11 @@ def _received(stream: Any) -> Variables:
         raise ValueError(told["error"])
 
     def received(item: Any) -> Any:
-        if item is None:
-            return None
         if isinstance(item, dict):
             return {name: received(value) for name, value in item.items()}
-        dtype, shape = item
-        values = np.empty(shape, dtype)
+        if item is None:
+            return None
+        values = np.empty(item[1], item[0])
         if values.size and stream.readinto(values.reshape(-1).view(np.uint8)) < values.nbytes:
             raise ValueError(_CRASHED)
         return values.T
@@ -98,18 +94,13 @@ def check_archive(path: Path) -> list[str]:
         members = archive.infolist()
     total = sum(member.file_size for member in members)
     wrong = ""
-    if len(members) > MEMBER_COUNT:
-        wrong = f"it has {len(members):,} members, more than {MEMBER_COUNT:,}"
-    elif total > ARCHIVE_LIMIT:
-        wrong = f"it unpacks to {total:,} bytes, more than {ARCHIVE_LIMIT:,}"
+    if len(members) > MEMBER_COUNT or total > ARCHIVE_LIMIT:
+        wrong = f"its {len(members):,} members unpack to {total:,} bytes: {MEMBER_COUNT:,} and {ARCHIVE_LIMIT:,} may"
     for member in members:
-        name = member.filename.replace("\\", "/")
-        if name.startswith("/") or ":" in name or ".." in PurePosixPath(name).parts:
-            wrong = f"its member {member.filename!r} climbs out of the folder"
-        elif stat.S_ISLNK(member.external_attr >> 16):
-            wrong = f"its member {member.filename!r} is a symbolic link"
-        elif member.flag_bits & 1:
-            wrong = f"its member {member.filename!r} is encrypted"
+        name = PurePosixPath(member.filename.replace("\\", "/"))
+        outside = name.is_absolute() or ".." in name.parts or ":" in member.filename
+        if outside or stat.S_ISLNK(member.external_attr >> 16) or member.flag_bits & 1:
+            wrong = f"its member {member.filename!r} climbs out of the folder, is a symbolic link, or is encrypted"
     if wrong:
         raise DataError(f"{path} is not opened because {wrong}.")
     names = [member.filename for member in members if not member.filename.endswith("/")]  # damaged ones may be ""

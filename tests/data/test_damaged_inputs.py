@@ -244,7 +244,7 @@ def test_disk_that_is_full_is_not_taken_for_a_damaged_archive(tmp_path: Path) ->
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
     try:
-        with pytest.raises(StorageError, match="limit of this process"), extracted(path, "test.mat"):
+        with pytest.raises(StorageError, match="ulimit -f"), extracted(path, "test.mat"):
             pass
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
