@@ -43,44 +43,30 @@ class SetWriter:
     """Fills a new converted set part by part, so that no more than the compressed set is ever in memory."""
 
     def __init__(self, file: h5py.File) -> None:
-        self._file = file
+        self.file = file
         self.count = 0  # of the images written so far
 
     def append(self, part: Dataset) -> None:
         """Add the next images."""
         stop = self.count + len(part)
-        for name in self._file:
-            self._file[name][self.count : stop] = getattr(part, name)
+        for name in self.file:
+            self.file[name][self.count : stop] = getattr(part, name)
         self.count = stop
-
-    def images(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Images that were written before."""
-        return np.asarray(self._file["images"][start:stop])
-
-    def add_originals(self, source_index: npt.NDArray[np.int32], original_id: npt.NDArray[np.int32]) -> None:
-        """Replace ``source_index`` (N,) and keep beside it what the file itself called the originals."""
-        self._file["source_index"][...] = source_index
-        self._file.create_dataset("original_id", data=original_id)
-
-    def describe(self, **attributes: Any) -> None:
-        """Add file attributes."""
-        self._file.attrs.update(attributes)
 
 
 @contextlib.contextmanager
 def new_set(path: Path, count: int, canvas: int, attributes: Mapping[str, Any], *, affine: bool) -> Iterator[SetWriter]:
     """A new converted set of so many images, to be filled in a ``with`` block."""
     with new_file(path) as file:
-        chunks = (max(1, min(CHUNK, count)), canvas, canvas)
-        shape = (count, canvas, canvas)
+        chunks, shape = (max(1, min(CHUNK, count)), canvas, canvas), (count, canvas, canvas)
         file.create_dataset("images", shape, np.uint8, chunks=chunks, compression="gzip", compression_opts=1)
         file.create_dataset("labels", (count,), np.uint8)
         if affine:
             transforms = file.create_dataset("transforms", (count, len(TRANSFORM_COLUMNS)), np.float32)
             transforms.attrs["columns"] = list(TRANSFORM_COLUMNS)
             file.create_dataset("source_index", (count,), np.int32)
+        file.attrs.update({**attributes, "affbench_version": __version__})
         writer = SetWriter(file)
-        writer.describe(**attributes, affbench_version=__version__)
         yield writer
         if writer.count != count:
             raise ArtefactError(f"a set of {count:,} images was announced, but {writer.count:,} were written.")
@@ -91,6 +77,15 @@ def write_set(path: Path, dataset: Dataset, attributes: Mapping[str, Any]) -> No
     affine = dataset.transforms is not None
     with new_set(path, len(dataset), dataset.canvas, attributes, affine=affine) as writer:
         writer.append(dataset)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, zlib.error) as error:
+        raise ArtefactError(f"{path} is not a converted affbench set, or is damaged ({error}).") from error
 
 
 def _own(file: h5py.File, name: str) -> h5py.Dataset:
@@ -104,33 +99,23 @@ def _own(file: h5py.File, name: str) -> h5py.Dataset:
 
 def count_images(path: Path) -> int:
     """Number of images in a converted set; raises as `read_set`."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return len(file["labels"])
-    except (OSError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{path} is not a converted affbench set, or is damaged ({error}).") from error
+    with _opened(path) as file:
+        return len(file["labels"])
 
 
 def read_set(path: Path, key: str = "", start: int = 0, stop: int | None = None) -> Dataset:
     """Read a converted set, or a slice of it without reading the rest."""
     part = slice(start, stop)
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            attributes = dict(file.attrs.items())
-            optional = [name for name in ("transforms", "source_index", "original_id") if name in file]
-            dataset = Dataset(
-                name=str(attributes["name"]),
-                split=str(attributes["split"]),
-                images=_unzipped(_own(file, "images"), part),
-                key=key,
-                attributes=attributes,
-                **{name: _own(file, name)[part] for name in ("labels", *optional)},
-            )
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, zlib.error) as error:
-        raise ArtefactError(f"{path} is not a converted affbench set, or is damaged ({error}).") from error
-    if dataset.images.ndim != 3 or dataset.images.dtype != np.uint8 or len(dataset.labels) != len(dataset.images):
-        raise ArtefactError(f"{path} is not a converted affbench set: its images are not uint8 (N, H, W) with labels.")
-    return dataset
+    with _opened(path) as file:
+        attributes = dict(file.attrs.items())
+        images = _unzipped(_own(file, "images"), part)
+        names = ["labels", *(name for name in ("transforms", "source_index", "original_id") if name in file)]
+        others = {name: _own(file, name)[part] for name in names}
+        if images.ndim != 3 or images.dtype != np.uint8 or len(others["labels"]) != len(images):
+            raise ValueError("its images are not uint8 (N, H, W) with labels")
+        return Dataset(
+            str(attributes["name"]), str(attributes["split"]), images, **others, key=key, attributes=attributes
+        )
 
 
 def _unzipped(images: h5py.Dataset, part: slice) -> npt.NDArray[np.uint8]:

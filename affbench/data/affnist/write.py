@@ -67,13 +67,15 @@ def convert_mat(
         if digits is not None:
             try:
                 given = None if originals is None else read_originals(originals)
-                source_index, order = pair(writer.images, table, digits, given)
-                writer.add_originals(source_index, table.table[1] + 1)
+                images = writer.file["images"]
+                found, order = pair(lambda start, stop: images[start:stop], table, digits, given)
+                writer.file["source_index"][...] = found
+                writer.file["original_id"] = table.table[1] + 1
             except DataError as error:
                 order = f"{UNPAIRED}: {error}"
         if order.startswith(UNPAIRED):
             _LOG.warning("source_index of %s counts %s", path, order)
-        writer.describe(matrices=said_of_matrices(path, known), order=order)
+        writer.file.attrs.update({"matrices": said_of_matrices(path, known), "order": order})
 
 
 def export_mat(dataset: Dataset, target: Path | str) -> None:
