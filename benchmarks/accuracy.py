@@ -36,7 +36,8 @@ class ReferenceLayer(CapsuleLayer):
 
     def forward(self, capsules: torch.Tensor) -> torch.Tensor:
         with torch.autocast(capsules.device.type, enabled=False):
-            return dynamic_routing_reference(capsules.float(), self.matrices, self.iterations, self.gradient)
+            given = self.routing.iterations, self.routing.gradient
+            return dynamic_routing_reference(capsules.float(), self.matrices, *given)
 
 
 def reference_capsnet(canvas: int, **options: Any) -> CapsNet:

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affbench.models.capsnet import (
-    MINIMUM_CANVAS,
-    CapsuleNetwork,
-    PrimaryCapsules,
-    convolutional_primary,
-    pixel_decoder,
-)
+from affbench.models.capsnet import MINIMUM_CANVAS, CapsuleNetwork, convolutional_primary, pixel_decoder
 from affbench.models.options import canvas_size, whole
 from affbench.models.routing import SharedCapsuleLayer
 
@@ -18,24 +12,11 @@ from affbench.models.routing import SharedCapsuleLayer
 class AffCapsNet(CapsuleNetwork):
     """Aff-CapsNet: all primary capsules share one transformation matrix per class, and there is no routing.
 
-    Primary capsules, decoder and loss are those of :class:`affbench.models.capsnet.CapsNet`. With the defaults it has
-    7.6 million parameters on a 40×40 canvas, 6.7 million on 28×28 images, and 5.3 million without the decoder, whatever
-    the canvas; 1,280 of them are the transformations, against CapsNet's 5.9 million.
+    Parameters, primary capsules, decoder and loss are those of :class:`affbench.models.capsnet.CapsNet`;
+    ``primary.network`` may be replaced by any module of output (B, T·D, H', W'), for any T, H' and W'. With the
+    defaults it has 7.6 million parameters on a 40×40 canvas, 6.7 million on 28×28 images, and 5.3 million without the
+    decoder, whatever the canvas; 1,280 of them are the transformations, against CapsNet's 5.9 million.
 
-    Parameters
-    ----------
-    canvas, classes, reconstruction, filters, primary_types, primary_dim, digit_dim, decoder
-        As those of CapsNet.
-
-    Attributes
-    ----------
-    primary : PrimaryCapsules
-        ``primary.network`` may be replaced by any module of output (B, T·D, H', W'), for any T, H' and W'.
-    digits : SharedCapsuleLayer
-    decoder : torch.nn.Sequential or None
-
-    Notes
-    -----
     That there is no routing is stated in the paper's abstract, the shared transformation in summaries of the paper. Not
     confirmed at the source: the sizes of the layers, which are CapsNet's here; the constant that multiplies the sum of
     the votes, here 1/J as in CapsNet's first routing iteration; squashing; and initialisation.
@@ -45,9 +26,6 @@ class AffCapsNet(CapsuleNetwork):
     Gu, Tresp (2020), Improving the Robustness of Capsule Networks to Image Affine Transformations, CVPR, arXiv
     1911.07968.
     """
-
-    primary: PrimaryCapsules
-    digits: SharedCapsuleLayer
 
     def __init__(
         self,

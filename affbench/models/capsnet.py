@@ -21,8 +21,8 @@ MINIMUM_CANVAS = 17  # two 9×9 convolutions without padding, the first of strid
 class CapsuleNetwork(nn.Module):
     """Primary capsules, a layer of class capsules whose lengths are the scores, and perhaps a decoder.
 
-    The parts compose: each may be any module of the shapes below, such as ``PrimaryCapsules(network, dim)`` with a
-    network of your own.
+    Each part may be any module of the shapes below, such as ``PrimaryCapsules(network, dim)`` with a network of your
+    own. The loss is the margin loss plus the weighted sum of squared pixel errors.
 
     Parameters
     ----------
@@ -34,15 +34,7 @@ class CapsuleNetwork(nn.Module):
         The class capsules, all but one masked, (B, K·D), to pixels (B, H·W) in [0, 1]; None for a network without.
     reconstruction
         Weight of the sum of squared pixel errors in the loss.
-
-    References
-    ----------
-    Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, arXiv 1710.09829, sections 4 and 4.1.
     """
-
-    primary: nn.Module
-    digits: nn.Module
-    decoder: nn.Module | None
 
     def __init__(
         self, primary: nn.Module, digits: nn.Module, decoder: nn.Module | None = None, reconstruction: float = 0.0005
@@ -63,10 +55,7 @@ class CapsuleNetwork(nn.Module):
         return _lengths(self.capsules(images))
 
     def decode(self, capsules: Tensor, labels: Tensor) -> Tensor:
-        """Draw what one class capsule describes: (B, K, D), the classes int64 (B,) -> (B, 1, H, W) in [0, 1].
-
-        The other capsules are masked; UsageError for a network without a decoder.
-        """
+        """Draw what one class capsule, of K, describes: (B, K, D), int64 (B,) -> (B, 1, H, W) in [0, 1]."""
         if self.decoder is None:
             raise UsageError("this network has no decoder: build it with a reconstruction weight above 0.")
         mask = F.one_hot(labels, capsules.shape[1]).to(capsules.dtype)
@@ -80,14 +69,8 @@ class CapsuleNetwork(nn.Module):
         return self.decode(capsules, _lengths(capsules).argmax(-1) if labels is None else labels)
 
     def loss_and_scores(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 1, H, W), labels (B,) -> the training loss, and class scores (B, K) from the same pass.
-
-        The loss is the margin loss plus the weighted sum of squared pixel errors.
-        """
-        return self.loss_of_capsules(self.capsules(images), images, labels)
-
-    def loss_of_capsules(self, capsules: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The second half of :meth:`loss_and_scores`, from the class capsules (B, K, D) on."""
+        """Images (B, 1, H, W), labels (B,) -> the training loss, and class scores (B, K) from the same pass."""
+        capsules = self.capsules(images)
         scores = _lengths(capsules)
         loss = margin_loss(scores, labels)
         if self.decoder is not None:
@@ -95,7 +78,7 @@ class CapsuleNetwork(nn.Module):
         return loss, scores
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The training loss alone, see :meth:`loss_and_scores`."""
+        """The training loss alone."""
         return self.loss_and_scores(images, labels)[0]
 
 
@@ -111,12 +94,9 @@ class CapsNet(CapsuleNetwork):
         Side of the square images, at least 17 pixels.
     classes
         Number of classes, K.
-    routings
-        Routing iterations, at least 1. With 1 the coupling is uniform, 1/J for every pair of capsules in both passes:
-        the network without routing.
-    routing_gradient
-        ``"last"``: coupling coefficients are constants in the backward pass; ``"all"``: gradients flow through every
-        iteration, as in the authors' code.
+    routings, routing_gradient
+        Iterations and gradient of :func:`affbench.models.routing.dynamic_routing`. One iteration is the network without
+        routing; gradients through ``"all"`` are those of the authors' code.
     reconstruction
         Weight of the sum of squared pixel errors in the loss; 0 builds a network without a decoder.
     filters
@@ -134,14 +114,12 @@ class CapsNet(CapsuleNetwork):
         ``primary.network`` may be replaced by any module of the same output shape.
     digits : CapsuleLayer
         ``digits.routing`` may be replaced as well.
-    decoder : torch.nn.Sequential or None
 
     References
     ----------
     Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, arXiv 1710.09829, sections 4 and 4.1.
     """
 
-    primary: PrimaryCapsules
     digits: CapsuleLayer
 
     def __init__(
@@ -161,20 +139,19 @@ class CapsNet(CapsuleNetwork):
         canvas = canvas_size("CapsNet", canvas, minimum=MINIMUM_CANVAS)
         primary = convolutional_primary(filters, primary_types, primary_dim)
         side = (canvas - 8 - 9) // 2 + 1
-        digits = CapsuleLayer(
-            side * side * primary_types,
-            primary_dim,
-            whole("classes", classes),
-            whole("digit_dim", digit_dim),
-            iterations=routings,
-            gradient=routing_gradient,
-        )
+        sizes = side * side * primary_types, primary_dim, whole("classes", classes), whole("digit_dim", digit_dim)
+        digits = CapsuleLayer(*sizes, routings, routing_gradient)
         drawing = pixel_decoder(classes * digit_dim, decoder, canvas * canvas) if reconstruction else None
         super().__init__(primary, digits, drawing, reconstruction)
 
 
 class PrimaryCapsules(nn.Module):
     """The channels of a convolutional network, grouped into squashed capsules.
+
+    Channels of T types are first multiplied by 1/T, as in the authors' released code, where the primary capsules share
+    each input equally among their types (tensorflow/models, research/capsules). It could be absorbed into the
+    convolution's weights, so the networks are those of the paper; but without it the first optimiser steps at the
+    usual learning rate drive every class capsule of the full-size network to length 1, and training stalls.
 
     Parameters
     ----------
@@ -190,17 +167,8 @@ class PrimaryCapsules(nn.Module):
         self.dim = dim
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 1, H, W) -> (B, N, D) with N = T·H'·W', type by type."""
-        return self.group(self.network(images))
-
-    def group(self, channels: Tensor) -> Tensor:
-        """Channels (B, T·D, H', W') -> squashed capsules (B, N, D), float32 at least.
-
-        Channels of T types are first multiplied by 1/T, as in the authors' released code, where the primary capsules
-        share each input equally among their types (tensorflow/models, research/capsules). It could be absorbed into the
-        convolution's weights, so the networks are those of the paper; but without it the first optimiser steps at
-        the usual learning rate drive every class capsule of the full-size network to length 1, and training stalls.
-        """
+        """(B, 1, H, W) -> (B, N, D) with N = T·H'·W', type by type, float32 at least."""
+        channels: Tensor = self.network(images)
         grouped = channels.unflatten(1, (-1, self.dim)).transpose(1, 2)  # (B, D, T, H', W')
         grouped = grouped / grouped.shape[2]
         # Stored with the capsules' axis last, as the fast routing wants it.

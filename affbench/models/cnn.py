@@ -15,10 +15,22 @@ from affbench.base.errors import UsageError
 from affbench.models.kernels.convolution import Conv2d
 from affbench.models.options import canvas_size, choice, number, whole, wholes
 
-POOLINGS = ("average", "max")
+
+class _Network(nn.Module):
+    """Convolutional layers, and those that make class scores of their features."""
+
+    def __init__(self, features: Sequence[nn.Module], classifier: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*features)
+        self.classifier = nn.Sequential(*classifier)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raw class scores: float32 (B, 1, H, W) in [0, 1] -> (B, K)."""
+        scores: Tensor = self.classifier(self.features(images))
+        return scores
 
 
-class CNN(nn.Module):
+class CNN(_Network):
     """The baseline the paper's authors compared with CapsNet on affNIST.
 
     Two 5×5 convolutions without padding, each followed by ReLU and 2×2 max-pooling, then a hidden layer with ReLU and
@@ -47,27 +59,15 @@ class CNN(nn.Module):
         hidden: int = 1024,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
         canvas = canvas_size("the CNN", canvas, minimum=16)
         first, second = wholes("filters", filters, length=2)
         side = ((canvas - 4) // 2 - 4) // 2
-        hidden = whole("hidden", hidden)
-        self.features = nn.Sequential(*_convolutions(first, second))
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(second * side * side, hidden),
-            nn.ReLU(),
-            nn.Dropout(number("dropout", dropout, 0, below=1)),
-            nn.Linear(hidden, whole("classes", classes)),
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Raw class scores: float32 (B, 1, H, W) in [0, 1] -> (B, K)."""
-        scores: Tensor = self.classifier(self.features(images))
-        return scores
+        features = _convolutions(first, second)
+        inner = [nn.Linear(second * side * side, whole("hidden", hidden)), nn.ReLU(), _dropout(dropout)]
+        super().__init__(features, [nn.Flatten(), *inner, nn.Linear(hidden, whole("classes", classes))])
 
 
-class GlobalPoolingCNN(nn.Module):
+class GlobalPoolingCNN(_Network):
     """The affNIST baseline, :class:`CNN`, with one change: global pooling in place of flattening.
 
     What follows the convolutions then no longer knows where on the canvas a feature was found. With the defaults it
@@ -76,24 +76,20 @@ class GlobalPoolingCNN(nn.Module):
 
     Parameters
     ----------
-    canvas
-        Side of the square images, at least 16 pixels.
-    classes
-        Number of classes, K.
+    canvas, classes, dropout
+        As those of :class:`CNN`.
     filters
-        Filters of the convolutions, at least two. The first two are the baseline's: 5×5, ReLU, 2×2 max-pooling; any
-        further ones are 3×3 with ReLU and keep the size.
+        Filters of the convolutions, at least two. The first two are the baseline's; any further ones are 3×3 with ReLU
+        and keep the size.
     pooling
         ``"average"`` or ``"max"`` over all positions.
     hidden
-        Units of the hidden layer; 0 for none: the classes are then computed from the pooled features directly.
-    dropout
-        Probability in [0, 1) that a hidden unit is dropped in training; without a hidden layer it has no effect.
+        Units of the hidden layer, which drops out; 0 for none: the classes are then computed from the pooled features.
 
     References
     ----------
     Lin, Chen, Yan (2013), Network In Network, arXiv 1312.4400, section 3.2, for global average pooling. The network
-    itself is affbench's: the baseline of Sabour et al. (2017) with that one change.
+    itself is affbench's.
     """
 
     def __init__(
@@ -106,20 +102,17 @@ class GlobalPoolingCNN(nn.Module):
         hidden: int = 1024,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
         canvas_size("the CNN", canvas, minimum=16)
         widths = wholes("filters", filters)
         if len(widths) < 2:
             raise UsageError(f"filters must list at least 2 whole numbers, not {filters!r}.")
-        layers = _convolutions(*widths[:2])
+        features = _convolutions(*widths[:2])
         for width, following in pairwise(widths[1:]):
-            layers += [Conv2d(width, following, 3, padding=1), nn.ReLU()]
-        self.features = nn.Sequential(*layers)
-        self.pooling = choice("pooling", pooling, POOLINGS)
-        classes, hidden = whole("classes", classes), whole("hidden", hidden, minimum=0)
-        drop = nn.Dropout(number("dropout", dropout, 0, below=1))
+            features += [Conv2d(width, following, 3, padding=1), nn.ReLU()]
+        classes, hidden, drop = whole("classes", classes), whole("hidden", hidden, minimum=0), _dropout(dropout)
         inner = [nn.Linear(widths[-1], hidden), nn.ReLU(), drop] if hidden else []
-        self.classifier = nn.Sequential(*inner, nn.Linear(hidden or widths[-1], classes))
+        super().__init__(features, [*inner, nn.Linear(hidden or widths[-1], classes)])
+        self.pooling = choice("pooling", pooling, ("average", "max"))
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw class scores: float32 (B, 1, H, W) in [0, 1] -> (B, K), float32 also under autocast."""
@@ -132,7 +125,7 @@ class GlobalPoolingCNN(nn.Module):
         return scores
 
 
-class SabourCNN(nn.Module):
+class SabourCNN(_Network):
     """The baseline of the paper's MNIST experiment, 35.4 million parameters on 28×28 images.
 
     Three 5×5 convolutions of stride 1, then two fully connected layers, the last with dropout. The paper does not
@@ -140,16 +133,12 @@ class SabourCNN(nn.Module):
 
     Parameters
     ----------
-    canvas
-        Side of the square images.
-    classes
-        Number of classes, K.
+    canvas, classes, dropout
+        As those of :class:`CNN`, for a canvas of any size.
     filters
         Filters of the three convolutions.
     hidden
         Units of the two fully connected layers.
-    dropout
-        Probability in [0, 1) that a unit of the last hidden layer is dropped in training.
     """
 
     def __init__(
@@ -161,27 +150,14 @@ class SabourCNN(nn.Module):
         hidden: Sequence[int] = (328, 192),
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
         canvas = canvas_size("the CNN", canvas, minimum=1)
         fourth, fifth = wholes("hidden", hidden, length=2)
-        layers: list[nn.Module] = []
+        features: list[nn.Module] = []
         for width, following in pairwise((1, *wholes("filters", filters, length=3))):
-            layers += [Conv2d(width, following, 5, padding="same"), nn.ReLU()]
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(filters[-1] * canvas * canvas, fourth),
-            nn.ReLU(),
-            nn.Linear(fourth, fifth),
-            nn.ReLU(),
-            nn.Dropout(number("dropout", dropout, 0, below=1)),
-            nn.Linear(fifth, whole("classes", classes)),
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Raw class scores: float32 (B, 1, H, W) in [0, 1] -> (B, K)."""
-        scores: Tensor = self.classifier(self.features(images))
-        return scores
+            features += [Conv2d(width, following, 5, padding="same"), nn.ReLU()]
+        inner = [nn.Linear(filters[-1] * canvas * canvas, fourth), nn.ReLU(), nn.Linear(fourth, fifth), nn.ReLU()]
+        classifier = [nn.Flatten(), *inner, _dropout(dropout), nn.Linear(fifth, whole("classes", classes))]
+        super().__init__(features, classifier)
 
 
 def _convolutions(first: int, second: int) -> list[nn.Module]:
@@ -190,3 +166,7 @@ def _convolutions(first: int, second: int) -> list[nn.Module]:
         *(Conv2d(1, first, 5), nn.ReLU(), nn.MaxPool2d(2)),
         *(Conv2d(first, second, 5), nn.ReLU(), nn.MaxPool2d(2)),
     ]
+
+
+def _dropout(probability: float) -> nn.Dropout:
+    return nn.Dropout(number("dropout", probability, 0, below=1))

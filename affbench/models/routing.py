@@ -1,7 +1,8 @@
 """Dynamic routing between capsules: procedure 1 of Sabour, Frosst and Hinton (2017).
 
 Sizes: B batch, N input capsules of D_in dimensions, J output capsules of D_out dimensions. First the procedure as the
-paper writes it; then what the package uses, the same numbers without forming the votes (`kernels.routing_fast`).
+paper (Dynamic Routing Between Capsules, arXiv 1710.09829) writes it; then what the package uses, the same numbers
+without forming the votes (`kernels.routing_fast`).
 """
 
 from __future__ import annotations
@@ -42,11 +43,7 @@ def squash(vectors: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (…, D); zero, with zero gradient, for an all-zero vector.
-
-    References
-    ----------
-    Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, equation 1.
+        (…, D), equation 1 of the paper; zero, with zero gradient, for an all-zero vector.
     """
     with torch.autocast(vectors.device.type, enabled=False):
         vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
@@ -55,7 +52,7 @@ def squash(vectors: Tensor) -> Tensor:
 
 
 def dynamic_routing(capsules: Tensor, weight: Tensor, iterations: int, gradient: str = "last") -> Tensor:
-    """Route input capsules to output capsules by agreement.
+    """Route input capsules to output capsules by agreement, procedure 1 of the paper.
 
     Parameters
     ----------
@@ -78,15 +75,11 @@ def dynamic_routing(capsules: Tensor, weight: Tensor, iterations: int, gradient:
     ------
     UsageError
         If a shape, the number of iterations or ``gradient`` is not acceptable.
-
-    References
-    ----------
-    Sabour, Frosst, Hinton (2017), Dynamic Routing Between Capsules, arXiv 1710.09829, procedure 1.
     """
-    _check(capsules, weight, iterations, gradient)
+    whole("iterations", iterations)
+    choice("gradient", gradient, GRADIENTS)
     with torch.autocast(capsules.device.type, enabled=False):
-        dtype = _precision(capsules, weight)
-        routed: Tensor = routing_fast.FastRouting.apply(capsules.to(dtype), weight.to(dtype), iterations, gradient)
+        routed: Tensor = routing_fast.FastRouting.apply(*_matching(capsules, weight), iterations, gradient)
     return routed
 
 
@@ -96,10 +89,9 @@ def coupling_coefficients(capsules: Tensor, weight: Tensor, iterations: int) -> 
     Arguments as those of :func:`dynamic_routing`; c of the last iteration, (B, N, J), each row a distribution over the
     output capsules, all 1/J with one iteration.
     """
-    _check(capsules, weight, iterations, "last")
+    whole("iterations", iterations)
     with torch.no_grad(), torch.autocast(capsules.device.type, enabled=False):
-        dtype = _precision(capsules, weight)
-        return routing_fast.coupling_coefficients(capsules.to(dtype), weight.to(dtype), iterations)
+        return routing_fast.coupling_coefficients(*_matching(capsules, weight), iterations)
 
 
 class CapsuleLayer(nn.Module):
@@ -107,10 +99,8 @@ class CapsuleLayer(nn.Module):
 
     Parameters
     ----------
-    in_capsules, in_dim
-        N and D_in: number and dimensions of the input capsules.
-    out_capsules, out_dim
-        J and D_out: number and dimensions of the output capsules.
+    in_capsules, in_dim, out_capsules, out_dim
+        N, D_in, J and D_out.
     iterations, gradient
         As in :func:`dynamic_routing`.
 
@@ -136,16 +126,6 @@ class CapsuleLayer(nn.Module):
         self.routing: nn.Module = DynamicRouting(iterations, gradient)
         self.weight = nn.Parameter(torch.empty(out_capsules, out_dim, in_dim, in_capsules))
         nn.init.normal_(self.weight, std=0.1)
-
-    @property
-    def iterations(self) -> int:
-        """Iterations of its routing."""
-        return int(self.routing.iterations)  # type: ignore[arg-type]
-
-    @property
-    def gradient(self) -> str:
-        """Gradient of its routing."""
-        return str(self.routing.gradient)
 
     @property
     def matrices(self) -> Tensor:
@@ -176,19 +156,7 @@ class SharedCapsuleLayer(nn.Module):
 
     Every input capsule is coupled to every output capsule with 1/J: :class:`CapsuleLayer` with one iteration and N
     equal matrices. Since the votes are W u, it is W times the sum of the input capsules; neither their order nor, up
-    to the borders, the place of what they see matters.
-
-    Parameters
-    ----------
-    in_dim
-        D_in: dimensions of the input capsules.
-    out_capsules, out_dim
-        J and D_out: number and dimensions of the output capsules.
-
-    Attributes
-    ----------
-    weight : torch.nn.Parameter
-        (J, D_out, D_in).
+    to the borders, the place of what they see matters. Sizes as in :class:`CapsuleLayer`, weight (J, D_out, D_in).
     """
 
     def __init__(self, in_dim: int, out_capsules: int, out_dim: int) -> None:
@@ -199,20 +167,21 @@ class SharedCapsuleLayer(nn.Module):
     def forward(self, capsules: Tensor) -> Tensor:
         """(B, N, D_in) -> (B, J, D_out), for any N."""
         with torch.autocast(capsules.device.type, enabled=False):
-            dtype = _precision(capsules, self.weight)
-            coupled = capsules.to(dtype).sum(1) / len(self.weight)
-            return squash(torch.einsum("joi,bi->bjo", self.weight.to(dtype), coupled))
+            capsules, weight = _in_precision(capsules, self.weight)
+            coupled = capsules.sum(1) / len(weight)
+            return squash(torch.einsum("joi,bi->bjo", weight, coupled))
 
 
-def _precision(capsules: Tensor, weight: Tensor) -> torch.dtype:
-    return torch.promote_types(torch.promote_types(capsules.dtype, weight.dtype), torch.float32)
+def _in_precision(capsules: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float32, or float64 if one is."""
+    dtype = torch.promote_types(torch.promote_types(capsules.dtype, weight.dtype), torch.float32)
+    return capsules.to(dtype), weight.to(dtype)
 
 
-def _check(capsules: Tensor, weight: Tensor, iterations: int, gradient: str) -> None:
-    whole("iterations", iterations)
-    choice("gradient", gradient, GRADIENTS)
+def _matching(capsules: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     if capsules.ndim != 3 or weight.ndim != 4 or capsules.shape[1:] != (weight.shape[0], weight.shape[3]):
         raise UsageError(
             "dynamic_routing needs capsules (B, N, D_in) and weight (N, J, D_out, D_in), "
             f"not {tuple(capsules.shape)} and {tuple(weight.shape)}."
         )
+    return _in_precision(capsules, weight)

@@ -19,19 +19,14 @@ class SpatialTransformerCNN(nn.Module):
     A small localisation network reads an affine transformation off the image; the image is sampled anew accordingly,
     bilinearly, and classified by :class:`affbench.models.cnn.CNN`. It starts out as the identity: an untrained network
     gives the scores of its classifier alone. With the defaults it has 16.2 million parameters on a 40×40 canvas, 30,286
-    of them in the localisation network.
+    of them in the localisation network. The paper's network for distorted MNIST has a smaller classifier; here it is
+    the one that the other models are compared with, so that the transformer is the only difference.
 
     Parameters
     ----------
-    canvas
-        Side of the square images, at least 16 pixels.
-    classes
-        Number of classes, K.
-    localisation
-        Filters of the two 5×5 convolutions of the localisation network.
-    localisation_hidden
-        Units of its hidden layer.
-    filters, hidden, dropout
+    localisation, localisation_hidden
+        Filters and hidden units of the localisation network, see :class:`SpatialTransformer`.
+    canvas, classes, filters, hidden, dropout
         The classifier's, see :class:`affbench.models.cnn.CNN`.
 
     Attributes
@@ -39,11 +34,6 @@ class SpatialTransformerCNN(nn.Module):
     transformer : SpatialTransformer
     classifier : CNN
         May be replaced by any model of (B, 1, H, W).
-
-    Notes
-    -----
-    The paper's network for distorted MNIST has a smaller classifier; here it is the one that the other models of this
-    package are compared with, so that the transformer is the only difference.
 
     References
     ----------
@@ -77,6 +67,10 @@ class SpatialTransformerCNN(nn.Module):
 class SpatialTransformer(nn.Module):
     """Sample each image anew, under an affine transformation that a localisation network predicts from it.
 
+    The last layer starts with zero weights and the identity as its bias. Two 5×5 convolutions of 20 filters and 20
+    hidden units are what the paper's appendix is widely quoted to use for distorted MNIST; re-implementations agree on
+    the convolutions but not on the hidden layer and on further pooling. Not checked at the source.
+
     Parameters
     ----------
     canvas
@@ -85,12 +79,6 @@ class SpatialTransformer(nn.Module):
         Filters of the two 5×5 convolutions, each followed by 2×2 max-pooling and ReLU.
     hidden
         Units of the hidden layer between them and the six numbers of the transformation.
-
-    Notes
-    -----
-    The last layer starts with zero weights and the identity as its bias. Two 5×5 convolutions of 20 filters and 20
-    hidden units are what the paper's appendix is widely quoted to use for distorted MNIST; re-implementations agree on
-    the convolutions but not on the hidden layer and on further pooling. Not checked at the source.
     """
 
     def __init__(self, canvas: int, filters: Sequence[int] = (20, 20), hidden: int = 20) -> None:
@@ -98,36 +86,22 @@ class SpatialTransformer(nn.Module):
         canvas = canvas_size("the localisation network", canvas, minimum=16)
         first, second = wholes("localisation", filters, length=2)
         side = ((canvas - 4) // 2 - 4) // 2
-        hidden = whole("localisation_hidden", hidden)
-        regression = nn.Linear(hidden, 6)
+        regression = nn.Linear(whole("localisation_hidden", hidden), 6)
         nn.init.zeros_(regression.weight)
         with torch.no_grad():
             regression.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
         self.localisation = nn.Sequential(
-            Conv2d(1, first, 5),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            Conv2d(first, second, 5),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(second * side * side, hidden),
-            nn.ReLU(),
-            regression,
+            *(Conv2d(1, first, 5), nn.MaxPool2d(2), nn.ReLU()),
+            *(Conv2d(first, second, 5), nn.MaxPool2d(2), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(second * side * side, hidden), nn.ReLU(), regression),
         )
-
-    def transformations(self, images: Tensor) -> Tensor:
-        """A_θ of the paper's equation 1: (B, 1, H, W) -> (B, 2, 3), float32 at least.
-
-        It maps the place of a pixel in the output to its source in the image, both with coordinates from −1 to 1.
-        """
-        theta: Tensor = self.localisation(images)
-        return theta.to(torch.promote_types(theta.dtype, torch.float32)).view(-1, 2, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1, H, W) -> (B, 1, H, W), black where the source lies outside the image."""
-        theta = self.transformations(images)
-        # In bfloat16 a coordinate near the border would be off by a twentieth of a pixel.
+        theta: Tensor = self.localisation(images)
+        # A_θ of the paper's equation 1 maps the place of a pixel in the output to its source in the image, both with
+        # coordinates from −1 to 1. In bfloat16 one near the border would be off by a twentieth of a pixel.
         with torch.autocast(images.device.type, enabled=False):
+            theta = theta.to(torch.promote_types(theta.dtype, torch.float32)).view(-1, 2, 3)
             grid = F.affine_grid(theta, list(images.shape), align_corners=False)
             return F.grid_sample(images.to(grid.dtype), grid, mode="bilinear", align_corners=False)
