@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +17,9 @@ from affbench.data.placement import CANVAS
 
 Form = Literal["original", "padded", "translated", "affine", "official"]
 Digits: TypeAlias = "tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]"  # images (N, 28, 28) and labels (N,)
+# Converts official files: target, files, attributes of the set, and, where at hand, the digits that its images were
+# made from, and a file of its own originals.
+Writer: TypeAlias = Callable[[Path, Sequence[Path], Mapping[str, Any], Dataset | None, Path | None], None]
 
 ORIGINALS_VERSION = 2  # of how affNIST's own originals are used
 
@@ -38,36 +40,24 @@ def write_placed(target: Path, digits: Digits, form: Form, seed: int, attributes
     hdf5.write_set(target, Dataset(str(attributes["name"]), str(attributes["split"]), images, labels), attributes)
 
 
-@dataclass(frozen=True)
-class Official:
-    """The files of an official set, and what its images were made from where that is at hand."""
-
-    files: tuple[Path, ...]
-    digits: Dataset | None = None
-    originals: Path | None = None
-
-    @property
-    def inputs(self) -> dict[str, int]:
-        """What determines the converted set beside the content of the files."""
-        return {"digits": self.digits is not None, "originals": ORIGINALS_VERSION if self.originals else False}
-
-
-Writer: TypeAlias = Callable[[Path, Official, Mapping[str, Any]], None]  # target, files, and attributes of the set
-
-
-def write_affnist(target: Path, official: Official, attributes: Mapping[str, Any]) -> None:
+def write_affnist(
+    target: Path,
+    files: Sequence[Path],
+    attributes: Mapping[str, Any],
+    digits: Dataset | None = None,
+    originals: Path | None = None,
+) -> None:
     """Convert a split of affNIST."""
-    files = official.files
     if files[0].suffix == ".npz":
         convert_npz(files[0], files[1], target, attributes)
         return
     place = files[0] if len(files) == 1 else files[0].parent  # batches lie in a folder of their own, as 1.mat, 2.mat, …
-    convert_mat(place, target, attributes, official.digits, official.originals)
+    convert_mat(place, target, attributes, digits, originals)
 
 
-def write_homnist(target: Path, official: Official, attributes: Mapping[str, Any]) -> None:
+def write_homnist(target: Path, files: Sequence[Path], attributes: Mapping[str, Any], *_: object) -> None:
     """Convert homNIST."""
-    hdf5.write_set(target, read_homnist(official.files[0]), attributes)
+    hdf5.write_set(target, read_homnist(files[0]), attributes)
 
 
 def origin(name: str, split: str, source: str, checksums: Mapping[str, str], license: str) -> dict[str, str]:

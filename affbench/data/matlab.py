@@ -39,10 +39,9 @@ def main(path: str) -> None:
         with Path(path).open("rb") as file:
             read = read_hdf5 if is_version_73(file.read(HEAD)) else read_mat5
         told = {"variables": read(path, arrays)}
-    except MemoryError:
-        told, arrays = {"error": f"it unpacks to more than {LIMIT:,} bytes"}, []
     except Exception as error:  # scipy and h5py raise nearly anything on hostile bytes
-        told, arrays = {"error": str(error) or type(error).__name__}, []
+        full = isinstance(error, MemoryError)
+        told, arrays = {"error": f"it unpacks to more than {LIMIT:,} bytes" if full else str(error)}, []
     sys.stdout.buffer.write(f"{json.dumps(told)}\n".encode())
     for values in arrays:
         sys.stdout.buffer.write(values.data)

@@ -10,7 +10,7 @@ from pathlib import Path
 from affbench.base import store
 from affbench.base.errors import DownloadError
 from affbench.data import convert, sets
-from affbench.data.convert import Official, Writer
+from affbench.data.convert import Writer
 from affbench.data.fetch.files import Fetched, Fetcher, Ways
 from affbench.data.fetch.sources import Source
 from affbench.data.sets import SetPart
@@ -58,13 +58,20 @@ def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
 
 def _convert_official(part: SetPart, write: Writer, source: Source, fetched: list[Fetched], data_dir: Path) -> Path:
     """Convert official files; the key of the set is that of their content."""
-    files, optional = fetched[: len(source.files)], fetched[len(source.files) :]
-    checksums = {file.path.name: file.sha256 for file in files}
+    files = fetched[: len(source.files)]
+    originals = next((file.path for file in fetched[len(files) :]), None)
     digits = sets.mnist_digits(part.split, data_dir) if sets.FAMILIES["mnist"].is_there(data_dir) else None
-    official = Official(tuple(file.path for file in files), digits, optional[0].path if optional else None)
+    checksums = {file.path.name: file.sha256 for file in files}
+    inputs = {
+        "files": checksums,
+        "split": part.split,
+        "digits": digits is not None,
+        "originals": convert.ORIGINALS_VERSION if originals else False,
+    }
     origin = f"{source.name}: {files[0].origin}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     about = convert.origin(part.spec.family, part.split, origin, checksums, source.license)
-    inputs = {"files": checksums, "split": part.split} | official.inputs
-    return store.derive_file(
-        part.path(data_dir), "convert", part.version, inputs, lambda target: write(target, official, about)
-    )
+
+    def make(target: Path) -> None:
+        write(target, [file.path for file in files], about, digits, originals)
+
+    return store.derive_file(part.path(data_dir), "convert", part.version, inputs, make)
