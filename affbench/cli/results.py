@@ -56,7 +56,7 @@ def evaluate(
     part = images.part()
     if (weights is None) != (model is None) or (weights is not None and run is not None):
         raise UsageError("--model and --weights go together, and without --run: they name a network trained elsewhere.")
-    from affbench.report.record import evaluation_tables
+    from affbench.report.terminal import evaluation_tables
     from affbench.run.elsewhere import adopt, read_weights
     from affbench.run.folder import evaluation_document, find_run
     from affbench.run.record import evaluate_run
@@ -102,7 +102,7 @@ def leaderboard(
     from dataclasses import asdict
 
     from affbench.experiment.reference import add_reference, leaderboards
-    from affbench.report.leaderboard import leaderboard_table
+    from affbench.report.terminal import leaderboard_table
     from affbench.run.folder import find_run
 
     for run in [find_run(session.workspace.results, name) for name in add or []]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,54 +18,22 @@ from markupsafe import Markup
 from affbench.analysis.results import Result, Results
 from affbench.base.store import write_text
 from affbench.base.version import __version__
-from affbench.report.sections import (
-    MakeSection,
-    ablation,
-    accuracy,
-    capsules,
-    classes,
-    entropy,
-    equivariance,
-    evaluations,
-    factors,
-    matched,
-    methods,
-    mistakes,
-    pairs,
-    positions,
-    published,
-    routing,
-    samples,
-    training,
-    transformation,
-)
+from affbench.report.sections import MakeSection
+from affbench.report.sections.accuracy import summarise
 from affbench.report.table import Table, markdown_text, percent, plain
 
 FIGURES, TABLES = "figures", "tables"
 TEMPLATES = Path(__file__).parent / "templates"
-EXPLAINED: tuple[MakeSection, ...] = (factors.section, equivariance.section)
+MEASURED = ("factors", "equivariance")
 """Sections for which something is measured, on some thousand images a model."""
-SECTIONS: tuple[MakeSection, ...] = (
-    accuracy.section,
-    matched.section,
-    pairs.section,
-    published.section,
-    routing.section,
-    ablation.section,
-    training.section,
-    transformation.section,
-    classes.section,
-    mistakes.section,
-    positions.section,
-    *EXPLAINED,
-    capsules.section,
-    entropy.section,
-    samples.section,
-    methods.section,
-    evaluations.section,
-)
-"""What a report shows, in this order."""
-PLAIN = tuple(section for section in SECTIONS if section not in EXPLAINED)
+SHOWN = (
+    "accuracy", "matched", "pairs", "published", "routing", "ablation", "training", "transformation", "classes",
+    "mistakes", "positions", *MEASURED, "capsules", "entropy", "samples", "methods", "evaluations",
+)  # fmt: skip
+"""The sections of a report in this order, by their files in `affbench.report.sections`."""
+_MAKE: dict[str, MakeSection] = {name: import_module(f"affbench.report.sections.{name}").section for name in SHOWN}
+SECTIONS = tuple(_MAKE.values())
+PLAIN = tuple(make for name, make in _MAKE.items() if name not in MEASURED)
 
 
 @dataclass(frozen=True)
@@ -79,11 +48,7 @@ class Report:
 def write_report(
     folder: Path, results: Results, *, title: str, note: str = "", sections: Sequence[MakeSection] = PLAIN
 ) -> Report:
-    """Write ``report.md``, ``report.html`` and ``figures/`` over some runs, in the place of files of the same names.
-
-    The note is what has to be said of all its numbers, such as that they are of a sample: it stands under the title.
-    What could not be read or shown is named.
-    """
+    """Write ``report.md``, ``report.html`` and ``figures/`` over some runs; the note holds for all of their numbers."""
     made = [section for make in sections if (section := make(results, folder / FIGURES))]
     page = {
         "title": title,
@@ -104,7 +69,7 @@ def write_report(
     markdown, html = folder / "report.md", folder / "report.html"
     for path in (markdown, html):
         write_text(path, plain(environment().get_template(f"{path.name}.j2").render(page)))
-    return Report(markdown, html, accuracy.summarise(results, title=title, note=note))
+    return Report(markdown, html, summarise(results, title=title, note=note))
 
 
 @cache
@@ -122,13 +87,13 @@ def _facts(result: Result) -> str:
     tested = [f"{name} {percent(record.accuracy)}%" for name, record in result.evaluations.items()]
     if run.trained_elsewhere:
         return "; ".join(("trained elsewhere", *tested))
-    facts = [
+    facts = (
         f"seed {result.seed}",
         f"checkpoint of epoch {run.selected.epoch:g} of {run.history[-1].epoch:g}",
         f"validation {percent(run.selected.validation_accuracy)}%",
         *tested,
         f"{run.seconds_per_epoch:.1f} s per epoch on {run.environment.device_name or 'an unnamed device'}",
-    ]
+    )
     return "; ".join(facts)
 
 
@@ -143,14 +108,16 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters["md"] = lambda text: Markup(markdown_text(text))  # noqa: S704 - escaped for Markdown
-    templates.filters["lines"] = lambda text: Markup("<br>").join(plain(text).split("\n"))
-    templates.filters["fenced"] = _fenced
-    templates.filters["facts"] = _facts
-    templates.filters["json"] = lambda content: content.model_dump_json(indent=2, exclude_unset=True)
-    templates.filters["link"] = lambda path: f"{FIGURES}/{quote(path.name)}"
-    templates.filters["uri"] = lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    templates.filters["anchor"] = _anchor
+    templates.filters |= {
+        "md": lambda text: Markup(markdown_text(text)),  # noqa: S704 - escaped for Markdown
+        "lines": lambda text: Markup("<br>").join(plain(text).split("\n")),
+        "fenced": _fenced,
+        "facts": _facts,
+        "json": lambda content: content.model_dump_json(indent=2, exclude_unset=True),
+        "link": lambda path: f"{FIGURES}/{quote(path.name)}",
+        "uri": lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
+        "anchor": _anchor,
+    }
     return templates
 
 

@@ -40,20 +40,20 @@ def sample_sheet(
     rows: int = 10,
     columns: int = 12,
 ) -> Drawing:
-    """Draw a sheet of samples.
-
-    A plain set: a row for each class. An affine set with its originals uint8 (M, H, W), which ``source_index`` counts
-    in: in each row an original at the left and transformed versions of it beside it, each under its transformation.
-    """
+    """Draw a row for each class; of an affine set, whose ``source_index`` counts in `originals` (M, H, W), versions."""
     if not len(dataset):
         raise DataError(f"{dataset.name} ({dataset.split}) is empty; there is nothing to show.")
-    title, caption = f"Sample of {dataset.name}, {dataset.split} split", "Some of its images, a row for each class."
-    affine = dataset.transforms is not None and dataset.source_index is not None
-    if originals is None or not affine:
+    header: tuple[str, ...] = ("row", "index", "label")
+    table = np.zeros((len(dataset), 0))
+    if dataset.transforms is not None:
+        header += ("source_index", *TRANSFORM_COLUMNS)
+        table = np.column_stack(dataset.table[::-1])
+    if originals is None:
         classes = np.unique(dataset.labels)[:rows]
         shown = [np.flatnonzero(dataset.labels == label)[:columns] for label in classes]
         pictures = [dataset.images[chosen] for chosen in shown]
         figure = picture_sheet(Band(pictures, [f"class {label}" for label in classes], [""] * columns))
+        caption = "Some of its images, a row for each class."
     else:
         shown = _versions(dataset, rows, columns - 1)
         figure = picture_sheet(*(_band(dataset, originals, chosen) for chosen in shown), size=0.84)
@@ -61,24 +61,16 @@ def sample_sheet(
             "Original digits at the left, transformed versions of each beside it. Above each: rotation in degrees, "
             "shear; vertical × horizontal expansion; shift down, right in pixels."
         )
-    header: tuple[str, ...] = ("row", "index", "label")
-    table = np.zeros((len(dataset), 0))
-    if affine:
-        transforms, source_index = dataset.table
-        header += ("source_index", *TRANSFORM_COLUMNS)
-        table = np.column_stack([source_index, transforms])
     listed = [(row, int(i), int(dataset.labels[i]), *table[i]) for row, line in enumerate(shown, 1) for i in line]
+    title = f"Sample of {dataset.name}, {dataset.split} split"
     return save_drawing(figure, path, title, caption, header, listed)
 
 
 def factor_histograms(dataset: Dataset, path: Path) -> Drawing:
     """Draw the distribution of each of the six factors of an affine set."""
-    if dataset.transforms is None or not len(dataset):
-        raise DataError(f"{dataset.name} ({dataset.split}) has no transformations to draw.")
-    title = f"Factors of {dataset.name}, {dataset.split} split"
     figure, grid = panels(6, 3.2, 2.6, 0)
     rows = []
-    for axes, name, values in zip(grid, TRANSFORM_COLUMNS, dataset.transforms.T, strict=True):
+    for axes, name, values in zip(grid, TRANSFORM_COLUMNS, dataset.table[0].T, strict=True):
         whole = (values == np.rint(values)).all()  # translations: a bin for each number
         bins = np.arange(values.min(), values.max() + 2) - 0.5 if whole else 40
         counts, edges = np.histogram(values, bins, range=(float(values.min()), float(values.max())))
@@ -87,6 +79,7 @@ def factor_histograms(dataset: Dataset, path: Path) -> Drawing:
         dress(axes, name.replace("_", " "), f"{TRANSFORM_UNITS[name]}; {values.min():.3g} to {values.max():.3g}")
         axes.set_ylim(bottom=0)
     figure.supylabel("images", fontsize=9, color=INK)
+    title = f"Factors of {dataset.name}, {dataset.split} split"
     caption = f"The six factors of the transformations of {len(dataset):,} of its images."
     return save_drawing(figure, path, title, caption, ("factor", "from", "to", "images"), rows)
 
@@ -95,11 +88,6 @@ def _band(dataset: Dataset, originals: npt.NDArray[np.uint8], chosen: npt.NDArra
     """An original, in the middle of the canvas to be shown at the same scale, and versions of it."""
     transforms, source_index = dataset.table
     source = int(source_index[chosen[0]])
-    if source >= len(originals):
-        raise DataError(
-            f"{dataset.name} points to original {source:,}, but there are {len(originals):,}; give the digits of its "
-            "own split."
-        )
     spare = [dataset.canvas - length for length in originals.shape[1:]]
     original = np.pad(originals[source], [(width // 2, width - width // 2) for width in spare])
     heads = [f"original {source}"]

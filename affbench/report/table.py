@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from affbench.analysis.results import Group, Results
-from affbench.base.statistics import seed_summary
+from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.run.folder import Share
 
 if TYPE_CHECKING:
@@ -44,11 +44,7 @@ _LATEX = {sign: rf"\{sign}" for sign in "&%$#_{}"} | {
 
 @dataclass(frozen=True)
 class Table:
-    """A table, before it is rendered: as many cells a row as there are columns, the first of which names the row.
-
-    The caption says what the numbers are: set, split, n, seeds, interval. Headings, like cells, break their lines at
-    "\\n".
-    """
+    """A table, before it is rendered: the first column names the row; the caption says set, split, n and interval."""
 
     title: str
     columns: tuple[str, ...]
@@ -147,6 +143,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
+def mean_percent(over_seeds: SeedSummary) -> str:
+    """The mean of shares, with their standard deviation where there are several."""
+    return percent(over_seeds.mean) + ("" if over_seeds.sd is None else f" ± {percent(over_seeds.sd)}")
+
+
 def interval(ends: tuple[float, float]) -> str:
     """An interval of shares in percent."""
     return f"[{percent(ends[0])}, {percent(ends[1])}]"
@@ -198,24 +199,14 @@ def accuracy_cell(own: Group, name: str, among: Sequence[Group] = ()) -> Cell:
     summary, ends = own.accuracy(name), own.interval(name)
     if summary is None or ends is None:
         return ABSENT
-    lines = [percent(summary.mean), interval(ends)]
+    lines = [mean_percent(summary), interval(ends)]
     if summary.sd is not None:
-        lines[0] += f" ± {percent(summary.sd)}"
         lines.append(f"{percent(summary.minimum)} to {percent(summary.maximum)}")
     if len({record.n for group in among for record in group.records(name)}) > 1:
         lines.append(f"n {span(record.n for record in own.records(name))}")
     if summary.n != len(own.results):
         lines.append(f"{summary.n} of {len(own.results)} seeds")
     return Cell("\n".join(lines), 100 * summary.mean)
-
-
-def validation_cell(own: Group) -> Cell:
-    """Validation accuracy with its spread over seeds."""
-    summary = own.validation
-    if summary is None:
-        return Cell("trained elsewhere")
-    spread = "" if summary.sd is None else f" ± {percent(summary.sd)}"
-    return Cell(percent(summary.mean) + spread, 100 * summary.mean)
 
 
 def accuracy_table(
@@ -225,26 +216,29 @@ def accuracy_table(
     shown = [own for own, _ in lines]
     sets = [name for name in results.sets if any(own.records(name) for own in shown)]
     columns = (*heads, "Validation\naccuracy %", *(set_heading(name, shown) for name in sets))
-    rows = tuple(
-        (*cells, validation_cell(own), *(accuracy_cell(own, name, results.groups) for name in sets))
-        for own, cells in lines
-    )
-    return Table(title, columns, rows, caption)
+    rows = []
+    for own, cells in lines:
+        validation = Cell("trained elsewhere")
+        if own.validation is not None:
+            validation = Cell(mean_percent(own.validation), 100 * own.validation.mean)
+        rows.append((*cells, validation, *(accuracy_cell(own, name, results.groups) for name in sets)))
+    return Table(title, columns, tuple(rows), caption)
 
 
 def shares_table(
-    title: str, first: str, lines: Mapping[Cell, Mapping[str, Sequence[Share]]], groups: Sequence[Group], name: str
+    title: str, first: str, lines: Mapping[Cell, Mapping[str, Sequence[Share]]], results: Results, name: str
 ) -> Table:
     """A row for each part of a set and a column for each model: its shares there by seed, under the group's name."""
 
     def cell(shares: Sequence[Share]) -> Cell:
         if not shares:
             return ABSENT
-        summary, extent = seed_summary([share.accuracy for share in shares]), interval(shares[0].ci95)
+        summary, reach = seed_summary([share.accuracy for share in shares]), interval(shares[0].ci95)
         if len(shares) > 1:
-            extent = f"{percent(summary.minimum)} to {percent(summary.maximum)}"
-        return Cell(f"{percent(summary.mean)}\n{extent}", 100 * summary.mean)
+            reach = f"{percent(summary.minimum)} to {percent(summary.maximum)}"
+        return Cell(f"{percent(summary.mean)}\n{reach}", 100 * summary.mean)
 
+    groups = [own for own in results.groups if any(own.name in models for models in lines.values())]
     columns = (first, *(f"{own.name}\n{counted(len(own.records(name)), 'seed')}" for own in groups))
     rows = tuple((label, *(cell(found.get(own.name, ())) for own in groups)) for label, found in lines.items())
     caption = (

@@ -10,7 +10,7 @@ from run_folders import make_run, record
 
 from affbench.base.errors import UsageError
 from affbench.experiment.reference import leaderboards
-from affbench.report.leaderboard import leaderboard_table
+from affbench.report.terminal import leaderboard_table
 from affbench.run.folder import write_evaluation
 
 

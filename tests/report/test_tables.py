@@ -12,7 +12,6 @@ from run_folders import make_run, record, study
 from affbench.analysis.published import published_for
 from affbench.analysis.results import LabelledRun, read_results
 from affbench.report.page import environment
-from affbench.report.record import evaluation_tables
 from affbench.report.sections import ablation
 from affbench.report.sections.accuracy import summarise
 from affbench.report.sections.classes import per_class_table
@@ -20,6 +19,7 @@ from affbench.report.sections.published import published_table
 from affbench.report.sections.routing import sweep_table
 from affbench.report.sections.transformation import transformation_table
 from affbench.report.table import Cell, Table
+from affbench.report.terminal import evaluation_tables
 from affbench.run.folder import Run, write_evaluation
 
 

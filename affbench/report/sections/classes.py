@@ -28,13 +28,12 @@ def section(results: Results, folder: Path) -> Section:
 
 def per_class_table(results: Results, name: str) -> Table:
     """Accuracy on one set by true class: a row per class, a column per model."""
-    groups = [own for own in results.groups if own.records(name)]
-    lines: dict[Cell, dict[str, list[ClassShare]]] = {}
-    for own in groups:
+    lines: dict[int, dict[str, list[ClassShare]]] = {}
+    for own in results.groups:
         for share in (share for record in own.records(name) for share in record.per_class):
-            lines.setdefault(Cell(str(share.label), share.label), {}).setdefault(own.name, []).append(share)
-    ordered = {label: lines[label] for label in sorted(lines, key=lambda cell: cell.sort or 0)}
-    return shares_table("By class", "Class", ordered, groups, name)
+            lines.setdefault(share.label, {}).setdefault(own.name, []).append(share)
+    ordered = {Cell(str(label), label): models for label, models in sorted(lines.items())}
+    return shares_table("By class", "Class", ordered, results, name)
 
 
 def confusion_figure(results: Results, name: str, path: Path) -> Drawing:

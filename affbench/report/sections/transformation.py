@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from affbench.analysis.results import Group, Results
+from affbench.analysis.results import Results
 from affbench.base.statistics import seed_summary
 from affbench.data.dataset import TRANSFORM_UNITS
 from affbench.report.drawing import Drawing, beginning, dress, file_name, legend, line_look, panels, save_drawing
@@ -32,60 +32,63 @@ def section(results: Results, folder: Path) -> Section:
     return Section("Where it breaks: by transformation", tuple(filter(None, tables)), tuple(filter(None, figures)))
 
 
-Bins = dict[tuple[float, float], dict[str, list[BinShare]]]
-"""By edges and model, the shares of all seeds."""
+Located = tuple[str, str, BinShare]
+"""A model, a factor, and the model's share in one of its bins."""
 
 
-def _bins(results: Results, name: str) -> tuple[list[Group], dict[str, Bins]]:
-    """The models that were tested on a set with transformations, and the bins of each factor that they share."""
-    groups = [own for own in results.groups if any(record.by_transformation for record in own.records(name))]
-    factors: dict[str, Bins] = {}
-    for own in groups:
-        for record in own.records(name):
-            for factor, shares in (record.by_transformation or {}).items():
-                for share in shares:
-                    line = factors.setdefault(factor, {}).setdefault((share.low, share.high), {})
-                    line.setdefault(own.name, []).append(share)
-    return groups, factors
+def _located(results: Results, name: str) -> list[Located]:
+    """The shares of all models on a set; none where it is without transformations."""
+    return [
+        (own.name, factor, share)
+        for own in results.groups
+        for record in own.records(name)
+        for factor, shares in (record.by_transformation or {}).items()
+        for share in shares
+    ]
 
 
 def transformation_table(results: Results, name: str) -> Table | None:
     """Accuracy on one set by bins of each factor of the transformation; None for a set without transformations."""
-    groups, factors = _bins(results, name)
-    lines = {
-        Cell(f"{factor.replace('_', ' ')} {low:.5g} to {high:.5g} {TRANSFORM_UNITS.get(factor, '')}".strip()): models
-        for factor, bins in factors.items()
-        for (low, high), models in sorted(bins.items())
-    }
-    return shares_table("By transformation", "Transformation", lines, groups, name) if lines else None
+    found = _located(results, name)
+    factors = list(dict.fromkeys(factor for _, factor, _ in found))
+    lines: dict[Cell, dict[str, list[BinShare]]] = {}
+    for model, factor, own in sorted(found, key=lambda one: (factors.index(one[1]), one[2].low, one[2].high)):
+        unit = TRANSFORM_UNITS.get(factor, "")
+        label = Cell(f"{factor.replace('_', ' ')} {own.low:.5g} to {own.high:.5g} {unit}".strip())
+        lines.setdefault(label, {}).setdefault(model, []).append(own)
+    return shares_table("By transformation", "Transformation", lines, results, name) if lines else None
 
 
 def transformation_figure(results: Results, name: str, path: Path) -> Drawing | None:
     """Accuracy on one set as a curve over each factor of the transformation; None for a set without."""
-    groups, factors = _bins(results, name)
-    if not factors:
+    found = _located(results, name)
+    if not found:
         return None
-    figure, curves = factor_panels(factors, [own.name for own in groups])
+    figure, curves = factor_panels(found)
     caption = (
-        f"{described(name, groups)}, in equal bins of each factor; the other factors vary freely. Bands: Wilson's 95% "
-        "interval for one seed (images taken as independent), the range over seeds for several."
+        f"{described(name, results.groups)}, in equal bins of each factor; the other factors vary freely. Bands: "
+        "Wilson's 95% interval for one seed (images taken as independent), the range over seeds for several."
         f"{beginning(axes.get_ylim()[0] for axes in figure.axes)}"
     )
     header = ("model", "factor", "low", "high", "n", "seeds", "accuracy", "band_low", "band_high")
     return save_drawing(figure, path, f"Accuracy by transformation, {name}", caption, header, curves)
 
 
-def factor_panels(factors: Mapping[str, Bins], models: Sequence[str]) -> tuple[Figure, list[tuple[Any, ...]]]:
+def factor_panels(found: Sequence[Located]) -> tuple[Figure, list[tuple[Any, ...]]]:
     """A panel for each factor; in it a line for each of the first models over the middle of its bins, with a band.
 
     The points of all models come with it: model, factor, edges, n, seeds, accuracy and the band.
     """
+    models, factors = (list(dict.fromkeys(names)) for names in zip(*(own[:2] for own in found), strict=True))
     shown = models[:_MOST_CURVES]
     figure, grid = panels(len(factors), 3.2, 2.5, 0.7 + 0.2 * math.ceil(len(shown) / 3), sharey=True)
     rows: list[tuple[Any, ...]] = []
-    for axes, (factor, bins) in zip(grid, factors.items(), strict=True):
+    for axes, factor in zip(grid, factors, strict=True):
         for number, model in enumerate(models):
-            points = [(*edges, *_point(own[model])) for edges, own in sorted(bins.items()) if model in own]
+            bins: dict[tuple[float, float], list[BinShare]] = {}
+            for share in (share for *own, share in found if own == [model, factor]):
+                bins.setdefault((share.low, share.high), []).append(share)
+            points = [(*edges, *_point(shares)) for edges, shares in sorted(bins.items())]
             rows += [(model, factor, *point) for point in points]
             if number < len(shown):
                 look, columns = line_look(number), np.array(points, np.float64).reshape(-1, 7).T
