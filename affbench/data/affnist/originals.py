@@ -1,10 +1,9 @@
 """Which MNIST digit every image of affNIST was made from.
 
-The official batches run through the originals in an order of their own, in which their ``original_id`` counts, so the
-MNIST digit behind an image has to be found by its pixels. Every image is brought back into the digit's 28×28 frame by
-its stored transformation; the mean over a few versions of one original is close to no other digit of the same label.
-The digits found are then rendered and compared with the stored images. Files whose ids do count in MNIST's order, such
-as exported ones, are recognised first.
+The official batches run through the originals in an order of their own, in which their ``original_id`` counts. So every
+image is brought back into the digit's 28×28 frame by its stored transformation; the mean over a few versions of one
+original is close to no other digit of the same label. The digits found are rendered and compared with the stored
+images. Files whose ids do count in MNIST's order, such as exported ones, are recognised first.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from affbench.base.errors import DataError
 from affbench.data.dataset import Dataset
-from affbench.data.placement import FRAME
+from affbench.data.placement import CANVAS, FRAME
 from affbench.data.transform import CHUNK, affine_matrices, render, render_matrices, warp
 
 VERSIONS = 8  # of each original that are brought back
@@ -46,14 +45,38 @@ def pair(
         if np.median(equal_ink(stored, render(digits.images[ids[few]], transforms[few]))) > EQUAL:
             return ids, "as in the file, which counts in MNIST's order"
     if originals is not None and ids.max() < len(originals):
-        return _same(originals, digits)[ids], "found by the pixels of the file's originals"
+        places = {image.tobytes(): index for index, image in reversed(list(enumerate(digits.images)))}
+        same = np.array([places.get(image.tobytes(), -1) for image in originals], np.int32)
+        if same.min() < 0:
+            raise DataError(f"of the {len(same):,} originals, {(same < 0).sum():,} are no MNIST digits")
+        return same[ids], "found by the pixels of the file's originals"
     _, first, group = np.unique(ids, return_index=True, return_inverse=True)
-    looks, examples = _looks(read, transforms, group, first)
+    looks, examples = _looks(read, transforms, group)
     found, equal = nearest(looks, labels[first], examples, affine_matrices(transforms[first]), digits)
     share = float((equal > EQUAL).mean())
     if share < FOUND:
         raise DataError(f"only {share:.1%} of {len(first):,} originals are MNIST digits by the stored table")
     return found[group], f"found by pixels, {share:.2%} of the originals confirmed"
+
+
+def _looks(
+    read: Callable[[int, int], Images], transforms: npt.NDArray[np.float32], group: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float32], Images]:
+    """The mean look of each original, by its group of images, over its first versions, and the image of its first."""
+    order, counts = np.argsort(group, kind="stable"), np.bincount(group)
+    version = np.empty(len(group), np.int64)
+    version[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order])
+    looks = np.zeros((len(counts), FRAME, FRAME), np.float32)
+    examples = np.zeros((len(counts), CANVAS, CANVAS), np.uint8)
+    for start in range(0, len(group), CHUNK):
+        part = slice(start, start + CHUNK)
+        images, originals, matrices = read(start, min(part.stop, len(group))), group[part], transforms[part]
+        new, used = version[part] == 0, version[part] < VERSIONS
+        examples[originals[new]] = images[new]
+        if used.any():
+            np.add.at(looks, originals[used], brought_back(images[used], affine_matrices(matrices[used])))
+    looks /= np.minimum(counts, VERSIONS)[:, None, None]
+    return looks, examples
 
 
 def nearest(
@@ -87,37 +110,3 @@ def equal_ink(stored: Images, rendered: Images) -> npt.NDArray[np.float64]:
 def brought_back(images: Images, matrices: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     """Images in the digit's frame again: float32 (n, 28, 28), by the transformations (n, 3, 3) that made them."""
     return warp(images, np.linalg.inv(matrices), FRAME).astype(np.float32)
-
-
-def _looks(
-    read: Callable[[int, int], Images],
-    transforms: npt.NDArray[np.float32],
-    group: npt.NDArray[np.int64],
-    first: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.float32], Images]:
-    """The mean look of each original over its first versions, and the image of its first one."""
-    order = np.argsort(group, kind="stable")
-    version = np.empty(len(group), np.int64)
-    version[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order])
-    looks = np.zeros((len(first), FRAME, FRAME), np.float32)
-    examples = np.zeros((len(first), *read(0, 1).shape[1:]), np.uint8)
-    for start in range(0, len(group), CHUNK):
-        images = read(start, min(start + CHUNK, len(group)))
-        rows = np.arange(start, start + len(images))
-        new = version[rows] == 0
-        examples[group[rows[new]]] = images[new]
-        used = version[rows] < VERSIONS
-        if used.any():
-            np.add.at(looks, group[rows[used]], brought_back(images[used], affine_matrices(transforms[rows[used]])))
-    looks /= np.minimum(np.bincount(group), VERSIONS)[:, None, None]
-    return looks, examples
-
-
-def _same(originals: Images, digits: Dataset) -> Index:
-    """Where each original stands among the digits, by its pixels; of equal digits the first."""
-    places = {image.tobytes(): index for index, image in reversed(list(enumerate(digits.images)))}
-    found = [places.get(image.tobytes(), -1) for image in originals]
-    missing = found.count(-1)
-    if missing:
-        raise DataError(f"of the {len(found):,} originals, {missing:,} are no MNIST digits")
-    return np.array(found, np.int32)

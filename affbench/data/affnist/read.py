@@ -1,17 +1,12 @@
-"""affNIST as others store it: MATLAB files, batches and zip archives of them, and NumPy archives of images and labels.
+"""affNIST as others store it: MATLAB files, batches and zip archives of them; and homNIST.
 
 A .mat file holds one 1×1 struct ``affNISTdata`` with eight fields. The names of six are known; those of the inverse
 matrix and of the index of the case have not been seen. So every field is found by its name where the name says enough,
 else by its shape and values, and never by its position alone. Three fields are 6×N floating point: the table of
 transformations, the matrix from the digit's pixels to the canvas's, and its inverse; where names fail, the table is the
-one from which another can be computed.
+one from which another can be computed. Images are stored 1600×N, one image a column in row-major order. Indices count
+from 1 there and from 0 here.
 
-Images are stored 1600×N, one image a column in row-major order. Indices count from 1 there and from 0 here. What the
-six numbers of a transformation mean is documented in `affbench.data.synthesis` and checked by
-`affbench.data.affnist.verify`; in which order the originals count, in `affbench.data.affnist.originals`.
-
-References
-----------
 T. Tieleman, "affNIST", https://www.cs.toronto.edu/~tijmen/affNIST/
 """
 
@@ -29,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from affbench.base.errors import DataError
-from affbench.data.containers import Array, Variables, check_archive, extracted, npz_array, read_mat_variables, reading
+from affbench.data.containers import Array, Variables, check_archive, extracted, read_mat_variables, reading
 from affbench.data.dataset import CLASSES, TRANSFORM_COLUMNS, UNPAIRED, Dataset, joined
 from affbench.data.placement import CANVAS, FRAME
 from affbench.data.transform import old_to_new
@@ -37,8 +32,6 @@ from affbench.data.transform import old_to_new
 _LOG = logging.getLogger(__name__)
 
 STRUCT = "affNISTdata"
-PIXELS = CANVAS * CANVAS
-ROWS = 10_240  # images of a NumPy archive at once: 16 MB, a whole number of the converted file's chunks
 ORIGINALS = 60_000  # digits in MNIST's training file, the most that originals can count to
 AGREEMENT = 1e-4  # how far a stored matrix may lie from the one that the table gives
 LOW, HIGH = (-360, -10, 0.01, 0.01, -1000, -1000), (360, 10, 100, 100, 1000, 1000)  # of any affine set's factors
@@ -59,9 +52,8 @@ def read_mat(path: Path | str, name: str = "affnist", split: str = "test") -> Da
     Returns
     -------
     Dataset
-        Images uint8 (N, 40, 40), labels uint8 (N,), transforms float32 (N, 6) in the order of `TRANSFORM_COLUMNS`,
-        source_index int32 (N,) from 0, in the order in which the file itself counts its originals. The attribute
-        ``matrices`` says whether the table and the stored matrices agree.
+        With ``transforms``, and ``source_index`` from 0 in the order in which the file itself counts its originals.
+        The attribute ``matrices`` says whether the table and the stored matrices agree.
 
     Raises
     ------
@@ -81,7 +73,7 @@ def read_parts(path: Path) -> Iterator[Dataset]:
             images = _images(fields)
             transforms, matrices = _transforms(fields, len(images))
             source_index = _source_index(fields, len(images))
-            labels = _labels(fields, len(images))
+            labels = classes(fields, len(images))
         yield Dataset("affnist", "", images, labels, transforms, source_index, attributes={"matrices": matrices})
 
 
@@ -94,26 +86,26 @@ def said_of_matrices(path: Path, parts: list[Dataset]) -> str:
     return worst
 
 
-def read_originals(path: Path | str) -> npt.NDArray[np.uint8]:
+def read_originals(path: Path) -> npt.NDArray[np.uint8]:
     """The originals of affNIST, in the order in which its files count them: uint8 (M, 28, 28)."""
-    with contextlib.closing(_opened(Path(path))) as files:  # a temporary file goes when it closes
+    with contextlib.closing(_opened(path)) as files:  # a temporary file goes when it closes
         label, variables = next(files)
     with reading(Path(label), "affNIST"):
         fields = _fields(variables)
-        if any(value.ndim == 2 and PIXELS in value.shape for value in fields.values()):
+        if any(value.ndim == 2 and CANVAS**2 in value.shape for value in fields.values()):
             margin = (CANVAS - FRAME) // 2
             return _images(fields)[:, margin:-margin, margin:-margin]
         return _images(fields, FRAME)
 
 
-def read_homnist(path: Path | str) -> Dataset:
+def read_homnist(path: Path) -> Dataset:
     """Read homNIST, the counterpart of affNIST under homographies: images uint8 (N, H, H), labels uint8 (N,).
 
     Its layout is known from one loader, by the names of its variables only; so whichever axis of ``img_data`` is as
     long as there are matrices counts the images, and the others must make squares, taken in row-major order. The
     homographies (3×3 each) must be there, but are not kept: they fit no transformation table.
     """
-    (label, variables), *more = _opened(Path(path))
+    (label, variables), *more = _opened(path)
     if more:
         raise DataError(f"{path} holds several .mat files; homNIST is one.")
     with reading(Path(label), "homNIST"):
@@ -125,36 +117,8 @@ def read_homnist(path: Path | str) -> Dataset:
         side = math.isqrt(images.size // max(n, 1))
         if rest or axis is None or not n or images.ndim not in (2, 3) or side * side * n != images.size:
             raise ValueError(f"img_data {images.shape} is not {matrices.size / 9:g} square images, one for each matrix")
-        rows = np.moveaxis(images, axis, 0).reshape(n, side * side)
-        return Dataset("homnist", "test", _pixels(rows).reshape(n, side, side), _labels({"labels": labels}, n))
-
-
-@contextlib.contextmanager
-def opened_npz(images_path: Path, labels_path: Path) -> Iterator[tuple[int, Iterator[Dataset]]]:
-    """The number of images of a NumPy mirror's two files, and the images in parts."""
-    with npz_array(images_path) as images, npz_array(labels_path) as labels:
-        n, shape = images.size // PIXELS, images.shape[1:]
-        if shape not in ((PIXELS,), (CANVAS, CANVAS), (CANVAS, CANVAS, 1), (1, CANVAS, CANVAS)) or not n:
-            shapes = f"its images are {images.shape}, not (N, 1600) or (N, 40, 40)"
-            raise DataError(f"{images_path} is not affNIST: {shapes}.")
-        if labels.shape not in ((n,), (n, 1), (n, CLASSES)):
-            raise DataError(f"{labels_path} is no match: its labels are {labels.shape} for {n:,} images.")
-        field = "label_one_of_n" if labels.shape[1:] == (CLASSES,) else "label_int"
-        # The first part decides whether floating point means 0 to 1 or 0 to 255, for the whole file.
-        largest = float(images[:ROWS].max())
-
-        def part(start: int) -> Dataset:
-            block, given = images[start : start + ROWS], labels[start : start + ROWS]
-            with reading(images_path, "affNIST"):
-                pixels = _pixels(block.reshape(-1, PIXELS), largest).reshape(-1, CANVAS, CANVAS)
-            with reading(labels_path, "affNIST"):
-                return Dataset("affnist", "", pixels, _labels({field: given}, len(block)))
-
-        yield n, map(part, range(0, n, ROWS))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(list(names)[:8]) or "none"
+        rows = np.moveaxis(images, axis, 0).reshape(n, side, side)
+        return Dataset("homnist", "test", pixels(rows), classes({"labels": labels}, n))
 
 
 def members(path: Path) -> list[str]:
@@ -171,13 +135,14 @@ def members(path: Path) -> list[str]:
         return names
     stems = {PurePosixPath(name.replace("\\", "/")).stem: name for name in names}
     batches = {int(stem): name for stem, name in stems.items() if stem.isdecimal() and len(stem) < 6}
-    missing = next((k for k in range(1, len(names) + 1) if k not in batches), 0 if names else 1)
+    wanted = range(1, max(len(names), 1) + 1)
+    missing = next((number for number in wanted if number not in batches), None)
     if missing:
         raise DataError(
             f"{path} lacks {missing}.mat: affNIST is one .mat file, or the batches 1.mat, 2.mat, …, and this holds "
             f"{_listed(names)}; fetch it again."
         )
-    return [batches[k] for k in sorted(batches)]
+    return [batches[number] for number in wanted]
 
 
 def _opened(path: Path) -> Generator[tuple[str, Any], None, None]:
@@ -196,6 +161,10 @@ def _opened(path: Path) -> Generator[tuple[str, Any], None, None]:
         yield label, variables
 
 
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(list(names)[:8]) or "none"
+
+
 def _fields(variables: Variables) -> Fields:
     """The fields of the struct, by lower-case name; a file whose fields are its variables will do too."""
     structs = [value for value in variables.values() if isinstance(value, dict)]
@@ -211,49 +180,50 @@ def _fields(variables: Variables) -> Fields:
     return {name.lower(): value for name, value in found.items() if isinstance(value, np.ndarray)}
 
 
-def _named(fields: Fields, *names: str) -> Array | None:
-    return next((fields[name] for name in names if name in fields), None)
-
-
 def _images(fields: Fields, side: int = CANVAS) -> npt.NDArray[np.uint8]:
-    pixels, named = side * side, _named(fields, "image", "images")
+    size, named = side * side, fields.get("image", fields.get("images"))
     choices = fields.values() if named is None else [named]
-    found = next((value for value in choices if value.ndim == 2 and pixels in value.shape and value.size), None)
+    found = next((value for value in choices if value.ndim == 2 and size in value.shape and value.size), None)
     if found is None:
         what = "it lacks the field image" if named is None else f"its images are {named.shape}"
-        raise ValueError(f"{what}: none of them {pixels} values long")
-    rows = found.T if found.shape[0] == pixels else found
-    return _pixels(rows).reshape(-1, side, side)
+        raise ValueError(f"{what}: none of them {size} values long")
+    rows = found.T if found.shape[0] == size else found
+    return pixels(rows).reshape(-1, side, side)
 
 
-def _pixels(rows: Array, largest: float | None = None) -> npt.NDArray[np.uint8]:
-    """Images (N, P) as uint8; floating point from 0 to 1 or from 0 to 255, as the largest value of the file tells."""
-    if rows.dtype == np.uint8:
-        return np.ascontiguousarray(rows)
-    low, high = float(rows.min()), float(rows.max())
-    scale = 255 if rows.dtype.kind in "bf" and (high if largest is None else largest) <= 1 else 1
+def pixels(images: Array, largest: float | None = None) -> npt.NDArray[np.uint8]:
+    """Images as uint8; floating point from 0 to 1 or from 0 to 255, as the largest value of the file tells."""
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images)
+    low, high = float(images.min()), float(images.max())
+    scale = 255 if images.dtype.kind in "bf" and (high if largest is None else largest) <= 1 else 1
     if not (low >= 0 and high * scale <= 255):  # also not a number
         raise ValueError(f"its pixels run from {low:g} to {high:g}, not from 0 to 1 or to 255 throughout")
-    return np.ascontiguousarray(np.rint(rows * scale).astype(np.uint8))
+    return np.ascontiguousarray(np.rint(images * scale).astype(np.uint8))
 
 
-def _labels(fields: Fields, n: int) -> npt.NDArray[np.uint8]:
-    plain, marks = _named(fields, "label_int", "label", "labels"), _named(fields, "label_one_of_n", "one_of_n")
-    if plain is not None and plain.ndim == 2 and n > 1 and plain.size == CLASSES * n:
+def classes(fields: Fields, n: int) -> npt.NDArray[np.uint8]:
+    """The label of each of n images, from plain or one-of-n labels, which must not contradict each other."""
+    plain = next((fields[name] for name in ("label_int", "label", "labels") if name in fields), None)
+    marks = fields.get("label_one_of_n", fields.get("one_of_n"))
+    if plain is not None and plain.ndim == 2 and plain.size == CLASSES * n:
         plain, marks = None, plain  # (10, N) under the plain name
     if plain is None and marks is None:
         marks = next((value for value in fields.values() if _marked(value, n) is not None), None)
-    if plain is None and marks is None:
+    said = []
+    if plain is not None:
+        if plain.size != n or not np.isin(plain, range(CLASSES)).all():
+            raise ValueError(f"its {plain.size:,} labels are not one of 0 to 9 for each of {n:,} images")
+        said.append(plain.ravel())
+    if marks is not None:
+        if (marked := _marked(marks, n)) is None:
+            raise ValueError(f"its one-of-n labels {marks.shape} do not mark one class for each of {n:,} images")
+        said.append(marked)
+    if not said:
         raise ValueError("it lacks the labels, label_int or label_one_of_n")
-    if plain is not None and not (plain.size == n and np.isin(plain, range(CLASSES)).all()):
-        raise ValueError(f"its {plain.size:,} labels are not one of 0 to 9 for each of {n:,} images")
-    marked = None if marks is None else _marked(marks, n)
-    if marks is not None and marked is None:
-        raise ValueError(f"its one-of-n labels {marks.shape} do not mark one class for each of {n:,} images")
-    said = [values.ravel().astype(np.uint8) for values in (plain, marked) if values is not None]
     if not np.array_equal(said[0], said[-1]):
         raise ValueError("label_int and label_one_of_n name different classes")
-    return said[0]
+    return said[0].astype(np.uint8)
 
 
 def _marked(values: Array, n: int) -> Array | None:
@@ -307,7 +277,10 @@ def _source_index(fields: Fields, n: int) -> npt.NDArray[np.int32]:
     vectors = {name: value.ravel() for name, value in fields.items() if value.shape in ((n,), (1, n), (n, 1))}
     named = [name for name in vectors if any(word in name for word in ("orig", "source", "mnist", "base"))]
     choices = named or [name for name in vectors if "label" not in name and name != "image"]
-    usable = [values for values in map(vectors.__getitem__, choices) if _counts(values)]
+    usable = []
+    for values in (vectors[name] for name in choices if vectors[name].dtype.kind in "iuf"):
+        if ((values >= 0) & (values < 2**31) & (values == np.floor(values))).all():
+            usable.append(values)
     if not usable:
         raise ValueError(f"it lacks original_id, the index of the original of each of its {n:,} images")
     # An index of cases never repeats, one of originals may; of equals the last, as the official files have it.
@@ -316,7 +289,3 @@ def _source_index(fields: Fields, n: int) -> npt.NDArray[np.int32]:
     if originals.max() >= ORIGINALS:
         raise ValueError(f"it points to original {index.max():,}, and MNIST has {ORIGINALS:,} at most")
     return originals
-
-
-def _counts(values: Array) -> bool:
-    return bool(values.dtype.kind in "iuf" and ((values >= 0) & (values < 2**31) & (values == np.floor(values))).all())

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from affbench.base.errors import DataError
 from affbench.base.store import atomic_folder, atomic_path, write_bytes
+from affbench.data.affnist import read
 from affbench.data.affnist.originals import pair
-from affbench.data.affnist.read import STRUCT, members, opened_npz, read_originals, read_parts, said_of_matrices
+from affbench.data.containers import npz_array, reading
 from affbench.data.dataset import CLASSES, UNPAIRED, Dataset, joined
 from affbench.data.hdf5 import new_set
 from affbench.data.placement import CANVAS
@@ -26,17 +27,33 @@ from affbench.data.transform import old_to_new
 
 _LOG = logging.getLogger(__name__)
 
+PIXELS = CANVAS * CANVAS
+ROWS = 10_240  # images of a NumPy archive at once: 16 MB, a whole number of the converted file's chunks
 LIMIT = 2**31 - 1  # bytes of a variable; MATLAB reads no larger one from a v5 file
 BATCH = 10_000  # images of a batch, where the set is not a number of versions of the same digits
 _MEMBER = re.compile(r"\d+\.mat")
 
 
-def convert_npz(images: Path, labels: Path, target: Path, attributes: Mapping[str, Any]) -> None:
+def convert_npz(images_path: Path, labels_path: Path, target: Path, attributes: Mapping[str, Any]) -> None:
     """Write a converted set from the NumPy mirror, which has no transformations, part by part."""
     about = {**attributes, "layout": "NumPy"}
-    with opened_npz(images, labels) as (count, parts), new_set(target, count, CANVAS, about, affine=False) as writer:
-        for part in parts:
-            writer.append(part)
+    with npz_array(images_path) as images, npz_array(labels_path) as labels:
+        n, shape = images.size // PIXELS, images.shape[1:]
+        if shape not in ((PIXELS,), (CANVAS, CANVAS), (CANVAS, CANVAS, 1), (1, CANVAS, CANVAS)) or not n:
+            shapes = f"its images are {images.shape}, not (N, 1600) or (N, 40, 40)"
+            raise DataError(f"{images_path} is not affNIST: {shapes}.")
+        if labels.shape not in ((n,), (n, 1), (n, CLASSES)):
+            raise DataError(f"{labels_path} is no match: its labels are {labels.shape} for {n:,} images.")
+        # The first part decides whether floating point means 0 to 1 or 0 to 255, for the whole file.
+        largest = float(images[:ROWS].max())
+        with new_set(target, n, CANVAS, about, affine=False) as writer:
+            for start in range(0, n, ROWS):
+                block = images[start : start + ROWS].reshape(-1, CANVAS, CANVAS)
+                with reading(images_path, "affNIST"):
+                    pixels = read.pixels(block, largest)
+                with reading(labels_path, "affNIST"):
+                    classes = read.classes({"labels": labels[start : start + ROWS]}, len(block))
+                writer.append(Dataset("affnist", "", pixels, classes))
 
 
 def convert_mat(
@@ -47,7 +64,7 @@ def convert_mat(
     originals: Path | None = None,
 ) -> None:
     """Write a converted set from MATLAB files, part by part; what they count is looked for among the digits."""
-    batches, parts = len(members(path)), read_parts(path)
+    batches, parts = len(read.members(path)), read.read_parts(path)
     first = next(parts)
     count, known = len(first) * batches, []
     with new_set(target, count, CANVAS, {**attributes, "layout": "MATLAB"}, affine=True) as writer:
@@ -66,7 +83,7 @@ def convert_mat(
         order = UNPAIRED
         if digits is not None:
             try:
-                given = None if originals is None else read_originals(originals)
+                given = None if originals is None else read.read_originals(originals)
                 images = writer.file["images"]
                 found, order = pair(lambda start, stop: images[start:stop], table, digits, given)
                 writer.file["source_index"][...] = found
@@ -75,7 +92,7 @@ def convert_mat(
                 order = f"{UNPAIRED}: {error}"
         if order.startswith(UNPAIRED):
             _LOG.warning("source_index of %s counts %s", path, order)
-        writer.file.attrs.update({"matrices": said_of_matrices(path, known), "order": order})
+        writer.file.attrs.update({"matrices": read.said_of_matrices(path, known), "order": order})
 
 
 def export_mat(dataset: Dataset, target: Path | str) -> None:
@@ -103,16 +120,18 @@ def export_mat(dataset: Dataset, target: Path | str) -> None:
                 (folder / member).write_bytes(_packed(part))
 
 
-def fields(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
-    """The eight fields of the official struct, one case a column, in their order, which public loaders rely on.
+def _packed(dataset: Dataset) -> bytes:
+    """A .mat file of the official struct's eight fields, one case a column, in the order that public loaders rely on.
 
     The names of ``matrix_new_to_old`` and ``case_index`` have not been seen in an official file.
     """
+    import scipy.io
+
     n, (transforms, source_index) = len(dataset), dataset.table
     matrices = old_to_new(transforms)
     square = np.concatenate([matrices, np.tile([[[0.0, 0.0, 1.0]]], (n, 1, 1))], axis=1)
     ids = source_index + 1 if dataset.original_id is None else dataset.original_id
-    return {
+    fields: dict[str, npt.NDArray[Any]] = {
         "matrix_old_to_new": matrices.reshape(n, 6).T,
         "matrix_new_to_old": np.linalg.inv(square)[:, :2].reshape(n, 6).T,
         "image": dataset.images.reshape(n, -1).T,
@@ -122,21 +141,14 @@ def fields(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
         "human_readable_transform": transforms.T.astype(np.float64),
         "original_id": ids.astype(np.int32)[None],
     }
-
-
-def _packed(dataset: Dataset) -> bytes:
-    """The content of a .mat file."""
-    import scipy.io
-
-    content = fields(dataset)
-    size = sum(values.nbytes for values in content.values())
+    size = sum(values.nbytes for values in fields.values())
     if size > LIMIT:
         raise DataError(
-            f"{len(dataset):,} images make a variable of {size:,} bytes, more than a MATLAB v5 file holds ({LIMIT:,}); "
-            f"export to a folder, or to a name ending in .zip, for batches."
+            f"{n:,} images take {size:,} bytes, and a MATLAB v5 file holds {LIMIT:,}; export to a folder, or to a name "
+            f"ending in .zip, for batches."
         )
     packed = io.BytesIO()
-    scipy.io.savemat(packed, {STRUCT: content}, do_compression=True)
+    scipy.io.savemat(packed, {read.STRUCT: fields}, do_compression=True)
     return packed.getvalue()
 
 
