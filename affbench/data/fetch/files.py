@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import shutil
-import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -147,14 +146,13 @@ class Fetcher:
 
     def _bring_one(self, file: RemoteFile, places: list[_Place]) -> Fetched:
         reasons = []
-        deadline = time.monotonic() + self._ways.patience.total
         for place in places:
             address = str(place.where)
             host = urlsplit(address).netloc
             if {address, host} & self._refused.keys():
                 continue
             try:
-                return self._bring_from(file, place, deadline)
+                return self._bring_from(file, place)
             except Refused as refused:
                 local = isinstance(place.where, Path)
                 reasons.append(f"{address if local else place.origin} {refused}")
@@ -164,7 +162,7 @@ class Fetcher:
             raise DataError(f"{'; '.join(reasons)}; put a good copy in its place, or leave --mirror out.")
         raise Refused("; ".join(reasons))
 
-    def _bring_from(self, file: RemoteFile, place: _Place, deadline: float) -> Fetched:
+    def _bring_from(self, file: RemoteFile, place: _Place) -> Fetched:
         form, target = place.form, self._folder / place.form.name
         if self._ways.offline and isinstance(place.where, str):
             raise Refused("was not asked (--offline)")
@@ -176,7 +174,7 @@ class Fetcher:
                 shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True, exist_ok=True)
             try:
-                self._download(place, target, staging, deadline).replace(target)
+                self._download(place, target, staging).replace(target)
             except OSError:
                 (staging / PART).unlink(missing_ok=True)  # on a full disk every byte counts
                 raise
@@ -192,10 +190,10 @@ class Fetcher:
             )
         return fetched
 
-    def _download(self, place: _Place, target: Path, staging: Path, deadline: float) -> Path:
+    def _download(self, place: _Place, target: Path, staging: Path) -> Path:
         """The whole file, verified, within `staging`."""
         form, part = place.form, staging / PART
-        transfer = Transfer(form, part, self._ways.patience, deadline, self._ways.progress)
+        transfer = Transfer(form, part, self._ways.patience, self._ways.progress)
         bring = functools.partial(_copy, part) if isinstance(place.where, Path) else transfer
         known = None if self._ways.force else self._remembered(form.name)
         checksum = form.published or (known and f"sha256:{known.sha256}")

@@ -33,7 +33,7 @@ class Patience:
     attempts: int = 4  # at one address that bring nothing new before it is given up
     wait: float = 0.5  # seconds before the second attempt; doubled before each one after
     silence: float = 20.0  # seconds without a byte after which an attempt has failed
-    total: float = 1800.0  # seconds for one file, over all its addresses and attempts
+    total: float = 1800.0  # seconds for one file at one address, over all attempts
 
 
 class Refused(Exception):  # noqa: N818  (an outcome that the next source may make good, not an error yet)
@@ -76,12 +76,13 @@ class Transfer:
     file: RemoteFile
     part: Path  # holds the bytes that have come so far
     patience: Patience
-    deadline: float  # a reading of `time.monotonic`
     progress: Progress
     resumed: bool = False  # whether more than one answer made the file
+    deadline: float = 0.0  # a reading of `time.monotonic`
 
     def __call__(self, url: str, output: str, _: object = None) -> None:
         """Download `url`; `Refused` where the address cannot deliver."""
+        self.deadline = time.monotonic() + self.patience.total
         tries, farthest = 0, self._size()
         while True:
             try:
@@ -109,7 +110,7 @@ class Transfer:
         # Without a checksum only the server can tell that the rest belongs to the same file.
         if start and (validator or self.file.published):
             headers |= {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
-        most = self.file.size or self.file.max_bytes
+        most = self.file.max_bytes
         with self._open(url, headers) as response:
             start, total = self._extent(response, start)
             tag = response.headers.get("ETag", "")

@@ -156,7 +156,7 @@ def test_a_wrong_checksum_names_what_was_expected_and_what_came(site: Any, tmp_p
 
 def test_more_than_the_published_size_is_told_before_it_is_downloaded(site: Any, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="has 204,800 bytes, more than the 99 allowed"):
-        fetch_file(checked(site.add("file.bin", CONTENT), size=99), tmp_path, patience=QUICK)
+        fetch_file(checked(site.add("file.bin", CONTENT), max_bytes=99), tmp_path, patience=QUICK)
 
 
 def test_a_web_page_is_not_taken_for_a_file(site: Any, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_affnist_is_tried_at_its_home_first_and_numpy_last() -> None:
         assert sources[0].files[0].urls[0].startswith("https://www.cs.toronto.edu/~tijmen/affNIST/32x/transformed/")
         assert all(split in file.name for source in sources for file in source.files)
         assert all(file.name.endswith(".npz") for file in sources[-1].files)
-        assert all(file.sha256 and file.size for file in sources[-1].files)
+        assert all(file.sha256 and file.max_bytes for file in sources[-1].files)
 
 
 def test_an_unknown_set_is_told_with_the_nearest() -> None:
