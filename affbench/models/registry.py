@@ -69,8 +69,7 @@ def build_model(name: str, /, *, canvas: int = 40, **options: Any) -> nn.Module:
     Raises
     ------
     UsageError
-        If the model or an option is unknown, a value is not acceptable, or a factory cannot be imported, fails, or
-        returns something else than a module.
+        If the model or an option is unknown or not acceptable, or a factory fails or returns something else.
     """
     from torch import nn
 
@@ -97,9 +96,7 @@ def build_model(name: str, /, *, canvas: int = 40, **options: Any) -> nn.Module:
         raise UsageError(f"model '{name}' cannot be built: {reason(error)}.") from error
     patches = getattr(getattr(model, "patch_embed", None), "patch_size", ()) if name.startswith(TIMM) else ()
     if any(canvas % side for side in patches):
-        raise UsageError(
-            f"model '{name}' cuts {canvas}×{canvas} images: give -o patch_size=8, or another that divides."
-        )
+        raise UsageError(f"model '{name}' cuts {canvas}×{canvas} images: give -o patch_size=8, or one that divides.")
     if not isinstance(model, nn.Module):
         raise UsageError(f"model '{name}' must return a torch.nn.Module, not {type(model).__name__}.")
     return model
@@ -170,17 +167,14 @@ def _factory(name: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         if name in _BUILT_IN:
             raise
-        hint = (
-            'what runs as a script belongs below `if __name__ == "__main__":`.'
-            if isinstance(error, SystemExit)
-            else "write it as package.module:factory or file.py:factory, of an installed package, on PYTHONPATH or in "
-            "the current folder."
-        )
+        hint = "write package.module:factory or file.py:factory, installed, on PYTHONPATH or in the current folder."
+        if isinstance(error, SystemExit):
+            hint = 'what runs as a script belongs below `if __name__ == "__main__":`.'
         raise UsageError(f"model '{name}' cannot be imported ({reason(error)}); {hint}") from error
-    if not callable(factory):
-        raise UsageError(f"model '{name}' is not callable: it must be a class or function that returns a module.")
-    if not isinstance(factory, type) and hasattr(factory, "state_dict"):
-        raise UsageError(f"model '{name}' is built already: give its class, or a function that builds it anew.")
+    if not callable(factory) or (not isinstance(factory, type) and hasattr(factory, "state_dict")):
+        raise UsageError(
+            f"model '{name}' is not callable or is built already: give a class, or a function that builds."
+        )
     return factory  # type: ignore[no-any-return]
 
 
@@ -202,11 +196,9 @@ def _from_file(name: str) -> ModuleType:
     if path is None:
         raise FileNotFoundError(f"there is no file {name}")
     path = path.resolve()
-    known = sys.modules.get(path.stem)
-    if known is not None and Path(getattr(known, "__file__", None) or "").resolve() == path:
-        return known
-    # A file may be called as some package is: its full name is then its own.
-    own = path.stem if known is None else f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    own, known = path.stem, sys.modules.get(path.stem)
+    if known is not None and Path(getattr(known, "__file__", None) or "").resolve() != path:
+        own += f"_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"  # it is called as some package is
     if own in sys.modules:
         return sys.modules[own]
     if str(path.parent) not in sys.path:

@@ -18,8 +18,8 @@ _seen: dict[str, tuple[ModuleSpec, str, tuple[str, ...]]] = {}  # what was impor
 def code_hash(*modules: str) -> str | None:
     """One hash over the code of modules and of what they import, directly or not; None where there is no source.
 
-    The same in every version of Python and wherever the files lie. Of what is imported, modules of the same packages
-    count, modules of `affbench.models`, and whatever is not installed; none of them is imported here.
+    The same in every version of Python. Of what is imported, modules of the same packages count, modules of
+    `affbench.models`, and whatever is not installed; none of them is imported here.
     """
     tops = {name.partition(".")[0] for name in modules}
     found: dict[str, str] = {}

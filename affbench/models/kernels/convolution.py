@@ -8,15 +8,10 @@ whose filters have r = ⌈k/s⌉ taps; the sum is taken before the transform bac
 stride 2 before the primary capsules then costs 16 multiplications for every input channel instead of 81.
 
 Everything is a matrix product. Sizes: B images of C channels, K filters, T tiles of m×m outputs an image, S = s·s
-phases, and 64 = 8×8 products a tile:
+phases, and 64 = 8×8 products a tile. Images become tiles V (B·T, 64, S·C), by a product with a constant matrix in each
+direction, and filters U (K, 64, S·C), by one for both; M = V Uᵀ for each of the 64, (B·T, 64, K), becomes outputs by
+one more product; and the transposes of all that lead back.
 
-- images to tiles V (B·T, 64, S·C), a product with a constant matrix in each direction, and filters to U (K, 64, S·C),
-  one with a constant matrix for both;
-- M = V Uᵀ for each of the 64, (B·T, 64, K);
-- M to outputs, again one product; and the transposes of all that on the way back.
-
-References
-----------
 Winograd (1980), Arithmetic Complexity of Computations; Lavin, Gray (2016), Fast Algorithms for Convolutional Neural
 Networks, CVPR, arXiv 1509.09308, section 4.
 """
@@ -50,9 +45,9 @@ _TRANSFORM, _PRODUCT = 3.5, 1.1
 class Conv2d(nn.Conv2d):
     """``torch.nn.Conv2d``, from fewer multiplications where that is faster: on a CPU, with many channels.
 
-    Parameters, state and result are those of ``torch.nn.Conv2d``, the result up to rounding: about 3·10⁻⁶ of its norm,
-    against 6·10⁻⁷ of the direct algorithm in float32 and 3·10⁻³ in bfloat16. Where it is used under autocast, it
-    computes in float32 all the same: without matrix units that is faster than all multiplications in bfloat16.
+    The result is the same up to rounding: about 3·10⁻⁶ of its norm, against 6·10⁻⁷ of the direct algorithm in float32
+    and 3·10⁻³ in bfloat16. Where it is used under autocast, it computes in float32 all the same: without matrix units
+    that is faster than all multiplications in bfloat16.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -73,34 +68,49 @@ class Conv2d(nn.Conv2d):
         return result
 
 
+class _Matrices(NamedTuple):
+    """What transforms pixels in one direction, and filters and outputs in both."""
+
+    images: Tensor  # (8, 8): a row or column of a tile of pixels to its products
+    filters: Tensor  # (64·S, k·k): a filter to its 64 products for each phase
+    outputs: Tensor  # (64, m·m), transposed: products to a tile of outputs
+
+
+@functools.cache
+def _matrices(kernel: int, stride: int, taps: int) -> _Matrices:
+    """The constant matrices of F(m, r).
+
+    The product of two polynomials of m and r coefficients is known from its values at 7 points and its leading
+    coefficient. Transposed, that is a filter; the inverse of the evaluation falls to the pixels.
+    """
+    outputs, filters = _evaluation(_TILE + 1 - taps), _evaluation(taps)
+    # Exact up to one rounding: the entries are quotients of small numbers.
+    images = np.linalg.inv(_evaluation(_TILE)).T
+    by_phase = np.zeros((_TILE, stride, kernel))
+    for phase in range(stride):
+        own = by_phase[:, phase, phase::stride]
+        own[:] = filters[:, : own.shape[1]]
+    both = np.einsum("asi,btj->abstij", by_phase, by_phase)
+    matrices = images, both.reshape(_PRODUCTS * stride**2, kernel**2), np.kron(outputs, outputs)
+    return _Matrices(*(torch.from_numpy(matrix).to(torch.float32) for matrix in matrices))
+
+
+def _evaluation(coefficients: int) -> np.ndarray:
+    """A polynomial's coefficients to its values at the points and its leading coefficient: (8, n)."""
+    return np.vstack([np.vander(_POINTS, coefficients, increasing=True), np.eye(coefficients)[-1]])
+
+
 class Plan(NamedTuple):
-    """How one convolution of square filters is cut into tiles: images (H, W) of `size`, `outputs` (H', W')."""
+    """How one convolution of square filters is cut into tiles."""
 
     kernel: int
     stride: int
     padding: int
-    size: tuple[int, int]
-    outputs: tuple[int, int]
-
-    @property
-    def taps(self) -> int:
-        """r, of the filter of one phase."""
-        return -(-self.kernel // self.stride)
-
-    @property
-    def step(self) -> int:
-        """m, outputs of a tile in one direction."""
-        return _TILE + 1 - self.taps
-
-    @property
-    def tiles(self) -> tuple[int, int]:
-        """Tiles in each direction."""
-        return -(-self.outputs[0] // self.step), -(-self.outputs[1] // self.step)
-
-    @property
-    def matrices(self) -> _Matrices:
-        """What transforms images, filters and outputs."""
-        return _matrices(self.kernel, self.stride, self.taps)
+    size: tuple[int, int]  # of the images, (H, W)
+    outputs: tuple[int, int]  # (H', W')
+    step: int  # m, outputs of a tile in one direction
+    tiles: tuple[int, int]  # in each direction
+    matrices: _Matrices
 
     def elements(self, channels: int) -> int:
         """Of the tiles V of one image."""
@@ -123,44 +133,16 @@ def _plan(convolution: nn.Conv2d, images: Tensor) -> Plan | None:
     if isinstance(padding, str):  # to keep the size, an even filter needs more on one side
         padding = ((kernel - 1) // 2, kernel // 2) if padding == "same" else (0, 0)
     plain = convolution.groups == 1 and convolution.dilation == (1, 1) and convolution.padding_mode == "zeros"
-    if not plain or (kernel, stride, padding[0]) != (width, across, padding[1]):
+    taps = -(-kernel // stride)  # r, of the filter of one phase
+    if not plain or (kernel, stride, padding[0]) != (width, across, padding[1]) or taps not in _TAPS:
         return None
     size = images.shape[2], images.shape[3]
-    outputs = ((pixels + 2 * padding[0] - kernel) // stride + 1 for pixels in size)
-    plan = Plan(kernel, stride, padding[0], size, (next(outputs), next(outputs)))
-    return plan if len(images) and min(plan.outputs) > 0 and plan.taps in _TAPS else None
-
-
-class _Matrices(NamedTuple):
-    """F(m, r), for pixels in one direction and for filters and outputs in both."""
-
-    images: Tensor  # (8, 8): a row or column of a tile of pixels to its products
-    filters: Tensor  # (64·S, k·k): a filter to its 64 products for each phase
-    outputs: Tensor  # (64, m·m), transposed: products to a tile of outputs
-
-
-@functools.cache
-def _matrices(kernel: int, stride: int, taps: int) -> _Matrices:
-    """The constant matrices of a convolution.
-
-    The product of two polynomials of m and r coefficients is known from its values at 7 points and its leading
-    coefficient. Transposed, that is a filter; the inverse of the evaluation falls to the pixels.
-    """
-    outputs, filters = _evaluation(_TILE + 1 - taps), _evaluation(taps)
-    # Exact up to one rounding: the entries are quotients of small numbers.
-    images = np.linalg.inv(_evaluation(_TILE)).T
-    by_phase = np.zeros((_TILE, stride, kernel))
-    for phase in range(stride):
-        own = by_phase[:, phase, phase::stride]
-        own[:] = filters[:, : own.shape[1]]
-    both = np.einsum("asi,btj->abstij", by_phase, by_phase)
-    matrices = images, both.reshape(_PRODUCTS * stride**2, kernel**2), np.kron(outputs, outputs)
-    return _Matrices(*(torch.from_numpy(matrix).to(torch.float32) for matrix in matrices))
-
-
-def _evaluation(coefficients: int) -> np.ndarray:
-    """A polynomial's coefficients to its values at the points and its leading coefficient: (8, n)."""
-    return np.vstack([np.vander(_POINTS, coefficients, increasing=True), np.eye(coefficients)[-1]])
+    rows, columns = ((pixels + 2 * padding[0] - kernel) // stride + 1 for pixels in size)
+    if min(len(images), rows, columns) < 1:
+        return None
+    step = _TILE + 1 - taps
+    tiles = -(-rows // step), -(-columns // step)
+    return Plan(kernel, stride, padding[0], size, (rows, columns), step, tiles, _matrices(kernel, stride, taps))
 
 
 class _Winograd(torch.autograd.Function):
@@ -284,16 +266,14 @@ def _grad_images(grid: Tensor, plan: Plan) -> Tensor:
 
 def _filters(weight: Tensor, plan: Plan) -> Tensor:
     """U: (K, C, k, k) -> (K, 64, S·C)."""
-    matrix = plan.matrices.filters
-    products = torch.bmm(matrix.expand(len(weight), -1, -1), weight.flatten(2).transpose(1, 2))
+    products = torch.bmm(plan.matrices.filters.expand(len(weight), -1, -1), weight.flatten(2).transpose(1, 2))
     return products.view(len(weight), _PRODUCTS, -1)
 
 
 def _filters_backward(grad: Tensor, plan: Plan) -> Tensor:
     """Gradient of U (K, 64, S·C) to that of the filters (K, C, k, k)."""
-    matrix = plan.matrices.filters
-    by_channel = grad.contiguous().view(len(grad), len(matrix), -1).transpose(1, 2)
-    products = torch.bmm(by_channel, matrix.expand(len(grad), -1, -1))
+    by_channel = grad.contiguous().view(len(grad), _PRODUCTS * plan.stride**2, -1).transpose(1, 2)
+    products = torch.bmm(by_channel, plan.matrices.filters.expand(len(grad), -1, -1))
     return products.view(*products.shape[:2], plan.kernel, plan.kernel)
 
 

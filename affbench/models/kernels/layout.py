@@ -7,13 +7,9 @@ from torch import nn
 
 
 def prepare(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move a model to a device, in place, in the memory layout that is fastest there.
-
-    On CUDA the convolutions become channels-last, the layout of the tensor cores. On the CPU nothing changes: oneDNN
-    picks its own layout anyway, and the fused optimiser is twice as fast on plainly contiguous parameters.
-    """
+    """Move a model to a device, in place, in the memory layout that is fastest there."""
     model.to(device)
-    if device.type == "cuda":
+    if device.type == "cuda":  # channels-last is the layout of its tensor cores; oneDNN picks its own on a CPU
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)

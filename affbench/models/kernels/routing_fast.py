@@ -103,10 +103,7 @@ def _scale(c: Tensor, u: Tensor, scratch: Tensor) -> Tensor:
 
 
 def _route(u: Tensor, w: Tensor, iterations: int, couplings: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-    """Procedure 1 for one part of a batch: (B, I, N), (J, O, I, N) -> v (J, B, O), and s of each iteration.
-
-    The coupling of the last iteration is written to `couplings`, (J, B, N).
-    """
+    """Procedure 1 for one part of a batch: v (J, B, O), s of each iteration, and the last `couplings` (J, B, N)."""
     sums = [_uniform_sum(u, w)]
     v = total = _squash(sums[0])
     if iterations == 1:
@@ -186,10 +183,7 @@ def _parts(batch: int, device: torch.device) -> Iterator[slice]:
 
 
 def kernel_error(kernels: ModuleType, device: torch.device) -> float:
-    """Largest relative difference of values and gradients between Triton kernels and this module in float64, on a case.
-
-    A few milliseconds once the kernels are compiled; whatever the compiler raises is passed on.
-    """
+    """Largest relative difference of values and gradients between Triton kernels and this module in float64."""
     generator = torch.Generator().manual_seed(0)
     shapes = (40, 8, 37), (10, 16, 8, 37), (10, 40, 16)
     u, w, grad_s = (torch.randn(shape, generator=generator).to(device) for shape in shapes)

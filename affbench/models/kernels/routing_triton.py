@@ -5,10 +5,7 @@ One kernel runs an iteration in one pass over capsules and weight: for a block o
 it computes the agreement with the output capsules so far, the softmax over output capsules, and the coupling-weighted
 sum; neither votes nor coupling ever reach memory. A second kernel adds the partial sums up, squashes, and adds the
 result to the sum of the output capsules that the next iteration's agreement is taken with. The backward pass for
-``gradient="last"`` is one kernel that recomputes the coupling the same way.
-
-Layouts as in `affbench.models.kernels.routing_fast`: capsules (B, D_in, N), weight (J, D_out, D_in, N), output
-capsules (J, B, D_out). They need D_in and D_out to be powers of two, D_out 16 to 64, D_in · D_out at most 128.
+``gradient="last"`` is one kernel that recomputes the coupling the same way. Layouts as in `routing_fast`.
 """
 
 from __future__ import annotations
@@ -24,12 +21,9 @@ _PROGRAMS = 512  # that one iteration is spread over, about
 
 
 def fits(in_dim: int, out_dim: int, dtype: torch.dtype) -> bool:
-    """Whether the kernels can take these sizes and this type, and are worth it.
-
-    Above 128 elements a matrix, a block does not fit the registers: compiled for compute capability 9.0, a thread
-    spills 14 kB and more in one kernel or both, and 16 × 64 asks for 180 kB of shared memory as well
-    (`benchmarks/blocks.py`).
-    """
+    """Whether the kernels can take these sizes and this type, and are worth it."""
+    # Above 128 elements a matrix, a block does not fit the registers: on compute capability 9.0 a thread spills 14 kB
+    # and more, and 16 × 64 asks for 180 kB of shared memory as well (`benchmarks/blocks.py`).
     fitting = 16 <= out_dim <= 64 and in_dim * out_dim <= 128
     return dtype == torch.float32 and all(d & (d - 1) == 0 for d in (in_dim, out_dim)) and fitting
 
@@ -201,10 +195,7 @@ def route(u: Tensor, w: Tensor, first: Tensor, iterations: int) -> tuple[Tensor,
 
 
 def backward(u: Tensor, w: Tensor, total: Tensor, grad_s: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients (B, D_in, N) and (J, D_out, D_in, N) of capsules and weight with the coupling held constant.
-
-    From the sum of the output capsules before the last iteration, and the gradient of its weighted sum, (J, B, D_out).
-    """
+    """Gradients of u and w, from the sum of the output capsules before the last iteration and its s's gradient."""
     outputs, out_dim, in_dim, count = w.shape
     grad_u, grad_w = torch.empty_like(u), torch.empty_like(w)
     _backward[(triton.cdiv(count, _CAPSULES),)](
