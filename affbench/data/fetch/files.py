@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
@@ -30,6 +31,8 @@ from affbench.data.fetch.sources import RemoteFile, Source
 
 CHECKSUMS = "checksums.json"
 PART = "part"
+
+_Place: TypeAlias = "tuple[RemoteFile, Path | str]"  # a form of a file, and where: in a mirror's folder, or an address
 
 pooch.get_logger().setLevel("ERROR")  # progress says what is fetched
 
@@ -53,15 +56,6 @@ class Ways:
     force: bool = False  # fetch again even what is there, and accept another content where no checksum is published
     progress: Progress = field(default_factory=Progress)  # receives progress in bytes, and notes
     patience: Patience = field(default_factory=Patience)  # number of attempts, pauses and time limits
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a form of a file may be had."""
-
-    form: RemoteFile
-    where: Path | str  # a file in the mirror's folder, or an address
-    origin: str
 
 
 class Fetcher:
@@ -96,13 +90,9 @@ class Fetcher:
     def first_of(self, sources: Sequence[Source]) -> tuple[Source, list[Fetched]]:
         """The first of several sources that can be had whole, and its files, the optional ones last.
 
-        What is in the folder already comes first, then whatever the mirror has whole, then the known addresses; within
-        each, in the order given. The files of a single source may come from different places.
+        What is there already or in the mirror comes before any address; within each, in the order given. The files of
+        a single source may come from different places.
         """
-        for source in sources:
-            found = [file for file in map(self.find, source.files) if file]
-            if len(found) == len(source.files):
-                return source, [*found, *self._optional(source, network=False)]
         for network in (False, True):
             for source in sources:
                 with contextlib.suppress(Refused):
@@ -134,38 +124,38 @@ class Fetcher:
         elif self._mirror:  # where it puts a file can only be found out by asking
             base = self._mirror.rstrip("/")
             urls = (*(f"{base}/{quote(name)}" for name in (file.name, *file.aliases)), *urls)
-        return [_Place(file, url, shown(url)) for url in urls]
+        return [(file, url) for url in urls]
 
     def _bring(self, files: Sequence[RemoteFile], network: bool) -> list[Fetched]:
         """All of the files, or `Refused`; none is brought before there is a place for each."""
         there = {file: self.find(file) for file in files}
-        places = {file: self._places(file, network) for file in files if not there[file]}
-        if not all(places.values()):
-            raise Refused
+        places = {}
+        for file in files:
+            places[file] = [] if there[file] else self._places(file, network)
+            if not there[file] and not places[file]:
+                raise Refused
         return [there[file] or self._bring_one(file, places[file]) for file in files]
 
     def _bring_one(self, file: RemoteFile, places: list[_Place]) -> Fetched:
         reasons = []
-        for place in places:
-            address = str(place.where)
-            host = urlsplit(address).netloc
-            if {address, host} & self._refused.keys():
+        for form, where in places:
+            host = urlsplit(str(where)).netloc
+            if {str(where), host} & self._refused.keys():
                 continue
             try:
-                return self._bring_from(file, place)
+                return self._bring_from(file, form, where)
             except Refused as refused:
-                local = isinstance(place.where, Path)
-                reasons.append(f"{address if local else place.origin} {refused}")
-                self._refused[host if refused.unreachable else address] = reasons[-1]
-        if isinstance(places[0].where, Path):
+                reasons.append(f"{shown(where) if isinstance(where, str) else where} {refused}")
+                self._refused[host if refused.unreachable else str(where)] = reasons[-1]
+        if isinstance(places[0][1], Path):
             # A wrong file that someone points at is a mistake to report, not a reason to go elsewhere.
             raise DataError(f"{'; '.join(reasons)}; put a good copy in its place, or leave --mirror out.")
         raise Refused("; ".join(reasons))
 
-    def _bring_from(self, file: RemoteFile, place: _Place) -> Fetched:
-        form, target = place.form, self._folder / place.form.name
-        if self._ways.offline and isinstance(place.where, str):
+    def _bring_from(self, file: RemoteFile, form: RemoteFile, where: Path | str) -> Fetched:
+        if self._ways.offline and isinstance(where, str):
             raise Refused("was not asked (--offline)")
+        target = self._folder / form.name
         with store.lock(target), store.writing(target):  # this process alone works on it
             if there := self.find(file):  # another one has fetched it meanwhile
                 return there
@@ -174,14 +164,15 @@ class Fetcher:
                 shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True, exist_ok=True)
             try:
-                self._download(place, target, staging).replace(target)
+                self._download(form, where, target, staging).replace(target)
             except OSError:
                 (staging / PART).unlink(missing_ok=True)  # on a full disk every byte counts
                 raise
             finally:
                 if not (staging / PART).exists():  # nothing to go on from
                     shutil.rmtree(staging, ignore_errors=True)
-            fetched = Fetched(target, store.file_hash(target), place.origin)
+            origin = shown(where) if isinstance(where, str) else f"{where.parent.name}/{where.name} (a folder)"
+            fetched = Fetched(target, store.file_hash(target), origin)
             self._remember(fetched)
         if not form.published:
             self._ways.progress.note(
@@ -190,23 +181,22 @@ class Fetcher:
             )
         return fetched
 
-    def _download(self, place: _Place, target: Path, staging: Path) -> Path:
+    def _download(self, form: RemoteFile, where: Path | str, target: Path, staging: Path) -> Path:
         """The whole file, verified, within `staging`."""
-        form, part = place.form, staging / PART
-        transfer = Transfer(form, part, self._ways.patience, self._ways.progress)
-        bring = functools.partial(_copy, part) if isinstance(place.where, Path) else transfer
+        transfer = Transfer(form, staging / PART, self._ways.patience, self._ways.progress)
+        bring = functools.partial(_copy, staging / PART) if isinstance(where, Path) else transfer
         known = None if self._ways.force else self._remembered(form.name)
         checksum = form.published or (known and f"sha256:{known.sha256}")
         while True:
             try:
-                whole = Path(pooch.retrieve(str(place.where), checksum, target.name, staging, downloader=bring))
+                whole = Path(pooch.retrieve(str(where), checksum, target.name, staging, downloader=bring))
             except ValueError as error:  # the checksum is another
                 if transfer.resumed:
                     continue  # the beginning may have been another file's
                 differs = str(error).partition("known hash: ")[2].partition(". ")[0]
                 if form.published:
                     raise Refused(f"has a wrong checksum: {differs}") from error
-                raise _changed(target, f"{place.origin}: {differs}") from error
+                raise _changed(target, differs) from error
             if not form.published and (wrong := _misnamed(whole)):
                 raise Refused(wrong)
             return whole
@@ -266,15 +256,14 @@ def _changed(path: Path, how: str) -> DataError:
 def _in_folder(folder: Path, file: RemoteFile) -> list[_Place]:
     """Where a mirror's folder holds the file in any form."""
     foreign = any(word in folder.name.lower() for word in file.not_in)
-    places = []
+    places: list[_Place] = []
     for form in file.forms:
         for name in (form.name, *form.aliases):
             if foreign and "/" not in name and name != form.name:
                 continue
             # "MNIST/raw/…" may be looked for with the folder MNIST itself as mirror
             roots = (folder, folder.parent) if name.startswith(f"{folder.name}/") else (folder,)
-            for path in (root / name for root in roots if (root / name).is_file()):
-                places.append(_Place(form, path, f"{path.relative_to(folder.parent)} (a folder)"))
+            places += [(form, root / name) for root in roots if (root / name).is_file()]
     return places
 
 
