@@ -136,8 +136,11 @@ class EvaluationRecord(Tally, frozen=True):
     affbench_version: str
 
 
-class Environment(BaseModel, frozen=True):
-    """The content of ``environment.json``: how a run came about, and on what; earlier runs say less."""
+class Environment(BaseModel, frozen=True, extra="allow"):
+    """The content of ``environment.json``: how a run came about, and all that `describe` says of what it ran on.
+
+    Earlier runs say less.
+    """
 
     run: str | None = None
     parameters: int
@@ -151,18 +154,7 @@ class Environment(BaseModel, frozen=True):
     train_seconds: float | None = None
     precision: str | None = None
     processes: int | None = None
-    peak_memory_bytes: int | None = None
-    device: str
     device_name: str | None = None
-    threads: int | None = None
-    affbench: str | None = None
-    git_commit: str | None = None
-    python: str | None = None
-    torch: str
-    numpy: str | None = None
-    cuda: str | None = None
-    tf32_convolutions: bool | None = None
-    platform: str | None = None
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,6 @@ class Recipe(NamedTuple):
         return store.content_key(*self)
 
 
-def _recipe(stage: str, **inputs: Any) -> Recipe:
-    return Recipe(stage, VERSIONS[stage], inputs)
-
-
 @dataclass(frozen=True)
 class Plan:
     """A run before it is run."""
@@ -62,7 +58,7 @@ class Plan:
     @cached_property
     def recipe(self) -> Recipe:
         """All that determines the weights."""
-        return _recipe("train", config=json.loads(self.config.model_dump_json()), **self.inputs)
+        return Recipe("train", VERSIONS["train"], {"config": json.loads(self.config.model_dump_json()), **self.inputs})
 
     @cached_property
     def key(self) -> str:
@@ -180,7 +176,7 @@ def elsewhere_recipe(model: ModelConfig, weights: bytes) -> Recipe:
 
 def answers_recipe(stage: str, run: Run, part: SetPart, data_dir: Path) -> Recipe:
     """What determines what is made of a finished run's answers to so many images of a set: a curve, an entropy."""
-    return _recipe(stage, **evaluation_recipe(run, part, data_dir).inputs, limit=part.limit)
+    return Recipe(stage, VERSIONS[stage], evaluation_recipe(run, part, data_dir).inputs | {"limit": part.limit})
 
 
 def evaluation_recipe(run: Run, part: SetPart, data_dir: Path) -> Recipe:
@@ -190,4 +186,5 @@ def evaluation_recipe(run: Run, part: SetPart, data_dir: Path) -> Recipe:
     with contextlib.suppress(UsageError):  # the model is gone: what it answered before is still so
         code = model_code(run.config.model.name)
     checkpoint = manifest.files.get(WEIGHTS, {}).get("sha256")
-    return _recipe("eval", run=manifest.key, code=code, checkpoint=checkpoint, set=part.key(data_dir))
+    inputs = {"run": manifest.key, "code": code, "checkpoint": checkpoint, "set": part.key(data_dir)}
+    return Recipe("eval", VERSIONS["eval"], inputs)

@@ -59,19 +59,13 @@ def evaluate_run(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRec
     if own != other:
         raise UsageError(f"run {run.name} takes {own}×{own} images, but set '{part.name}' has {other}×{other} ones.")
     recipe = evaluation_recipe(run, part, workspace.data)
-    wanted = part.size(workspace.data)
-    saved = _saved(run, part.name, recipe.key)
-    if saved is None or saved.n < wanted:
-        with store.lock(record_path(run, part.name)):
-            saved = _saved(run, part.name, recipe.key)  # another process may have tested it meanwhile
-            if saved is None or saved.n < wanted:
-                saved = _tested(run, part, recipe, workspace)
-    return saved if saved.n == wanted else _first_of(saved, run, part, workspace)
-
-
-def _first_of(saved: EvaluationRecord, run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:
-    """The record of the first images of those that were tested."""
-    dataset = part.load(workspace.data)
+    saved = _saved(run, part, recipe, workspace)
+    if saved is None:
+        with store.lock(record_path(run, part.name)):  # another process may have tested it meanwhile
+            saved = _saved(run, part, recipe, workspace) or _tested(run, part, recipe, workspace)
+    if saved.n == part.size(workspace.data):
+        return saved
+    dataset = part.load(workspace.data)  # the first images of those that were tested
     with h5py.File(predictions_path(run, part.name), "r", locking=False) as file:
         predictions, confidence = (file[name][: len(dataset)] for name in ("predictions", "confidence"))
     evaluation = assess(dataset, predictions, confidence, saved.precision, saved.warning)
@@ -104,8 +98,13 @@ def record_evaluation(
     before = 0
     with contextlib.suppress(ArtefactError):
         before = run.evaluation(record_path(run, part.name)).evaluations
+    answers = {"predictions": evaluation.predictions, "confidence": evaluation.confidence, "labels": dataset.labels}
+    if dataset.source_index is not None:
+        answers["source_index"] = dataset.source_index
     predictions = predictions_path(run, part.name)
-    _write_predictions(predictions, evaluation, dataset)
+    with store.atomic_path(predictions) as path, hdf5.new_file(path) as file:
+        for name, values in answers.items():
+            file.create_dataset(name, data=values, compression="gzip", compression_opts=1)
     record = EvaluationRecord(
         **_counted(evaluation, part),
         set_key=dataset.key,
@@ -132,15 +131,6 @@ def _counted(evaluation: Evaluation, part: SetPart) -> dict[str, Any]:
     return {name: getattr(evaluation, name) for name in Tally.model_fields} | {"copies": copies, "limit": part.limit}
 
 
-def _write_predictions(target: Path, evaluation: Evaluation, dataset: Dataset) -> None:
-    columns = {"predictions": evaluation.predictions, "confidence": evaluation.confidence, "labels": dataset.labels}
-    if dataset.source_index is not None:
-        columns["source_index"] = dataset.source_index
-    with store.atomic_path(target) as path, hdf5.new_file(path) as file:
-        for name, values in columns.items():
-            file.create_dataset(name, data=values, compression="gzip", compression_opts=1)
-
-
 def measured(
     stage: str, name: str, run: Run, part: SetPart, workspace: Workspace, measure: Callable[[nn.Module, Dataset], Any]
 ) -> Any:
@@ -156,11 +146,9 @@ def measured(
 
 def is_evaluated(run: Run, part: SetPart, workspace: Workspace) -> bool:
     """Whether `evaluate_run` with these arguments would be answered from disk."""
-    try:
-        saved = _saved(run, part.name, evaluation_recipe(run, part, workspace.data).key)
-        return saved is not None and saved.n >= part.size(workspace.data)
-    except AffbenchError:
-        return False
+    with contextlib.suppress(AffbenchError):
+        return _saved(run, part, evaluation_recipe(run, part, workspace.data), workspace) is not None
+    return False
 
 
 def record_path(run: Run, set_name: str) -> Path:
@@ -173,11 +161,12 @@ def predictions_path(run: Run, set_name: str) -> Path:
     return run.path / f"predictions-{set_name}.h5"
 
 
-def _saved(run: Run, set_name: str, key: str) -> EvaluationRecord | None:
-    """The record on disk, if it is whole, answers this key, and is what its predictions amount to."""
+def _saved(run: Run, part: SetPart, recipe: Recipe, workspace: Workspace) -> EvaluationRecord | None:
+    """The record on disk, if it answers all these images, is whole, and is what its predictions amount to."""
     with contextlib.suppress(ArtefactError):  # derived: evaluated again
-        record = run.evaluation(record_path(run, set_name))
-        return record if record.key == key and is_answered(run, record) else None
+        record = run.evaluation(record_path(run, part.name))
+        if record.key == recipe.key and record.n >= part.size(workspace.data) and is_answered(run, record):
+            return record
     return None
 
 

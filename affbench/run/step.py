@@ -6,6 +6,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from affbench.models.loss import loss_and_scores
 WARM_UP = 3  # steps before capture, so that every lazy initialisation and self-test is over
 
 
+@dataclass(eq=False)
 class Step:
     """Adam on one batch at a time, which the processes `ranks` share; `precision` is that of the forward pass.
 
@@ -26,28 +28,24 @@ class Step:
     with scores.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        learning_rate: float,
-        precision: Computed,
-        device: torch.device,
-        ranks: Ranks | None = None,
-    ) -> None:
-        self.model, self.precision, self.device = model, precision, device
-        self.ranks = ranks or Ranks()
-        self.learning_rate = learning_rate
-        cuda = device.type == "cuda"
+    model: nn.Module
+    learning_rate: float
+    precision: Computed
+    device: torch.device
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def __post_init__(self) -> None:
+        cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
-            model.parameters(),
+            self.model.parameters(),
             # A captured step reads the rate from the device.
-            lr=torch.tensor(learning_rate, device=device) if cuda else learning_rate,
+            lr=torch.tensor(self.learning_rate, device=self.device) if cuda else self.learning_rate,
             betas=(0.9, 0.999),
             eps=1e-8,  # as in the paper's TensorFlow
-            fused=device.type in ("cpu", "cuda") and all(map(_dense, model.parameters())),
+            fused=self.device.type in ("cpu", "cuda") and all(map(_dense, self.model.parameters())),
             capturable=cuda,
         )
-        self.totals = torch.zeros(3, device=device)
+        self.totals = torch.zeros(3, device=self.device)
 
     def __call__(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
         """Take a step on images float32 (B, 1, H, W) in [0, 1] and labels int64 (B,)."""
@@ -192,6 +190,6 @@ def make_step(
     """The fastest step: captured where one process trains on CUDA, plain elsewhere."""
     if device.type == "cpu":
         keep_memory()
-    if device.type == "cuda" and (ranks is None or ranks.alone):
-        return CapturedStep(model, learning_rate, precision, device)
-    return Step(model, learning_rate, precision, device, ranks)
+    ranks = ranks or Ranks()
+    kind = CapturedStep if device.type == "cuda" and ranks.alone else Step
+    return kind(model, learning_rate, precision, device, ranks)

@@ -29,7 +29,7 @@ class Course:
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of an optimiser step, from 0."""
-        return SCHEDULES[self.settings.schedule].rate(self, step)
+        return SCHEDULES[self.settings.schedule].rate(self.settings.learning_rate, step, self.batches)
 
     def leg(self, number: int) -> Leg:
         """The part of an epoch that ends with validation `number`, from 0."""
@@ -64,41 +64,29 @@ class Leg:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of a step (from 0) of a course, and how a report describes it."""
+    """A learning rate, made of the first step's, the step (from 0) and the batches of an epoch, and its description."""
 
-    rate: Callable[[Course, int], float]
+    rate: Callable[[float, int, int], float]
     text: str
-
-
-def _paper(course: Course, step: int) -> float:
-    rate = course.settings.learning_rate
-    return float(max(rate * 0.96 ** (step / 2000), min(1e-6, rate)))
-
-
-def _keras(course: Course, step: int) -> float:
-    return course.settings.learning_rate * float(0.9 ** (step // course.batches))
-
-
-def _constant(course: Course, step: int) -> float:
-    return course.settings.learning_rate
 
 
 SCHEDULES = {
     "paper": Schedule(
-        _paper,
+        lambda rate, step, batches: max(rate * 0.96 ** (step / 2000), min(1e-6, rate)),
         "multiplied continuously by 0.96 every 2,000 steps, down to 1e-6 (the schedule of the authors' code)",
     ),
-    "keras": Schedule(_keras, "multiplied by 0.9 after each epoch (the schedule of CapsNet-Keras)"),
-    "constant": Schedule(_constant, "kept constant"),
+    "keras": Schedule(
+        lambda rate, step, batches: rate * 0.9 ** (step // batches),
+        "multiplied by 0.9 after each epoch (the schedule of CapsNet-Keras)",
+    ),
+    "constant": Schedule(lambda rate, step, batches: rate, "kept constant"),
 }
 
 
 def check_course(settings: TrainingConfig, images: int) -> None:
     """Refuse what no training on so many images can keep to."""
-    if settings.schedule not in SCHEDULES:
-        raise UsageError(
-            f"training.schedule = '{settings.schedule}' is unknown: {nearest(settings.schedule, SCHEDULES)}"
-        )
+    if (schedule := settings.schedule) not in SCHEDULES:
+        raise UsageError(f"training.schedule = '{schedule}' is unknown: {nearest(schedule, SCHEDULES)}")
     batches = math.ceil(images / settings.batch_size)
     if settings.validations > batches:
         raise UsageError(
