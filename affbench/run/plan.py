@@ -170,8 +170,9 @@ def _storable(value: object) -> bool:
 
 def elsewhere_recipe(model: ModelConfig, weights: bytes) -> Recipe:
     """What determines a network that was trained elsewhere: what builds it, and the content of its checkpoint."""
-    digest = hashlib.sha256(weights).hexdigest()
-    return _recipe("elsewhere", config={"model": model.model_dump()}, code=model_code(model.name), weights=digest)
+    digest, config = hashlib.sha256(weights).hexdigest(), {"model": model.model_dump()}
+    inputs = {"config": config, "code": model_code(model.name), "weights": digest}
+    return Recipe("elsewhere", VERSIONS["elsewhere"], inputs)
 
 
 def answers_recipe(stage: str, run: Run, part: SetPart, data_dir: Path) -> Recipe:
