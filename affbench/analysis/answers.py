@@ -21,8 +21,6 @@ from affbench.data.sets import SetPart
 from affbench.run.folder import EvaluationRecord, Run
 from affbench.run.record import evaluate_run, predictions_path
 
-Right = npt.NDArray[np.bool_]
-
 BIN_WIDTH = 4.0  # pixels: ±2, ±6, …, so that the ±6 of translated training digits fall on edges
 _CANDIDATES = 500  # mistakes whose scores are computed again to rank them, where the saved ones are not lengths
 
@@ -35,12 +33,6 @@ class Answers:
     dataset: Dataset
     predictions: npt.NDArray[np.uint8]
     scores: Floats
-
-    @property
-    def right(self) -> Right:
-        """Whether each image is classified correctly."""
-        right: Right = self.predictions == self.dataset.labels
-        return right
 
 
 @dataclass(frozen=True)
@@ -77,11 +69,8 @@ def read_answers(run: Run, part: SetPart, workspace: Workspace) -> Answers:
 
 
 def most_confident_mistakes(model: nn.Module, given: Answers, count: int = 20) -> list[Mistake]:
-    """The images a model is surest of and wrong about, the surest first, at most `count`.
-
-    Saved scores may be on any scale: the confidence of those with the highest ones is computed again, and decides.
-    """
-    wrong = np.flatnonzero(~given.right)
+    """The surest mistakes, at most `count`; as scores may be on any scale, confidence is computed and ranked again."""
+    wrong = np.flatnonzero(given.predictions != given.dataset.labels)
     candidates = count if has_capsules(model) else max(count, _CANDIDATES)
     wrong = wrong[np.argsort(-given.scores[wrong], kind="stable")][:candidates]
     if not len(wrong):
@@ -107,17 +96,16 @@ def positions(dataset: Dataset) -> Floats:
         return dataset.transforms[:, columns]
     found = np.zeros((len(dataset), 2), np.float32)
     for axis in (1, 2):  # rows, then columns
-        ink: Right = np.any(dataset.images > 0, axis=3 - axis)  # (N, H) or (N, W)
+        ink: npt.NDArray[np.bool_] = np.any(dataset.images > 0, axis=3 - axis)  # (N, H) or (N, W)
         first, last = ink.argmax(1), ink.shape[1] - 1 - ink[:, ::-1].argmax(1)
         found[:, axis - 1] = (first + last - (ink.shape[1] - 1)) / 2
     return found
 
 
-def accuracy_by_position(right: Right, placed: Floats, source: npt.NDArray[Any] | None = None) -> list[PositionBin]:
-    """Accuracy in bins of `BIN_WIDTH` pixels, row by row from the top left: one in the middle, as many around as fit.
-
-    The interval is a bootstrap over originals, `source` (N,), where several images of one lie in a bin, else Wilson's.
-    """
+def accuracy_by_position(
+    right: npt.NDArray[np.bool_], placed: Floats, source: npt.NDArray[Any] | None = None
+) -> list[PositionBin]:
+    """Accuracy in squares of the canvas, row by row; intervals resample originals of which a square holds several."""
     source = np.arange(len(right)) if source is None else source
     bins = 1 + 2 * max(0, math.ceil(float(np.abs(placed).max()) / BIN_WIDTH - 0.5))
     edges: list[float] = (BIN_WIDTH * (np.arange(bins + 1) - bins / 2)).tolist()

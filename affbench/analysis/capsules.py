@@ -43,29 +43,22 @@ BINS = 8  # of equal counts, per factor of the variance decomposition
 
 
 @dataclass(frozen=True)
-class Curve:
-    """How the true class' capsule moves while one factor takes V `values` and all others are neutral."""
-
-    factor: str
-    values: tuple[float, ...]
-    mean: Floats  # (K, V, D), over digits, and so is the standard deviation
-    sd: Floats
-    moved: Floats  # (K, V): the mean length of the change from neutral
-
-
-@dataclass(frozen=True)
 class Equivariance:
     """How the capsules of K classes answer to affine transformations of the input.
 
-    Shares of variance are in the order of `TRANSFORM_COLUMNS`, the original digit last (F = 7).
+    While one factor takes the V values of `GRID` and all others are neutral, the mean over digits of the true class'
+    capsule, its standard deviation, and the mean length of its change from neutral. From images in which all factors
+    vary, the share of variance that each factor explains, the original digit as the seventh.
     """
 
     labels: tuple[int, ...]
-    digits: int  # of each class, behind the curves
-    curves: tuple[Curve, ...]
-    drawn: int  # images of each class, behind the shares
-    explained: Shares  # (K, F, D), of each dimension
-    explained_whole: Shares  # (K, F), of the capsule as a whole
+    digits: int  # of each class
+    mean: Floats  # (6, K, V, D), and so is the standard deviation
+    sd: Floats
+    moved: Floats  # (6, K, V)
+    drawn: int  # images of each class in which all factors vary
+    explained: Shares  # (K, 7, D), of each dimension
+    explained_whole: Shares  # (K, 7), of the capsule as a whole
 
 
 @dataclass(frozen=True)
@@ -139,10 +132,12 @@ def equivariance(
     another shows none.
     """
     chosen = {label: of_class(digits, label, per_class) for label in labels}
-    curves = []
-    for factor, values in GRID.items():
-        parts = [_curve(model, digits.images[own], label, factor, canvas) for label, own in chosen.items()]
-        curves.append(Curve(factor, values, *(np.stack(part) for part in zip(*parts, strict=True))))
+    curves = [
+        _curve(model, digits.images[own], label, factor, canvas) for factor in GRID for label, own in chosen.items()
+    ]
+    mean, sd, moved = (
+        np.stack(part).reshape(len(GRID), len(chosen), *part[0].shape) for part in zip(*curves, strict=True)
+    )
     shares = []
     for label, own in chosen.items():
         drawn = synthesize(digits.images[own], digits.labels[own], copies, canvas=canvas)
@@ -153,7 +148,7 @@ def equivariance(
         shares.append([variance_explained(capsules, each) for each in groups])
     explained = np.array(shares)  # (K, F, D + 1)
     least = min(map(len, chosen.values()))
-    return Equivariance(tuple(labels), least, tuple(curves), least * copies, explained[..., :-1], explained[..., -1])
+    return Equivariance(tuple(labels), least, mean, sd, moved, least * copies, explained[..., :-1], explained[..., -1])
 
 
 def variance_explained(values: npt.ArrayLike, groups: npt.ArrayLike) -> Shares:
@@ -190,7 +185,7 @@ def coupling_entropy(model: nn.Module, images: Images) -> CouplingEntropy:
     """The entropy of the coupling coefficients after the last iteration; ``primary`` and ``digits`` as in `CapsNet`."""
     primary, layer = getattr(model, "primary", None), getattr(model, "digits", None)
     matrices: Any = getattr(layer, "matrices", None)  # (N, J, D_out, D_in)
-    iterations = getattr(layer, "iterations", None)
+    iterations = getattr(getattr(layer, "routing", None), "iterations", None)
     if not isinstance(primary, nn.Module) or not isinstance(iterations, int) or matrices is None:
         raise UsageError(f"{type(model).__name__} has no routed capsules, so there are no coupling coefficients.")
 
@@ -207,11 +202,10 @@ def coupling_entropy(model: nn.Module, images: Images) -> CouplingEntropy:
 
 def run_entropy(run: Run, part: SetPart, workspace: Workspace) -> CouplingEntropy:
     """`coupling_entropy` of a finished run on some images; kept in its folder and answered from there."""
-
-    def measure(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
-        return asdict(coupling_entropy(model, dataset.images))
-
-    return CouplingEntropy(**measured("entropy", part.name, run, part, workspace, measure))
+    kept = measured(
+        "entropy", part.name, run, part, workspace, lambda model, data: asdict(coupling_entropy(model, data.images))
+    )
+    return CouplingEntropy(**kept)
 
 
 def batched(model: nn.Module, images: Images, function: Callable[[Tensor], Tensor], size: int = 256) -> Tensor:

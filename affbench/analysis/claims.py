@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -66,22 +66,16 @@ class Judgement:
     test: str
     unit: str
     seeds: tuple[int, ...]  # those with a run at each number of iterations
-    verdict: Verdict
-    sentence: str
+    verdict: Verdict = "not enough seeds"
+    sentence: str = ""
     effect: SeedSummary | None = None  # in `unit`
     p: float | None = None  # two-sided, after Holm's correction over all claims
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What a claim is tested on: values (seeds, iterations), of the training or of a set, and how."""
-
-    claim: Claim
-    what: str
-    unit: str
-    values: Floats
-    test: str
-    set: str = ""
+_Measured = tuple[Judgement, str, Floats]
+"""A judgement still open, what is measured for it in words, and its values (seeds, iterations)."""
+_Tested = tuple[str, Floats, Sequence[float]]
+"""What was found, in words, the effect (seeds,), and the p values of the tests behind it."""
 
 
 def _routings(result: Result) -> int:
@@ -98,16 +92,11 @@ def sweep_runs(results: Results) -> list[Result]:
 def judge_claims(runs: Sequence[Result]) -> list[Judgement]:
     """What the runs of one sweep say about each claim, once per set.
 
-    Trends over the iterations are tested with Page's test for ordered alternatives, seeds as blocks (the paired t
-    test where there are two numbers of iterations only); the effect is the mean over seeds of each seed's least-squares
-    slope per doubling of the iterations. "Does routing contribute" compares each number of iterations above the lowest
-    (1 is uniform coupling) with it, by paired t tests over seeds; the effect shown is that with the smallest p value.
-
-    Claims of "no effect" are at best not contradicted: a test that finds nothing is no proof, and the interval says how
-    large an effect may have been missed.
-
-    E. B. Page, "Ordered hypotheses for multiple treatments: a significance test for linear ranks", J. Am. Stat. Assoc.
-    58, 1963. S. Holm, Scand. J. Statist. 6, 1979.
+    Trends over the iterations: E. B. Page's test for ordered alternatives (J. Am. Stat. Assoc. 58, 1963), seeds as
+    blocks, or the paired t test where there are two numbers of iterations; the effect is the mean of the seeds'
+    least-squares slopes per doubling. "Does routing contribute": paired t tests of each number of iterations against
+    the lowest (1 is uniform coupling); the effect is that with the smallest p value. A test that finds nothing is no
+    proof of no effect: the interval says how large a one may have been missed.
     """
     routings = sorted({_routings(run) for run in runs})
     if len(routings) < 2:
@@ -116,20 +105,22 @@ def judge_claims(runs: Sequence[Result]) -> list[Judgement]:
     seeds = tuple(sorted({run.seed for run in runs if all((run.seed, own) in cells for own in routings)}))
     names = set.intersection(*(set(run.evaluations) for run in runs))
     table = [[cells[seed, own] for own in routings] for seed in seeds]
-    measured = list(_measured(table, routings, sorted(names, key=lambda name: (find_set(name).affine, name))))
+    measured = list(_measured(table, routings, seeds, sorted(names, key=lambda name: (find_set(name).affine, name))))
     if len(seeds) < MIN_SEEDS:
         have = f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'} with a run at {_listed(routings)} iterations"
         few = f"Not enough seeds to say: {have}, and it takes {MIN_SEEDS}."
-        return [Judgement(own.claim, own.set, own.test, own.unit, seeds, "not enough seeds", few) for own in measured]
-    tested = [_compared(own, routings) if own.set else _trend(own, routings) for own in measured]
+        return [replace(own, sentence=few) for own, _, _ in measured]
+    tested = [(_compared if own.set else _trend)(what, values, routings) for own, what, values in measured]
     corrected = iter(holm([p for _, _, found in tested for p in found]))
     return [
-        _judged(own, what, seed_summary(effects.tolist()), seeds, min(next(corrected) for _ in found))
-        for own, (what, effects, found) in zip(measured, tested, strict=True)
+        _judged(own, what, seed_summary(effects.tolist()), min(next(corrected) for _ in found))
+        for (own, _, _), (what, effects, found) in zip(measured, tested, strict=True)
     ]
 
 
-def _measured(table: Sequence[Sequence[Result]], routings: Sequence[int], sets: Sequence[str]) -> Iterator[_Measured]:
+def _measured(
+    table: Sequence[Sequence[Result]], routings: Sequence[int], seeds: tuple[int, ...], sets: Sequence[str]
+) -> Iterator[_Measured]:
     """What each claim is tested on, from runs by seed and iterations."""
 
     def values(take: Callable[[Result], float]) -> Floats:
@@ -141,15 +132,16 @@ def _measured(table: Sequence[Sequence[Result]], routings: Sequence[int], sets: 
     loss = values(lambda result: result.run.history[-1].train_loss)
     # On a logarithmic scale a slope is a relative change, whatever the loss is made of.
     loss, unit = (np.log(loss) * 100, "% per doubling") if (loss > 0).all() else (loss, "per doubling")
-    yield _Measured(CONVERGE, "training loss of the last epoch", unit, loss, trend)
+    yield Judgement(CONVERGE, "", trend, unit, seeds), "training loss of the last epoch", loss
     gap = values(_gap)
     if not np.isnan(gap).any():
-        yield _Measured(OVERFIT, "training minus validation accuracy, last epoch", "points per doubling", gap, trend)
+        open_gap = Judgement(OVERFIT, "", trend, "points per doubling", seeds)
+        yield open_gap, "training minus validation accuracy, last epoch", gap
     paired = f"paired t tests over seeds of {_listed(routings[1:])} iterations against {routings[0]}"
     for name in sets:
         claim = ROBUST if find_set(name).affine else GENERALISE
         accuracy = values(lambda result: 100 * result.evaluations[name].accuracy)  # noqa: B023 - called at once
-        yield _Measured(claim, "test accuracy", "points", accuracy, paired, name)
+        yield Judgement(claim, name, paired, "points", seeds), "test accuracy", accuracy
 
 
 def _gap(result: Result) -> float:
@@ -158,27 +150,23 @@ def _gap(result: Result) -> float:
     return math.nan if last.train_accuracy is None else 100 * (last.train_accuracy - last.validation_accuracy)
 
 
-_Tested = tuple[str, Floats, Sequence[float]]
-"""What was found of a measure: in words, the effect (seeds,), and the p values of the tests behind it."""
-
-
-def _trend(measured: _Measured, routings: Sequence[int]) -> _Tested:
-    values, steps = measured.values, np.log2(routings)
+def _trend(what: str, values: Floats, routings: Sequence[int]) -> _Tested:
+    steps = np.log2(routings)
     slopes = (values @ (steps - steps.mean())) / ((steps - steps.mean()) ** 2).sum()
     if len(steps) == 2:
-        return measured.what, slopes, [_paired_p(values[:, 1] - values[:, 0])]
+        return what, slopes, [_paired_p(values[:, 1] - values[:, 0])]
     ranks = np.arange(1, len(steps) + 1)
     sides = (stats.page_trend_test(values, predicted_ranks=order).pvalue for order in (ranks, ranks[::-1]))
-    return measured.what, slopes, [float(min(1.0, 2 * min(sides)))]
+    return what, slopes, [float(min(1.0, 2 * min(sides)))]
 
 
-def _compared(measured: _Measured, routings: Sequence[int]) -> _Tested:
+def _compared(what: str, values: Floats, routings: Sequence[int]) -> _Tested:
     """Each number of iterations above the lowest with it; the effect is the one with the smallest p value."""
-    differences = measured.values[:, 1:] - measured.values[:, :1]
+    differences = values[:, 1:] - values[:, :1]
     tests = [_paired_p(column) for column in differences.T]
     strongest = int(np.argmin(tests))
-    what = f"{measured.what}, {routings[1 + strongest]} iterations minus {routings[0]}"
-    return what, differences[:, strongest], tests
+    minus = f"{what}, {routings[1 + strongest]} iterations minus {routings[0]}"
+    return minus, differences[:, strongest], tests
 
 
 def _paired_p(differences: Floats) -> float:
@@ -188,16 +176,15 @@ def _paired_p(differences: Floats) -> float:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def _judged(measured: _Measured, what: str, effect: SeedSummary, seeds: tuple[int, ...], p: float) -> Judgement:
+def _judged(own: Judgement, what: str, effect: SeedSummary, p: float) -> Judgement:
     """The verdict and its sentence."""
-    claim, unit = measured.claim, measured.unit
-    verdict, words = claim.none if p >= LEVEL else claim.above if effect.mean > 0 else claim.below
-    where = f" on {measured.set}" if measured.set else ""
+    verdict, words = own.claim.none if p >= LEVEL else own.claim.above if effect.mean > 0 else own.claim.below
+    where = f" on {own.set}" if own.set else ""
     sentence = (
-        f"{words}: {what}{where}, {effect.mean:+.2f} {unit} (95% interval {effect.low:+.2f} to {effect.high:+.2f}, "
-        f"{len(seeds)} seeds, Holm-corrected p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'})."
+        f"{words}: {what}{where}, {effect.mean:+.2f} {own.unit} (95% interval {effect.low:+.2f} to {effect.high:+.2f}, "
+        f"{len(own.seeds)} seeds, Holm-corrected p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'})."
     )
-    return Judgement(claim, measured.set, measured.test, unit, seeds, verdict, sentence, effect, p)
+    return replace(own, verdict=verdict, sentence=sentence, effect=effect, p=p)
 
 
 def _listed(counts: Sequence[int]) -> str:

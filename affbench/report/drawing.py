@@ -1,13 +1,7 @@
-"""How figures look, and how they are saved: a PNG with its numbers as CSV beside it.
-
-Drawn through matplotlib's objects, never its global state; the colours are told apart with any colour vision, and every
-line also has a marker and a dash of its own.
-"""
+"""How figures look, told apart with any colour vision, and how they are saved: a PNG, its numbers as CSV beside it."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import warnings
@@ -26,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from affbench.base.store import atomic_path, write_text
+from affbench.report.table import csv_text
 
 # M. Okabe and K. Ito, "Color universal design", 2008, without the yellow that white swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -178,12 +173,8 @@ def save_drawing(
 ) -> Drawing:
     """Write the figure under its title as PNG, and its numbers as CSV beside it; None is an empty cell."""
     figure.suptitle(literal(title), fontsize=10.5, color=INK)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([_inert(value) for value in row] for row in rows)
     data = path.with_suffix(".csv")
-    write_text(data, text.getvalue())
+    write_text(data, csv_text([header, *(map(_inert, row) for row in rows)]))
     for own in figure.findobj(Text):  # whatever a matplotlibrc says: for its text LaTeX would have to be installed
         own.set_usetex(False)
     with atomic_path(path) as temporary, rc_context({"text.usetex": False}), warnings.catch_warnings():

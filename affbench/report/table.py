@@ -7,14 +7,14 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
+
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from affbench.analysis.results import Group, Results
 from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.run.folder import Share
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
 
 INTERVALS = (
     "Brackets hold 95% intervals: with one seed over the choice of test images (originals resampled where a set holds "
@@ -57,9 +57,6 @@ class Table:
 
     def to_rich(self) -> RichTable:
         """The table for a terminal; nothing in it is taken as markup."""
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
         below = Text(plain(self.caption), style="dim italic") if self.caption else None
         rich = RichTable(title=Text(plain(self.title)), caption=below, title_justify="left", caption_justify="left")
         for number, heading in enumerate(self.columns):
@@ -80,11 +77,7 @@ class Table:
 
     def to_csv(self) -> str:
         """The table as CSV, its headings first; lines of a cell are joined by blanks."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_line(heading) for heading in self.columns)
-        writer.writerows([_line(cell.text) for cell in row] for row in self.rows)
-        return text.getvalue()
+        return csv_text([map(_line, self.columns), *((_line(cell.text) for cell in row) for row in self.rows)])
 
     def to_latex(self) -> str:
         """The table as a LaTeX float for the package booktabs; everything in it is escaped."""
@@ -112,6 +105,13 @@ class Table:
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers, which stand at its right; the first names the rows."""
         return column > 0 and any(row[column].sort is not None for row in self.rows)
+
+
+def csv_text(lines: Iterable[Iterable[Any]]) -> str:
+    """Cells as CSV; None is an empty one."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 def _line(text: str) -> str:
@@ -174,15 +174,8 @@ def span(values: Iterable[int]) -> str:
     return f"{low:,}" if len(set(numbers)) == 1 else f"{low:,} to {high:,}"
 
 
-def set_heading(name: str, groups: Sequence[Group]) -> str:
-    """A column's heading that says set, split and n."""
-    split, n, originals = extent(name, groups)
-    shown = name.replace("-sample", "\n-sample").replace("@", "\n@")  # where a narrow terminal may break it
-    return f"{shown}\n{split} accuracy %\nn {n}" + ("" if n == originals else f" of\n{originals} digits")
-
-
 def described(name: str, groups: Sequence[Group]) -> str:
-    """The same in one line, without what is measured."""
+    """A set with its split and n."""
     split, n, originals = extent(name, groups)
     return f"{name}, {split}, n {n}" + ("" if n == originals else f" of {originals} digits")
 
@@ -215,14 +208,19 @@ def accuracy_table(
     """A row for each of some groups: the cells under `heads`, validation accuracy, and accuracy on every set."""
     shown = [own for own, _ in lines]
     sets = [name for name in results.sets if any(own.records(name) for own in shown)]
-    columns = (*heads, "Validation\naccuracy %", *(set_heading(name, shown) for name in sets))
+    columns = [*heads, "Validation\naccuracy %"]
+    for name in sets:
+        split, n, originals = extent(name, shown)
+        breaking = name.replace("-sample", "\n-sample").replace("@", "\n@")  # where a narrow terminal may do so
+        size = f"n {n}" if n == originals else f"n {n} of\n{originals} digits"
+        columns.append(f"{breaking}\n{split} accuracy %\n{size}")
     rows = []
     for own, cells in lines:
         validation = Cell("trained elsewhere")
         if own.validation is not None:
             validation = Cell(mean_percent(own.validation), 100 * own.validation.mean)
         rows.append((*cells, validation, *(accuracy_cell(own, name, results.groups) for name in sets)))
-    return Table(title, columns, tuple(rows), caption)
+    return Table(title, tuple(columns), tuple(rows), caption)
 
 
 def shares_table(

@@ -43,10 +43,7 @@ class NothingToShowError(AffbenchError):
 def of_each_model(
     results: Results, look: Callable[[Result, Workspace], Iterable[T]]
 ) -> tuple[tuple[T, ...], tuple[str, ...]]:
-    """What one finds by a look at the first run of each of the first models, and a sentence for each left out.
-
-    A run comes labelled as its figures call it: by its model and seed.
-    """
+    """What a look at the first run of each of the first models finds, and a sentence for each model left out."""
     found, problems = list[T](), list[str]()
     if results.workspace is not None:
         for own in results.whole.groups[:PICTURED_MODELS]:

@@ -66,10 +66,7 @@ def reconstruction_figure(shown: LabelledRun, workspace: Workspace, folder: Path
 
 
 def perturbation_figure(shown: LabelledRun, workspace: Workspace, folder: Path, *, digit: int) -> Drawing:
-    """Each dimension of a digit's class capsule changed by −0.25 to 0.25 in steps of 0.05, and drawn.
-
-    Of the class, the first test digit in the middle of the canvas that is classified correctly is taken.
-    """
+    """Each dimension of a capsule changed and drawn, of the first digit of a class in the middle that is right."""
     run = shown.run
     model = capsule_model(run, workspace, drawing=True)
     centred = sibling(find_set(run.config.data.train_set), "padded", "original")
@@ -103,8 +100,3 @@ def capsule_model(run: Run, workspace: Workspace, *, drawing: bool = False) -> n
     raise NoCapsulesError(
         f"run {run.name} is of model '{run.config.model.name}', which has no {lacking}; choose another run with --run."
     )
-
-
-def original_set(run: Run) -> str:
-    """The set of original digits that a run's training set was made from."""
-    return find_set(run.config.data.train_set).digits

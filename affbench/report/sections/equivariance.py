@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from affbench.analysis.capsules import BINS, Curve, Equivariance, equivariance
-from affbench.analysis.results import LabelledRun, Result, Results
+from affbench.analysis.capsules import BINS, GRID, Equivariance, Floats, equivariance
+from affbench.analysis.results import LabelledRun, Results
 from affbench.base.workspace import Workspace
 from affbench.data.dataset import TRANSFORM_COLUMNS, TRANSFORM_UNITS
-from affbench.data.sets import find_part
+from affbench.data.sets import find_part, find_set
 from affbench.report.drawing import INK, Drawing, dress, heat_map, line_look, new_figure, save_drawing
 from affbench.report.sections import Section, of_each_model
-from affbench.report.sections.capsules import SEARCHED, capsule_model, original_set
+from affbench.report.sections.capsules import SEARCHED, capsule_model
 from affbench.report.table import Cell, Table
 
 _HIGHLIGHTED = 4  # dimensions with a colour of their own in a panel
@@ -29,10 +29,7 @@ _NAMES = [name.replace("_", " ") for name in _FACTORS]
 def section(results: Results, folder: Path) -> Section:
     """All classes of each capsule network; some thousand images a model are looked at."""
 
-    def look(entry: Result, workspace: Workspace) -> list[tuple[Drawing, Table]]:
-        return [equivariance_figure(entry, workspace, folder)]
-
-    found, problems = of_each_model(results, look)
+    found, problems = of_each_model(results, lambda entry, place: [equivariance_figure(entry, place, folder)])
     tables, figures = tuple(table for _, table in found), tuple(drawing for drawing, _ in found)
     return Section("Equivariance", tables, figures, problems=problems)
 
@@ -40,13 +37,10 @@ def section(results: Results, folder: Path) -> Section:
 def equivariance_figure(
     shown: LabelledRun, workspace: Workspace, folder: Path, *, digit: int | None = None, per_class: int | None = None
 ) -> tuple[Drawing, Table]:
-    """Figure and shares of variance of one class, dimension by dimension, or of all, each capsule as a whole.
-
-    Test digits of each class are 50 for one class and 6 for all, unless it is said how many.
-    """
+    """Figure and shares of variance: of one class (50 digits) by dimension, of all (6 each) by capsule."""
     run = shown.run
     model = capsule_model(run, workspace)
-    name = original_set(run)
+    name = find_set(run.config.data.train_set).digits
     digits = find_part(name, limit=SEARCHED if (per_class or 0) <= 50 else None).load(workspace.data)
     labels = [digit] if digit is not None else np.unique(digits.labels).tolist()
     each = per_class or (50 if digit is not None else 6)
@@ -81,13 +75,13 @@ def _draw(found: Equivariance, parts: list[str], shares: npt.NDArray[np.float64]
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.55, 1))
     upper, lower = halves
     panels = upper.subplots(2, 3, sharey=True)
-    for axes, curve in zip(panels.flat, found.curves, strict=True):
+    for axes, (factor, values), mean, moved in zip(panels.flat, GRID.items(), found.mean, found.moved, strict=True):
         if single:
-            _dimension_curves(axes, curve)
+            _dimension_curves(axes, values, mean[0])
         else:
-            for number, moved in enumerate(curve.moved):
-                axes.plot(curve.values, moved, **line_look(number) | {"markersize": 3})
-        dress(axes, curve.factor.replace("_", " "), TRANSFORM_UNITS[curve.factor])
+            for number, own in enumerate(moved):
+                axes.plot(values, own, **line_look(number) | {"markersize": 3})
+        dress(axes, factor.replace("_", " "), TRANSFORM_UNITS[factor])
     for axes in panels[:, 0]:
         axes.set_ylabel("mean over digits" if single else "mean movement")
     if not single:
@@ -103,14 +97,13 @@ def _draw(found: Equivariance, parts: list[str], shares: npt.NDArray[np.float64]
     return figure
 
 
-def _dimension_curves(axes: Axes, curve: Curve) -> None:
-    """A line for each dimension of the capsule of the only class, in colour those that move most."""
-    mean = curve.mean[0]  # (V, D)
+def _dimension_curves(axes: Axes, values: Sequence[float], mean: Floats) -> None:
+    """A line for each dimension of a capsule (V, D), in colour those that move most."""
     marked = sorted(np.argsort(-np.ptp(mean, axis=0))[:_HIGHLIGHTED].tolist())
-    axes.plot(curve.values, np.delete(mean, marked, axis=1), color="#c4c4c4", linewidth=0.8)
+    axes.plot(values, np.delete(mean, marked, axis=1), color="#c4c4c4", linewidth=0.8)
     for number, dimension in enumerate(marked):
         look = line_look(number) | {"markersize": 3}
-        axes.plot(curve.values, mean[:, dimension], label=str(dimension), **look)
+        axes.plot(values, mean[:, dimension], label=str(dimension), **look)
     axes.legend(
         fontsize=7, frameon=True, framealpha=0.85, edgecolor="none", title="dimension", title_fontsize=7, ncols=4,
         loc="upper center", handlelength=1.2, columnspacing=0.8, borderpad=0.2,
@@ -120,12 +113,12 @@ def _dimension_curves(axes: Axes, curve: Curve) -> None:
 
 def _rows(found: Equivariance) -> Iterator[tuple[Any, ...]]:
     for number, label in enumerate(found.labels):
-        for curve in found.curves:
-            for v, value in enumerate(curve.values):
-                start = (label, curve.factor, value)
-                yield ("movement", *start, None, None, None, float(curve.moved[number, v]), None)
-                for d, (mean, sd) in enumerate(zip(curve.mean[number, v], curve.sd[number, v], strict=True)):
-                    yield ("curve", *start, d, float(mean), float(sd), None, None)
+        for f, (factor, values) in enumerate(GRID.items()):
+            for v, value in enumerate(values):
+                place, start = (f, number, v), (label, factor, value)
+                yield ("movement", *start, None, None, None, found.moved[place], None)
+                for d, (mean, sd) in enumerate(zip(found.mean[place], found.sd[place], strict=True)):
+                    yield ("curve", *start, d, mean, sd, None, None)
         for f, factor in enumerate(_FACTORS):
             yield ("variance", label, factor, None, "all", None, None, None, found.explained_whole[number, f])
             for d, share in enumerate(found.explained[number, f]):

@@ -34,8 +34,8 @@ def section(results: Results, folder: Path) -> Section:
 def position_figure(shown: LabelledRun, part: SetPart, workspace: Workspace, folder: Path) -> Drawing:
     """The map of a run, which is tested on the set if it was not before; the number of images stands in brackets."""
     given = read_answers(shown.run, part, workspace)
-    bins = accuracy_by_position(given.right, positions(given.dataset), given.dataset.source_index)
-    record = given.record
+    record, right = given.record, given.predictions == given.dataset.labels
+    bins = accuracy_by_position(right, positions(given.dataset), given.dataset.source_index)
     affine = given.dataset.transforms is not None
     trained = shown.run.config.data.shift if affine else None
     title = f"Accuracy by position, {shown.label} on {record.set}"
@@ -47,11 +47,8 @@ def position_figure(shown: LabelledRun, part: SetPart, workspace: Workspace, fol
         box = Rectangle((middle - reach, middle - reach), 2 * reach, 2 * reach, fill=False, edgecolor="#D55E00")
         box.set(linewidth=1.8, linestyle=(0, (5, 3)))
         axes.add_patch(box)
-    horizontal, vertical = (
-        "horizontal position, pixels right of the centre",
-        "vertical position, pixels below the centre",
-    )
-    dress(axes, "", horizontal, vertical, grid=False)
+    beside, below = "horizontal position, pixels right of the centre", "vertical position, pixels below the centre"
+    dress(axes, "", beside, below, grid=False)
     figure.colorbar(axes.images[0], ax=axes, fraction=0.04, pad=0.02, label="accuracy %").ax.tick_params(labelsize=8)
     where = "translation" if affine else "middle of the box around the ink"
     held = f" The dashed box holds the positions seen in training (shifts up to {trained} pixels)." if trained else ""

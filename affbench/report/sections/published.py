@@ -30,9 +30,8 @@ def published_table(results: Results, name: str) -> Table | None:
     for row in published:
         spread = "" if row.sd is None else f" ± {row.sd:g}"
         size, accuracy = Cell(row.parameters) if row.parameters else ABSENT, Cell(f"{row.value:g}{spread}", row.value)
-        about = map(
-            Cell, ("affNIST, official" if row.set == "affnist" else row.set, row.trained, row.source, row.status)
-        )
+        where = "affNIST, official" if row.set == "affnist" else row.set
+        about = map(Cell, (where, row.trained, row.source, row.status))
         rows.append((Cell(row.method), Cell(str(row.year), row.year), size, accuracy, *about))
     caption = (
         f"Accuracy in percent. Here: {described(name, groups)}. {INTERVALS} Published figures come without intervals; "

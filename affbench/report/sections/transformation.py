@@ -75,10 +75,7 @@ def transformation_figure(results: Results, name: str, path: Path) -> Drawing | 
 
 
 def factor_panels(found: Sequence[Located]) -> tuple[Figure, list[tuple[Any, ...]]]:
-    """A panel for each factor; in it a line for each of the first models over the middle of its bins, with a band.
-
-    The points of all models come with it: model, factor, edges, n, seeds, accuracy and the band.
-    """
+    """A panel a factor, a line with its band for each of the first models, and the points of all as rows."""
     models, factors = (list(dict.fromkeys(names)) for names in zip(*(own[:2] for own in found), strict=True))
     shown = models[:_MOST_CURVES]
     figure, grid = panels(len(factors), 3.2, 2.5, 0.7 + 0.2 * math.ceil(len(shown) / 3), sharey=True)
