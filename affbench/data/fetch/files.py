@@ -275,8 +275,8 @@ def _parse_mirror(mirror: str | Path) -> str | Path:
             requests.Request("GET", text).prepare()
             return text
         folder = Path(url2pathname(urlsplit(text).path) if text.startswith("file://") else text).expanduser().resolve()
+        if folder.is_dir():
+            return folder
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(f"--mirror {shown(text)} is no address or folder ({error}).") from None
-    if not folder.is_dir():
-        raise UsageError(f"--mirror {shown(text)} must be a folder that exists, or an http, https or file address.")
-    return folder
+    raise UsageError(f"--mirror {shown(text)} must be a folder that exists, or an http, https or file address.")

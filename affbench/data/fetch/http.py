@@ -23,7 +23,7 @@ _MAX_REDIRECTS = 5
 _CONNECT = 10.0  # seconds to wait for a connection
 _MOST_PATIENT = 60.0  # seconds; a server that asks for a longer pause (Retry-After) is not waited for any longer
 _FOR_NOW = {408, 416, 425, 429, 500, 502, 503, 504}
-_PROXY = "check the environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+_PROXY = "check the proxy that the environment variables HTTPS_PROXY, HTTP_PROXY and NO_PROXY name"
 
 
 @dataclass(frozen=True)
