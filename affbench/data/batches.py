@@ -52,11 +52,12 @@ class TrainingBatches:
         return len(self._labels)
 
     def epoch(self, number: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch, or of a part of it.
-
-        Gives images float32 (B, 1, H, H) in [0, 1], and labels int64 (B,).
-        """
-        order, offsets, mirrored = (part.to(self._device) for part in self._draw(number))
+        """The batches of an epoch, or of a part of it: images float32 (B, 1, H, H) in [0, 1], and labels int64 (B,)."""
+        generator = torch.Generator().manual_seed(stream_seed(self._seed, number))
+        shift, count = self._augmentation.shift, self.images
+        order = torch.randperm(count, generator=generator).to(self._device)
+        offsets = torch.randint(-shift, shift + 1, (count, 2), generator=generator).to(self._device) + self._centre
+        mirrored = (torch.rand(count, generator=generator) < 0.5).to(self._device)
         for batch in range(start, len(self) if stop is None else stop):
             part = slice(batch * self._batch_size, (batch + 1) * self._batch_size)
             index = order[part]
@@ -64,13 +65,6 @@ class TrainingBatches:
             if self._augmentation.flip:
                 images = torch.where(mirrored[part, None, None, None], images.flip(-1), images)
             yield images, self._labels[index]
-
-    def _draw(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(stream_seed(self._seed, epoch))
-        shift, count = self._augmentation.shift, len(self._labels)
-        order = torch.randperm(count, generator=generator)
-        offsets = torch.randint(-shift, shift + 1, (count, 2), generator=generator) + self._centre
-        return order, offsets, torch.rand(count, generator=generator) < 0.5
 
 
 def stream_seed(seed: int, epoch: int) -> int:

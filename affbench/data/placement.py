@@ -24,11 +24,10 @@ def centred(canvas: int, frame: int) -> int:
 
 
 def place(framed: Array, index: Array, offsets: Array, span: Array) -> Array:
-    """Place digits on the canvas, by one gather.
+    """Place digits on the canvas, by one gather: uint8 (B, H, H), of the same kind and on the same device as `framed`.
 
-    `framed`: uint8 (N, F + 2, F + 2): digits in frames of F pixels, with a border of one background pixel. Whatever
-    lies outside a frame is read from its border; `index`: which digits, int64 (B,); `offsets`: (row, column) of each
-    frame on the canvas, int64 (B, 2); gives uint8 (B, H, H), of the same kind and on the same device as `framed`.
+    `framed`: uint8 (N, F + 2, F + 2), digits with a border of one background pixel, from which whatever lies outside is
+    read; `index`: which digits, int64 (B,); `offsets`: (row, column) of each frame, int64 (B, 2); `span`: 0 … H − 1.
     """
     last = framed.shape[-1] - 1
     rows = (span - offsets[:, :1] + 1).clip(0, last)
@@ -50,10 +49,7 @@ def pad(digits: npt.NDArray[np.uint8], canvas: int) -> npt.NDArray[np.uint8]:
 
 
 def translate(digits: npt.NDArray[np.uint8], canvas: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Digits at random over all offsets that keep their frame on the canvas, each equally likely.
-
-    `digits`: uint8 (N, F, F); gives uint8 (N, canvas, canvas).
-    """
+    """Digits (N, F, F) at random over all offsets that keep their frame on the canvas: uint8 (N, canvas, canvas)."""
     offsets = rng.integers(0, canvas - digits.shape[-1] + 1, size=(len(digits), 2))
     placed: npt.NDArray[np.uint8] = place(frame(digits), np.arange(len(digits)), offsets, np.arange(canvas))
     return placed

@@ -347,7 +347,7 @@ class SetPart:
         def make(target: Path) -> None:
             digits = family.digits(self.split, data_dir)
             if spec.form == "affine":
-                write_synthetic(target, *digits, copies, seed, about, ranges=spec.ranges)
+                write_synthetic(target, digits, copies, seed, about, spec.ranges)
             else:
                 convert.write_placed(target, digits, spec.form, seed, about)
 

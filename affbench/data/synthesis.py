@@ -31,20 +31,15 @@ Distribution
 The four shape factors are drawn uniformly from their ranges. Then each translation is a whole number, uniform over
 those at which no rendered level above `FAINT` leaves the canvas. affNIST's page says that translations are "only
 restricted by the requirement that no ink must fall off"; its images lose levels up to about 12.5 of 255 now and then,
-so the limit of 12.75, 5% of 255, is inferred from images and stated nowhere. The rest of the convention was checked
-against official images, a row of the official table and its matrix. A shape that fits nowhere on the canvas (never for
-MNIST and the default ranges) is drawn again, so that the result is uniform over what fits; a digit that 100 draws
-cannot place is an error.
+so the limit of 12.75, 5% of 255, is inferred from images and stated nowhere. A shape that fits nowhere on the canvas
+(never for MNIST and the default ranges) is drawn again; a digit that 100 draws cannot place is an error.
 
 Randomness
 ----------
-The random numbers are affbench's own. Copy k of the digits takes them from a generator seeded by (seed, k), one row of
-six per digit. So the first copies of a longer set are the shorter set, the first digits of a larger set are the smaller
-set, sets of the same seed and different ranges share their random numbers, and no chunk size or thread count changes a
-bit.
+Copy k of the digits takes its random numbers from a generator seeded by (seed, k), one row of six per digit. So the
+first copies of a longer set are the shorter set, the first digits of a larger set are the smaller set, sets of the same
+seed and different ranges share their random numbers, and no chunk size or thread count changes a bit.
 
-References
-----------
 T. Tieleman, "affNIST", https://www.cs.toronto.edu/~tijmen/affNIST/
 """
 
@@ -55,7 +50,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -73,17 +68,11 @@ FAINT = 12.75  # of 255: rendered levels up to this may leave the canvas; inferr
 MAX_DRAWS = 100
 
 Images = npt.NDArray[np.uint8]
+Digits: TypeAlias = "tuple[Images, Images]"
 
 
 def synthesize_chunks(
-    images: Images,
-    labels: Images,
-    copies: int = COPIES,
-    seed: int = 0,
-    *,
-    ranges: AffineRange = AFFNIST,
-    canvas: int = CANVAS,
-    chunk: int = CHUNK,
+    images: Images, labels: Images, copies: int, seed: int, ranges: AffineRange = AFFNIST, canvas: int = CANVAS
 ) -> Iterator[Dataset]:
     """Make an affNIST-like set part by part, so that it never has to fit in memory; arguments as of `synthesize`."""
     images, labels = np.asarray(images), np.asarray(labels)
@@ -95,8 +84,8 @@ def synthesize_chunks(
         if value < least:
             raise UsageError(f"{option} must be {least} or more; it is {value}.")
     for copy in range(copies):
-        for start in range(0, len(images), chunk):
-            rows = slice(start, min(start + chunk, len(images)))
+        for start in range(0, len(images), CHUNK):
+            rows = slice(start, min(start + CHUNK, len(images)))
             transforms, rendered = _draw(images, rows, copy, seed, ranges, canvas)
             index = np.arange(rows.start, rows.stop, dtype=np.int32)
             classes = labels[rows].astype(np.uint8)
@@ -133,29 +122,19 @@ def synthesize(
     Examples
     --------
     >>> import numpy as np
-    >>> digit = np.zeros((1, 28, 28), np.uint8)
-    >>> digit[0, 8:20, 13:15] = 255
-    >>> made = synthesize(digit, np.array([1]), copies=3, seed=0)
-    >>> made.images.shape, made.transforms.shape, made.source_index.tolist()
-    ((3, 40, 40), (3, 6), [0, 0, 0])
+    >>> synthesize(np.full((1, 28, 28), 255, np.uint8), np.array([1]), copies=3).images.shape
+    (3, 40, 40)
     """
-    return joined(list(synthesize_chunks(images, labels, copies, seed, ranges=ranges, canvas=canvas)))
+    return joined(list(synthesize_chunks(images, labels, copies, seed, ranges, canvas)))
 
 
 def write_synthetic(
-    path: Path,
-    images: Images,
-    labels: Images,
-    copies: int,
-    seed: int,
-    attributes: Mapping[str, Any],
-    *,
-    ranges: AffineRange = AFFNIST,
+    path: Path, digits: Digits, copies: int, seed: int, attributes: Mapping[str, Any], ranges: AffineRange = AFFNIST
 ) -> None:
     """Make an affNIST-like set straight into a converted file."""
     described = {**attributes, "copies": copies, "seed": seed, "ranges": json.dumps(asdict(ranges))}
-    with new_set(path, copies * len(images), CANVAS, described, affine=True) as writer:
-        for part in synthesize_chunks(images, labels, copies, seed, ranges=ranges):
+    with new_set(path, copies * len(digits[0]), CANVAS, described, affine=True) as writer:
+        for part in synthesize_chunks(*digits, copies, seed, ranges):
             writer.append(part)
 
 

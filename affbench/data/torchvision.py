@@ -28,10 +28,8 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
         Data folder of affbench, as for ``--data-dir``.
     split
         ``"train"``, ``"validation"`` or ``"test"``.
-    transform
-        From a PIL image (grey, 40×40) to what the dataset is to give.
-    target_transform
-        From the target to what the dataset is to give.
+    transform, target_transform
+        From a PIL image (grey, 40×40), and from the target, to what the dataset is to give.
     download
         Fetch and convert the set if it is not there. Without it nothing is ever downloaded.
     name
@@ -43,15 +41,11 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
 
     Attributes
     ----------
-    data
-        uint8 tensor (N, 40, 40). It and the three below can be assigned, as torchvision's MNIST allows: a choice of
-        images, or other labels.
-    targets
-        int64 tensor (N,), the labels.
+    data, targets
+        uint8 tensor (N, 40, 40), and int64 tensor (N,). They and the tables below can be assigned, as torchvision's
+        MNIST allows: a choice of images, or other labels.
     transforms_table, source_index
         float32 tensor (N, 6) and int64 tensor (N,), or None where the set has no transformations.
-    classes, class_to_idx
-        As torchvision's MNIST.
 
     Raises
     ------
@@ -59,12 +53,6 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
         There is no such set, split or target.
     DataError
         The set is not there and was not to be downloaded, or has no transformations but they were asked for.
-
-    Examples
-    --------
-    >>> from torchvision.transforms import ToTensor
-    >>> digits = AffNIST("data", name="affnist-synthetic", transform=ToTensor())  # doctest: +SKIP
-    >>> image, label = digits[0]  # doctest: +SKIP
     """
 
     classes = tuple(str(digit) for digit in range(10))
@@ -102,9 +90,7 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
             _LOG.warning("making %s (%s) in %s, once: %s", name, split, folder, size)
         self.dataset = part.load(folder)
         super().__init__(str(root), transform=transform, target_transform=target_transform)
-        arrays = {
-            name: torch.tensor(values) for name, values in self.dataset.arrays.items()
-        }  # copies, to be written to
+        arrays = {key: torch.tensor(values) for key, values in self.dataset.arrays.items()}  # copies, to be written to
         if set(self.target_type) - {"label"} and "transforms" not in arrays:
             raise DataError(f"{self.dataset.name} ({split}) has no transformations to give as a target.")
         self.data, self.targets = arrays["images"], arrays["labels"].long()
@@ -122,9 +108,8 @@ class AffNIST(VisionDataset):  # type: ignore[misc]  # torchvision ships without
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """The image and the target at `index`, each after its transform."""
         image: Any = Image.fromarray(self.data[index].numpy())
-        target: Any = tuple(self._target(kind, index) for kind in self.target_type)
-        if len(target) == 1:
-            target = target[0]
+        targets = tuple(self._target(kind, index) for kind in self.target_type)
+        target: Any = targets if len(targets) > 1 else targets[0]
         if self.transform is not None:
             image = self.transform(image)
         if self.target_transform is not None:

@@ -71,14 +71,10 @@ class AffineRange:
 
 
 AFFNIST = AffineRange()
-"""affNIST's ranges."""
 
 
 def affine_matrices(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """The transformations as homogeneous matrices on (x, y, 1), digit to canvas: E·S·R and the translation.
-
-    `transforms`: floating point (N, 6), columns as `TRANSFORM_COLUMNS`; gives float64 (N, 3, 3).
-    """
+    """The transformations (N, 6) as homogeneous matrices (N, 3, 3) on (x, y, 1), digit to canvas: E·S·R and t."""
     rotation, shear, vertical, horizontal, down, right = np.asarray(transforms, np.float64).T
     cos, sin = np.cos(np.deg2rad(rotation)), np.sin(np.deg2rad(rotation))
     matrices = np.tile(np.eye(3), (len(transforms), 1, 1))
@@ -88,11 +84,7 @@ def affine_matrices(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np
 
 
 def old_to_new(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """The transformations as the official files store them: from the 28×28 digit's pixels to the 40×40 canvas's.
-
-    `transforms`: floating point (N, 6), columns as `TRANSFORM_COLUMNS`; gives float64 (N, 2, 3), on (row, column, 1),
-    counted from 0 at the upper left pixel.
-    """
+    """The transformations (N, 6) as official files store them: float64 (N, 2, 3) on (row, column, 1), pixels from 0."""
     matrices = affine_matrices(transforms)[:, [1, 0]][:, :, [1, 0, 2]]  # on (y, x, 1) about the centres
     matrices[:, :, 2] += (CANVAS - 1) / 2 - matrices[:, :, :2].sum(axis=2) * (FRAME - 1) / 2
     return matrices
@@ -101,10 +93,9 @@ def old_to_new(transforms: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floa
 def warp(
     images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.float64], canvas: int = CANVAS
 ) -> npt.NDArray[np.float64]:
-    """Sample images under homogeneous transformations, bilinearly.
+    """Sample images (N, H, W) bilinearly under invertible affine matrices (N, 3, 3), from image to canvas on (x, y, 1).
 
-    `images`: uint8 (N, H, W); `matrices`: float64 (N, 3, 3), invertible and affine, from image to canvas on (x, y, 1)
-    in the frame of the convention above; gives float64 (N, canvas, canvas), the levels before truncation, 0 to 255.
+    Gives float64 (N, canvas, canvas), the levels before truncation, 0 to 255.
     """
     import torch  # seconds to import, and only rendering needs it
     from torch.nn.functional import grid_sample
@@ -128,8 +119,7 @@ def warp(
         padding_mode="zeros",
         align_corners=True,
     )
-    levels: npt.NDArray[np.float64] = sampled[:, 0].numpy()
-    return levels
+    return np.asarray(sampled[:, 0].numpy())
 
 
 def truncate(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,6 @@ images. Files whose ids do count in MNIST's order, such as exported ones, are re
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,19 +28,16 @@ Images = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int32]
 
 
-def pair(
-    read: Callable[[int, int], Images], known: Dataset, digits: Dataset, originals: Images | None = None
-) -> tuple[Index, str]:
+def pair(images: Any, known: Dataset, digits: Dataset, originals: Images | None = None) -> tuple[Index, str]:
     """The digit (N,) that each image was made from, counted from 0, and how it was found; `DataError` if it was not.
 
-    `read`: images from a first to before a last one: uint8 (n, 40, 40); `known`: their labels and table, whose
-    ``source_index`` counts within the file; `originals`: the originals in the file's order, uint8 (M, 28, 28), where
-    there are any.
+    `images`: uint8 (N, 40, 40), in memory or in an HDF5 file; `known`: their labels and table, whose ``source_index``
+    counts within the file; `originals`: the originals in the file's order, uint8 (M, 28, 28), where there are any.
     """
     (transforms, ids), labels = known.table, known.labels
     few = np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids))).astype(int)
     if ids.max() < len(digits) and (labels == digits.labels[ids]).mean() > FOUND:
-        stored = np.concatenate([read(row, row + 1) for row in few])
+        stored = np.stack([images[row] for row in few])
         if np.median(equal_ink(stored, render(digits.images[ids[few]], transforms[few]))) > EQUAL:
             return ids, "as in the file, which counts in MNIST's order"
     if originals is not None and ids.max() < len(originals):
@@ -51,7 +47,7 @@ def pair(
             raise DataError(f"of the {len(same):,} originals, {(same < 0).sum():,} are no MNIST digits")
         return same[ids], "found by the pixels of the file's originals"
     _, first, group = np.unique(ids, return_index=True, return_inverse=True)
-    looks, examples = _looks(read, transforms, group)
+    looks, examples = _looks(images, transforms, group)
     found, equal = nearest(looks, labels[first], examples, affine_matrices(transforms[first]), digits)
     share = float((equal > EQUAL).mean())
     if share < FOUND:
@@ -60,7 +56,7 @@ def pair(
 
 
 def _looks(
-    read: Callable[[int, int], Images], transforms: npt.NDArray[np.float32], group: npt.NDArray[np.int64]
+    stored: Any, transforms: npt.NDArray[np.float32], group: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float32], Images]:
     """The mean look of each original, by its group of images, over its first versions, and the image of its first."""
     order, counts = np.argsort(group, kind="stable"), np.bincount(group)
@@ -70,11 +66,11 @@ def _looks(
     examples = np.zeros((len(counts), CANVAS, CANVAS), np.uint8)
     for start in range(0, len(group), CHUNK):
         part = slice(start, start + CHUNK)
-        images, originals, matrices = read(start, min(part.stop, len(group))), group[part], transforms[part]
+        images, originals = stored[part], group[part]
         new, used = version[part] == 0, version[part] < VERSIONS
         examples[originals[new]] = images[new]
         if used.any():
-            np.add.at(looks, originals[used], brought_back(images[used], affine_matrices(matrices[used])))
+            np.add.at(looks, originals[used], brought_back(images[used], affine_matrices(transforms[part][used])))
     looks /= np.minimum(counts, VERSIONS)[:, None, None]
     return looks, examples
 

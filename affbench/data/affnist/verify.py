@@ -23,10 +23,9 @@ from affbench.data.dataset import TRANSFORM_COLUMNS, UNPAIRED, Dataset
 from affbench.data.transform import NEUTRAL, affine_matrices, render_matrices
 
 FIT = 0.98  # correlation from which a reading explains the images; bilinear variants stay well above
-LABEL_FIT = 0.999
+ALL = 0.999  # share of labels, and of translations, from which all count as right, and as whole pixels
 EQUAL_FIT = 0.85  # share of equal ink pixels; official images, their factors fitted, reach 0.90, under rounding 0.51
 SHIFT = 0.1  # pixels; a mean displacement worth telling
-WHOLE = 0.999  # share of translations that are whole pixels
 FOLLOWED = 2000  # images whose ink tells whether the rows of the table are theirs
 FOLLOWS = 0.3  # correlation of the ink's position with the translations below which the table belongs to other images
 MISNAMED = "by pixels, not by number"
@@ -96,6 +95,7 @@ class Agreement:
     difference: float  # mean absolute pixel difference, 0 to 255
     correlation: float  # of the pixels, −1 to 1
     equal: float  # share of equal pixels among those with ink in either, 0 to 1
+    shift: tuple[float, float]  # mean displacement of the centre of the ink (down, right), where there is ink in both
 
 
 @dataclass(frozen=True)
@@ -106,33 +106,32 @@ class Cases:
     digits: Dataset
     named: bool  # whether ``source_index`` names the digits; else they are to be found by the pixels
 
+    @property
+    def table(self) -> npt.NDArray[np.float32]:
+        """The transformations (n, 6) as they are stored."""
+        return self.stored.table[0]
+
     def head(self, n: int) -> Cases:
         """The first n cases."""
         return replace(self, stored=self.stored.rows(slice(n)))
 
-    def render(self, reading: Reading, values: Values | None = None, added: float = 0.0) -> Images:
-        """The images as the table, read so, would have made them, or other values of the same digits."""
-        stored = self.stored
-        chosen, matrices = stored.table[1], reading.matrices(reading.apply(stored.table[0]))
+    def compare(self, reading: Reading, values: Values | None = None, added: float = 0.0) -> Agreement:
+        """How well a reading explains the stored images, or `values` in its place; `added`: to the levels rendered."""
+        stored, matrices, chosen = self.stored.images, reading.matrices(reading.apply(self.table)), self.stored.table[1]
         if not self.named:
-            looks = brought_back(stored.images, matrices)
-            chosen = nearest(looks, stored.labels, stored.images, matrices, self.digits)[0]
+            chosen = nearest(brought_back(stored, matrices), self.stored.labels, stored, matrices, self.digits)[0]
         if values is not None:
             matrices = reading.matrices(values)
-        return render_matrices(self.digits.images[chosen], matrices, stored.canvas, added)
-
-    def agreement(self, rendered: Images) -> Agreement:
-        """How well rendered images agree with the stored ones."""
-        there, made = (images.astype(np.float64).ravel() for images in (self.stored.images, rendered))
+        rendered = render_matrices(self.digits.images[chosen], matrices, self.stored.canvas, added)
+        there, made = (images.astype(np.float64).ravel() for images in (stored, rendered))
         difference = float(np.abs(made - there).mean())
         made, there = made - made.mean(), there - there.mean()
         scale = float(np.sqrt((made @ made) * (there @ there)))
         correlation = float(made @ there) / scale if scale else float(not difference)
-        return Agreement(difference, correlation, float(equal_ink(self.stored.images, rendered).mean()))
-
-    def compare(self, reading: Reading) -> Agreement:
-        """How well a reading explains the stored images."""
-        return self.agreement(self.render(reading))
+        shift, both = np.zeros(2), stored.any(axis=(1, 2)) & rendered.any(axis=(1, 2))
+        if both.any():
+            shift = (_centroids(stored[both]) - _centroids(rendered[both])).mean(axis=0)
+        return Agreement(difference, correlation, float(equal_ink(stored, rendered).mean()), (shift[0], shift[1]))
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ class VerificationReport:
         """What does not follow the documented convention, one phrase each."""
         fits, (down, right) = self.best_correlation >= FIT, self.centroid_shift
         moved = max(abs(down), abs(right)) >= SHIFT if fits else self.shifted_correlation >= FIT
-        lost, shuffled, fractional = not (fits or moved), self.follows < FOLLOWS, self.whole_translations < WHOLE
+        lost, shuffled, fractional = not (fits or moved), self.follows < FOLLOWS, self.whole_translations < ALL
         grey = "rounded, not truncated" if self.equal_rounded > self.equal else "others"
         said = {
             f"translations are fractional in {1 - self.whole_translations:.1%} of the cases": fractional,
@@ -186,7 +185,7 @@ class VerificationReport:
             "the ink does not lie where the table puts it, as if the table were shuffled": lost and shuffled,
             "no reading of the table explains the images": lost and not shuffled,
             "source_index names other digits": self.originals == MISNAMED,
-            "labels are not those of the originals": self.label_agreement < LABEL_FIT,
+            "labels are not those of the originals": self.label_agreement < ALL,
             f"the stored matrices {self.matrices}": self.matrices.startswith("disagree"),
         }
         factors = [f"{check.factor} is {check.reading}" for check in self.factors if not check.agrees]
@@ -223,12 +222,11 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
     cases = Cases(dataset.rows(rows), originals, bool(index.min() >= 0 and index.max() < len(originals)))
     follows = _follows(dataset)
     cases, best = _explain(cases, follows)
-    stored, documented, rendered = cases.stored, cases.compare(Reading()), cases.render(best)
+    documented, chosen = cases.compare(Reading()), cases.compare(best)
     unpaired = str(dataset.attributes.get("order", "")).startswith(UNPAIRED)
     right = originals.labels[index] == dataset.labels if cases.named else np.ones(1)  # found by their label
-    chosen, shift = cases.agreement(rendered), _centroid_shift(stored.images, rendered)
-    values, moves = best.apply(stored.table[0]), stored.table[0][:, 4:]
-    moved = values + np.array([0, 0, 0, 0, *shift])  # down, right: the last two columns
+    moves = cases.table[:, 4:]
+    moved = best.apply(cases.table) + np.array([0, 0, 0, 0, *chosen.shift])  # down, right: the last two columns
     return VerificationReport(
         name=dataset.name,
         split=dataset.split,
@@ -236,7 +234,7 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
         difference=documented.difference,
         correlation=documented.correlation,
         equal=chosen.equal,
-        equal_rounded=cases.agreement(cases.render(best, added=0.5)).equal,
+        equal_rounded=cases.compare(best, added=0.5).equal,
         whole_translations=float(np.mean((moves == np.rint(moves)).all(axis=1))),
         follows=follows,
         originals="by number" if cases.named else "by pixels" if unpaired else MISNAMED,
@@ -244,8 +242,8 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
         best_difference=chosen.difference,
         best_correlation=chosen.correlation,
         label_agreement=float(np.mean(right)),
-        centroid_shift=shift,
-        shifted_correlation=cases.agreement(cases.render(best, moved)).correlation,
+        centroid_shift=chosen.shift,
+        shifted_correlation=cases.compare(best, moved).correlation,
         factors=tuple(_check(cases, best, chosen, factor) for factor in FACTORS),
     )
 
@@ -263,9 +261,9 @@ def verify_set(name: str, split: str, data_dir: Path, sample: int = 1000, seed: 
 
 
 def _check(cases: Cases, best: Reading, chosen: Agreement, factor: int) -> FactorCheck:
-    values = best.apply(cases.stored.table[0])
+    values = best.apply(cases.table)
     values[:, factor] = NEUTRAL[factor]
-    neutral = cases.agreement(cases.render(best, values)).difference
+    neutral = cases.compare(best, values).difference
     determined = neutral > chosen.difference * 1.01 + 0.01
     reading = best.describe(factor) if determined else "no effect"
     return FactorCheck(TRANSFORM_COLUMNS[factor], reading, reading in ("as documented", "no effect"), neutral)
@@ -298,7 +296,7 @@ def _search(cases: Cases) -> Reading:
     few, fewer = cases.head(SEARCH_CASES), cases.head(START_CASES)
     found = [_climb(few, Reading())]
     if found[0][0] < FIT:  # no single change may help where several are needed: the best of all orders and signs may
-        starts = sorted(_starts(cases.stored.table[0]), key=lambda start: -fewer.compare(start).correlation)
+        starts = sorted(_starts(cases.table), key=lambda start: -fewer.compare(start).correlation)
         found += [_climb(few, start) for start in starts[:STARTS]]
     return max(found, key=lambda reached: reached[0])[1]
 
@@ -334,15 +332,6 @@ def _follows(dataset: Dataset) -> float:
     with np.errstate(invalid="ignore"):  # a constant column
         both = np.corrcoef(_centroids(dataset.images[rows]).T, dataset.table[0][rows].T)[:2, 2:]
     return float(np.nan_to_num(np.abs(both), nan=1.0).max())
-
-
-def _centroid_shift(stored: Images, rendered: Images) -> tuple[float, float]:
-    """Mean displacement of the centre of the ink from rendered to stored, (down, right), where there is ink."""
-    both = np.any(stored, axis=(1, 2)) & np.any(rendered, axis=(1, 2))
-    if not both.any():
-        return (0.0, 0.0)
-    down, right = (_centroids(stored[both]) - _centroids(rendered[both])).mean(axis=0)
-    return (float(down), float(right))
 
 
 def _centroids(images: Images) -> Values:

@@ -84,8 +84,7 @@ def convert_mat(
         if digits is not None:
             try:
                 given = None if originals is None else read.read_originals(originals)
-                images = writer.file["images"]
-                found, order = pair(lambda start, stop: images[start:stop], table, digits, given)
+                found, order = pair(writer.file["images"], table, digits, given)
                 writer.file["source_index"][...] = found
                 writer.file["original_id"] = table.table[1] + 1
             except DataError as error:
