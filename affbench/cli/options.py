@@ -81,14 +81,11 @@ class Place:
         """The engine of that name, with what its runs may use."""
         from affbench.experiment.cells import Engine
 
-        if self.engine == "ray":
-            return Engine("ray", self.ray_address, self.cpus_per_run, self.gpus_per_run)
-        if self.engine != "local":
+        if self.engine not in ("local", "ray"):
             raise UsageError(f"--engine {self.engine} is unknown: {nearest(self.engine, ('local', 'ray'))}.")
-        for option, value in (("--ray-address", self.ray_address), ("--gpus-per-run", self.gpus_per_run)):
-            if value is not None:
-                raise UsageError(f"{option} goes with --engine ray.")
-        return Engine(cpus=self.cpus_per_run)
+        if self.engine == "local" and (self.ray_address, self.gpus_per_run) != (None, None):
+            raise UsageError("--ray-address and --gpus-per-run go with --engine ray.")
+        return Engine(self.engine, self.ray_address, self.cpus_per_run, self.gpus_per_run)
 
 
 class OfRun(TyperCommand):
@@ -188,10 +185,8 @@ def _model_options(given: list[str] | tuple[str, ...]) -> dict[str, Any]:
 
 def whole_numbers(option: str, text: str, least: int) -> list[int]:
     """A comma-separated list of different whole numbers."""
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise UsageError(f"{option} {text} is not a list of whole numbers, such as 1,3,5.") from None
-    if not numbers or min(numbers) < least or len(set(numbers)) < len(numbers):
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    if not numbers or min(numbers) < least or len(set(numbers)) < len(parts):
         raise UsageError(f"{option} {text} must list different whole numbers of at least {least}, such as 1,3,5.")
     return numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     from affbench.base.workspace import Workspace
     from affbench.report.drawing import Drawing
 
-figure = typer.Typer(
-    name="figure",
-    help="Draw what trained models do: a PNG, and a CSV of its numbers beside it.",
-    no_args_is_help=True,
-)
+_about = "Draw what trained models do: a PNG, and a CSV of its numbers beside it."
+figure = typer.Typer(name="figure", help=_about, no_args_is_help=True)
 
 Runs = Annotated[list[str] | None, typer.Option("--run", help="Run, or the beginning of its name; repeatable.")]
 Output = Annotated[Path | None, typer.Option(help="Folder; results/figures by default.")]
@@ -36,7 +33,7 @@ class Canvas:
     device: Device = "auto"
 
     def place(self, session: Session) -> tuple[LabelledRun, Workspace, Path]:
-        """The run, which figures call by its own name, the workspace, and the folder of figures."""
+        """The run, the workspace, and the folder of figures."""
         return _found(session, self.run), session.workspace, _folder(session, self.output)
 
 
@@ -99,8 +96,6 @@ def leaderboard(
     ] = None,
 ) -> None:
     """All runs by set, committed ones included; ranks respect ties within the noise."""
-    from dataclasses import asdict
-
     from affbench.experiment.reference import add_reference, leaderboards
     from affbench.report.terminal import leaderboard_table
     from affbench.run.folder import find_run
@@ -197,7 +192,7 @@ def factors(
 
 
 def _found(session: Session, name: str | None) -> LabelledRun:
-    """A run, the latest where none is named, which figures call by its own name."""
+    """A run, the latest where none is named; figures call it by its own name."""
     from affbench.analysis.results import LabelledRun
     from affbench.run.folder import find_run
 
@@ -211,11 +206,5 @@ def _folder(session: Session, output: Path | None) -> Path:
 
 def _show(session: Session, drawing: Drawing) -> None:
     session.show(drawing.caption, f"{drawing.title}: {drawing.path} and {drawing.data}")
-    session.document(
-        {
-            "title": drawing.title,
-            "caption": drawing.caption,
-            "figure": str(drawing.path),
-            "data": str(drawing.data),
-        }
-    )
+    files = {"figure": str(drawing.path), "data": str(drawing.data)}
+    session.document({"title": drawing.title, "caption": drawing.caption} | files)

@@ -119,16 +119,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     signature, keyword = inspect.signature(function, eval_str=True), inspect.Parameter.KEYWORD_ONLY
     groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
-    common = inspect.Parameter("common", keyword, annotation=Common)
-    for own in (*list(signature.parameters.values())[1:], common):
-        if dataclasses.is_dataclass(own.annotation):
-            groups[own.name], kinds = own.annotation, get_type_hints(own.annotation, include_extras=True)
-            parameters += [
-                inspect.Parameter(field.name, keyword, annotation=kinds[field.name], default=field.default)
-                for field in dataclasses.fields(own.annotation)
-            ]
-        else:
+    for own in (*list(signature.parameters.values())[1:], inspect.Parameter("common", keyword, annotation=Common)):
+        if not dataclasses.is_dataclass(own.annotation):
             parameters.append(own.replace(kind=keyword))
+            continue
+        groups[own.name], kinds = own.annotation, get_type_hints(own.annotation, include_extras=True)
+        for field in dataclasses.fields(own.annotation):
+            kind = kinds[field.name]
+            parameters.append(inspect.Parameter(field.name, keyword, annotation=kind, default=field.default))
 
     @functools.wraps(function)
     def wrapped(**options: Any) -> None:
@@ -136,11 +134,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         screen = console(sys.stderr, quiet=options["quiet"] or not ranks.first)
         try:
             options = {name: home(value) for name, value in options.items()}
+            device, seconds = options.get("device", "auto"), 60 * options.get("checkpoint_minutes", 1)
             for name, group in groups.items():
                 options[name] = group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
-            common, seconds = options.pop("common"), 60 * options.get("checkpoint_minutes", 1)
-            folders, progress = (common.data_dir, common.results_dir), ConsoleProgress(screen)
-            workspace = Workspace(*folders, options.get("device", "auto"), progress, seconds)
+            common = options.pop("common")
+            workspace = Workspace(common.data_dir, common.results_dir, device, ConsoleProgress(screen), seconds)
             shown = console(sys.stdout, quiet=common.json or screen.quiet)
             if not ranks.alone and function.__name__ != "train":
                 raise UsageError(f"torchrun starts 'affbench train' on several devices, not '{function.__name__}'.")

@@ -58,17 +58,8 @@ def train(
         f"{run.name}: {'trained before' if cached else 'trained'}, {parameters:,} parameters, best validation accuracy "
         f"{best.validation_accuracy:.2%} (epoch {best.epoch:g} of {epochs:g}), {run.path}"
     )
-    session.document(
-        {
-            "run": run.name,
-            "path": str(run.path),
-            "cached": cached,
-            "validation_accuracy": best.validation_accuracy,
-            "selected_epoch": best.epoch,
-            "epochs": epochs,
-            "parameters": parameters,
-        }
-    )
+    selected = {"validation_accuracy": best.validation_accuracy, "selected_epoch": best.epoch, "epochs": epochs}
+    session.document({"run": run.name, "path": str(run.path), "cached": cached, **selected, "parameters": parameters})
 
 
 def _unfinished(session: Session) -> RunConfig:

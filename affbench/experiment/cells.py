@@ -7,7 +7,6 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 
@@ -17,7 +16,7 @@ from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart, find_part
 from affbench.run.plan import Plan, plan_run
-from affbench.run.record import evaluate_run
+from affbench.run.record import evaluate_run, is_evaluated
 from affbench.run.train import train
 
 
@@ -25,21 +24,12 @@ from affbench.run.train import train
 class Engine:
     """Where cells run, and what each of them may use; none of it changes a result's key."""
 
-    name: Literal["local", "ray"] = "local"
+    name: str = "local"  # or "ray"
     address: str | None = None  # of the Ray cluster; None starts one on this machine
     # Threads of each cell, and the CPUs it asks Ray for; None takes as many threads as torch would here. Results on the
     # CPU are equal bit for bit where the number of threads is.
     cpus: int | None = None
     gpus: float | None = None  # GPUs, or parts of one, that each cell asks Ray for; None takes one where there is any
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A run to be made, planned once and handed down."""
-
-    label: str
-    plan: Plan
-    stops: tuple[float, ...] = ()  # validation accuracies at which other cells stop this training
 
 
 @dataclass(frozen=True)
@@ -58,11 +48,24 @@ class CellResult:
     error: str | None = None
 
     def __str__(self) -> str:
-        """One line for the user."""
         routing = "" if self.routings is None else f", routing {self.routings}"
         accuracies = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in self.accuracy.items())
         outcome = f"failed: {self.error}" if self.error else accuracies
         return f"{self.label}{routing}, seed {self.seed}: {outcome}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run to be made, planned once and handed down."""
+
+    label: str
+    plan: Plan
+    stops: tuple[float, ...] = ()  # validation accuracies at which other cells stop this training
+
+    def unfinished(self, error: str | None = None) -> CellResult:
+        """What is known before it is run, or when it came to nothing."""
+        model, training = self.plan.config.model, self.plan.config.training
+        return CellResult(self.label, model.name, model.routings, training.seed, error=error)
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,26 @@ class SweepSummary:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """All cells of a sweep, in the order they were given, and a summary per configuration."""
+    """All cells of a sweep, in the order they were given, and a summary per configuration, failed cells left out."""
 
     cells: tuple[CellResult, ...]
     summary: tuple[SweepSummary, ...]
+
+    @classmethod
+    def of(cls, results: Sequence[CellResult]) -> SweepResult:
+        """The results with their summary, in which a seed counts once."""
+        groups: dict[tuple[str, str, int | None], dict[str, CellResult]] = {}
+        for result in results:
+            if result.error is None:
+                groups.setdefault((result.label, result.model, result.routings), {}).setdefault(result.run, result)
+        summary = []
+        for key, own in groups.items():
+            cells = list(own.values())
+            accuracy = {name: seed_summary([cell.accuracy[name] for cell in cells]) for name in cells[0].accuracy}
+            validation = seed_summary([cell.validation_accuracy or 0.0 for cell in cells])
+            seconds = sum(cell.seconds_per_epoch or 0.0 for cell in cells) / len(cells)
+            summary.append(SweepSummary(*key, tuple(cell.seed for cell in cells), accuracy, validation, seconds))
+        return cls(tuple(results), tuple(summary))
 
     @property
     def failed(self) -> tuple[CellResult, ...]:
@@ -107,6 +126,12 @@ def tested_parts(evaluation: EvaluationConfig) -> list[SetPart]:
     return [find_part(name, "test", evaluation.copies, evaluation.limit) for name in evaluation.sets]
 
 
+def is_done(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> bool:
+    """Whether a cell is trained and tested already."""
+    parts = tested_parts(evaluation)
+    return cell.plan.is_trained and all(is_evaluated(cell.plan.run, part, workspace) for part in parts)
+
+
 def run_cells(
     cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, *, threads: int | None = None
 ) -> SweepResult:
@@ -119,7 +144,7 @@ def run_cells(
             seconds = time.perf_counter() - started
             workspace.progress.note(f"[{number}/{len(cells)}] {results[-1]} ({seconds:.0f} s)")
             task.advance(1)
-    return SweepResult(tuple(results), summarise(results))
+    return SweepResult.of(results)
 
 
 @contextlib.contextmanager
@@ -135,7 +160,7 @@ def using_threads(threads: int | None) -> Iterator[None]:
 
 def run_cell(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> CellResult:
     """Train and test one cell; an error becomes part of the result."""
-    result = unfinished(cell)
+    result = cell.unfinished()
     try:
         run = train(cell.plan, workspace, stops=cell.stops)
         result = replace(
@@ -151,30 +176,3 @@ def run_cell(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> 
     except Exception as error:  # a model may raise anything, or ask for more memory than there is
         return replace(result, error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
     return replace(result, accuracy={record.set: record.accuracy for record in records})
-
-
-def unfinished(cell: Cell, error: str | None = None) -> CellResult:
-    """What is known of a cell before it is run, or when it came to nothing."""
-    config = cell.plan.config
-    return CellResult(cell.label, config.model.name, config.model.routings, config.training.seed, error=error)
-
-
-def summarise(results: Sequence[CellResult]) -> tuple[SweepSummary, ...]:
-    """Mean, standard deviation and range over the seeds of each configuration, failed cells left out."""
-    groups: dict[tuple[str, str, int | None], list[CellResult]] = {}
-    for result in results:
-        own = groups.setdefault((result.label, result.model, result.routings), []) if result.error is None else []
-        if result.run not in [other.run for other in own]:  # a seed counts once
-            own.append(result)
-    return tuple(
-        SweepSummary(
-            label=label,
-            model=model,
-            routings=routings,
-            seeds=tuple(cell.seed for cell in group),
-            accuracy={name: seed_summary([cell.accuracy[name] for cell in group]) for name in group[0].accuracy},
-            validation_accuracy=seed_summary([cell.validation_accuracy or 0.0 for cell in group]),
-            seconds_per_epoch=sum(cell.seconds_per_epoch or 0.0 for cell in group) / len(group),
-        )
-        for (label, model, routings), group in groups.items()
-    )

@@ -1,8 +1,7 @@
 """Many runs on a Ray cluster: every cell is a task, which Ray gives to another worker when its own dies.
 
-A worker that sees the results folder works in it, like a second process of one machine. Any other works in a folder
-of its own: it begins with the files that the run has where the sweep was started, and puts every checkpoint, and in
-the end all files, back there.
+A worker that sees the results folder works in it, like a second process of one machine. Any other begins with the files
+that the run has where the sweep was started, and puts every checkpoint, and in the end all files, back there.
 """
 
 from __future__ import annotations
@@ -29,19 +28,9 @@ from affbench.base.interrupt import Interrupted, Stop
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
 from affbench.data.sets import sets_dir
-from affbench.experiment.cells import (
-    Cell,
-    CellResult,
-    Engine,
-    SweepResult,
-    run_cell,
-    summarise,
-    tested_parts,
-    unfinished,
-)
+from affbench.experiment.cells import Cell, CellResult, Engine, SweepResult, is_done, run_cell
 from affbench.run.folder import read_files, write_files
 from affbench.run.plan import plan_run
-from affbench.run.record import is_evaluated
 
 RETRIES = 3  # of a cell whose worker or node dies
 TELL_SECONDS = 0.5  # between two messages of a cell
@@ -81,8 +70,7 @@ def run_cells(
             board = _Board([cell.plan.folder.name for cell in cells], workspace.progress, bar)
             flying: dict[Any, int] = {}
             for number, cell in enumerate(cells):
-                tested = (is_evaluated(cell.plan.run, part, workspace) for part in tested_parts(evaluation))
-                if cell.plan.is_trained and all(tested):
+                if is_done(cell, evaluation, workspace):
                     board.end(number, run_cell(cell, evaluation, workspace))
                 else:
                     flying[task.remote(job, number, cell)] = number
@@ -100,8 +88,7 @@ def run_cells(
                     f"stopped with {len(board.results)} of {len(cells)} runs done; what the others did is saved: the "
                     "same command goes on."
                 )
-    results = tuple(board.results[number] for number in range(len(cells)))
-    return SweepResult(results, summarise(results))
+    return SweepResult.of([board.results[number] for number in range(len(cells))])
 
 
 def _result(ray: Any, reference: Any, cell: Cell) -> CellResult:
@@ -109,9 +96,9 @@ def _result(ray: Any, reference: Any, cell: Cell) -> CellResult:
     try:
         result: CellResult = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        return unfinished(cell, f"its worker could not run it: {str(error).strip().splitlines()[-1]}")
+        return cell.unfinished(f"its worker could not run it: {str(error).strip().splitlines()[-1]}")
     except ray.exceptions.RayError as error:
-        return unfinished(cell, f"its worker died {RETRIES + 1} times, the last time with {type(error).__name__}")
+        return cell.unfinished(f"its worker died {RETRIES + 1} times, the last time with {type(error).__name__}")
     return result
 
 
@@ -167,7 +154,7 @@ class _Board:
     """What the user sees of the cells."""
 
     def __init__(self, names: Sequence[str], progress: Progress, bar: Task) -> None:
-        self.names, self._progress, self._bar = names, progress, bar
+        self._names, self._progress, self._bar = names, progress, bar
         self.results: dict[int, CellResult] = {}
         self._places: dict[int, str] = {}
         self._latest = ""
@@ -175,11 +162,10 @@ class _Board:
     def show(self, news: Sequence[tuple[int, str, str]]) -> None:
         """What workers told."""
         for number, where, text in news:
-            before = self._places.get(number, where)
+            before, name = self._places.get(number, where), self._names[number]
             if before != where:
-                self._progress.note(f"{self.names[number]}: its worker on {before} died, another goes on on {where}")
-            self._places[number] = where
-            self._latest = f"; {self.names[number]} on {where}: {text}"
+                self._progress.note(f"{name}: its worker on {before} died, another goes on on {where}")
+            self._places[number], self._latest = where, f"; {name} on {where}: {text}"
             self._advance(0)
         self._advance(0)
 
@@ -187,12 +173,12 @@ class _Board:
         """A cell has ended."""
         self.results[number] = result
         where = f" ({self._places[number]})" if number in self._places else ""
-        self._progress.note(f"[{len(self.results)}/{len(self.names)}] {result}{where}")
+        self._progress.note(f"[{len(self.results)}/{len(self._names)}] {result}{where}")
         self._advance(1)
 
     def _advance(self, amount: int) -> None:
         running, failed = len(self._places.keys() - self.results), sum(bool(r.error) for r in self.results.values())
-        waiting, done = len(self.names) - len(self.results) - running, len(self.results) - failed
+        waiting, done = len(self._names) - len(self.results) - running, len(self.results) - failed
         counts = f"{waiting} waiting, {running} running, {done} done, {failed} failed"
         self._bar.advance(amount, counts + self._latest)
 
@@ -223,7 +209,7 @@ def _work(job: _Job, number: int, cell: Cell) -> CellResult:
             courier.put_back()
             return result
     except AffbenchError as error:
-        return unfinished(cell, str(error))
+        return cell.unfinished(str(error))
 
 
 class _Courier(Progress, Task):
@@ -260,23 +246,22 @@ class _Courier(Progress, Task):
 
 def _data_folder(job: _Job, courier: _Courier) -> Path:
     """The data folder as it is where the sweep was started, if its sets are seen here; else this node's copy."""
-    if NODE_DIR not in os.environ and all(_is_there(path, manifest) for path, manifest in job.sets.items()):
+
+    def is_there(path: Path, made: store.Manifest) -> bool:
+        return store.cached(path, made.stage, made.version, made.inputs)
+
+    if NODE_DIR not in os.environ and all(is_there(*each) for each in job.sets.items()):
         return job.workspace.data
     folder = Path(os.environ.get(NODE_DIR) or pooch.os_cache("affbench"))
     for home, manifest in job.sets.items():
         path = sets_dir(folder) / home.name
         with store.lock(path):  # the other workers of this node wait, and find it
-            if not _is_there(path, manifest):
+            if not is_there(path, manifest):
                 courier.tell(f"receives {home.name}")
                 store.manifest_path(path).unlink(missing_ok=True)
                 for file in (path, store.manifest_path(path)):
                     store.write_bytes(file, _at_home(job, Path.read_bytes, home.with_name(file.name)))
     return folder
-
-
-def _is_there(path: Path, manifest: store.Manifest) -> bool:
-    """Whether a set is there, whole, made from the same."""
-    return store.cached(path, manifest.stage, manifest.version, manifest.inputs)
 
 
 def _at(ray: Any, node: str) -> dict[str, Any]:

@@ -136,8 +136,8 @@ def test_threads_of_a_run_are_as_asked_and_recorded(workspace: Workspace) -> Non
     ("options", "complaint"),
     [
         (("--engine", "rai"), "--engine rai is unknown: did you mean 'ray'?"),
-        (("--ray-address", "auto"), "--ray-address goes with --engine ray"),
-        (("--gpus-per-run", "0.5"), "--gpus-per-run goes with --engine ray"),
+        (("--ray-address", "auto"), "--ray-address and --gpus-per-run go with --engine ray"),
+        (("--gpus-per-run", "0.5"), "--ray-address and --gpus-per-run go with --engine ray"),
     ],
 )
 def test_options_of_engines_are_checked(affbench: Affbench, options: tuple[str, ...], complaint: str) -> None:
