@@ -137,17 +137,14 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed(Workload):
-    """What `benchmark_speed` measured.
-
-    `times` are seconds for one batch, `ratios` are formed within a round; a CapsNet has more of both than other models.
-    """
+    """What `benchmark_speed` measured; a CapsNet has more times and ratios than other models."""
 
     parameters: int
     device_name: str
     threads: int
     torch_version: str
     repeats: int
-    times: dict[str, Spread]
+    times: dict[str, Spread]  # seconds for one batch
     ratios: dict[str, Spread]
     peak_memory_bytes: int | None  # in training, above the idle process (CPU) or allocated (CUDA); None if unknown
 
@@ -189,11 +186,7 @@ class Speed(Workload):
 def benchmark_speed(
     workload: Workload, *, repeats: int = 5, textbook: Path | None = None, progress: Progress | None = None
 ) -> Speed:
-    """Measure training and evaluation speed, and ratios.
-
-    `textbook` is a Python file with a ``TextbookCapsNet`` to compare a CapsNet with; by default
-    ``benchmarks/textbook.py`` where that exists.
-    """
+    """Measure speeds and ratios; `textbook` is a Python file with a ``TextbookCapsNet`` to compare a CapsNet with."""
     progress = progress or Progress()
     torch.manual_seed(0)
     candidate = workload.tried(progress)

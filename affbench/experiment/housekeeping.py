@@ -58,7 +58,7 @@ class RawFiles:
 
 @dataclass(frozen=True)
 class ConvertedSet:
-    """A converted set on disk: name, split, images, where it came from, bytes; `source` says why it is unreadable."""
+    """A converted set on disk; `source` says where it came from, or why it cannot be read."""
 
     file: str
     name: str
@@ -183,12 +183,7 @@ class Leftover:
 
 
 def find_leftovers(data_dir: Path, results_dir: Path) -> list[Leftover]:
-    """What can be deleted without losing anything that cannot be made again at once.
-
-    Temporary files of processes that died, locks that nobody holds, converted sets of an earlier version, and
-    converted sets that no run was trained or tested on. Downloads, official sets, runs, reports and
-    ``results/reference`` are never among them.
-    """
+    """What can be made again at once: files and locks of dead processes, sets that no run was trained or tested on."""
     return [*_unused_sets(data_dir, results_dir), *_abandoned(data_dir), *_abandoned(results_dir)]
 
 

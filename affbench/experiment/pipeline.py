@@ -27,7 +27,6 @@ from affbench.experiment.cells import (
     tested_parts,
 )
 from affbench.report.page import PLAIN, SECTIONS, Report, report_code, write_report
-from affbench.report.sections import MakeSection
 from affbench.report.sections.accuracy import summarise
 from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
 from affbench.run.plan import plan_run, training_part, validation_part
@@ -135,11 +134,7 @@ def plan_experiment(experiment: Experiment, workspace: Workspace) -> list[Step]:
 
 
 def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine | None = None) -> Outcome:
-    """Do everything an experiment asks for; what is cached is not done again.
-
-    Failed cells are in the outcome's result; the others are finished and reported, and where there is none, that is an
-    error. An interruption leaves what was done saved.
-    """
+    """Do all that is not cached; failed cells are in the result, and an error where there are no others."""
     folder = report_dir(workspace.results, experiment.name)
     store.refuse_foreign(folder)
     _prepare(experiment, workspace)
@@ -154,8 +149,7 @@ def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine 
     if store.cached(folder, "report", REPORT_VERSION, inputs):
         table = summarise(results, title=experiment.title, note=experiment.note)
         return Outcome(result, Report(folder / "report.md", folder / "report.html", table))
-    sections = SECTIONS if experiment.explain else PLAIN
-    report = _write_report(folder, results, workspace, sections, experiment.title, experiment.note)
+    report = _write_report(folder, results, workspace, experiment.explain, experiment.title, experiment.note)
     if not result.failed:
         files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
         store.seal(folder, "report", REPORT_VERSION, inputs, files)
@@ -174,26 +168,22 @@ def run_cells_on(
 
 def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
     """A report over every finished run, in ``reports/all``; to `explain` is to measure more, as in a pipeline."""
-    runs = [LabelledRun(_model_of(run), run) for run in list_runs(workspace.results) if run.finished]
+    runs = []
+    for run in (run for run in list_runs(workspace.results) if run.finished):
+        label = run.name
+        with contextlib.suppress(AffbenchError):  # said in the report
+            label = run.config.model.name
+        runs.append(LabelledRun(label, run))
     if not runs:
         raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
     results = _on_common_images(read_results(runs, workspace), workspace)
-    folder, sections = report_dir(workspace.results, "all"), SECTIONS if explain else PLAIN
-    return _write_report(folder, results, workspace, sections, "All runs")
-
-
-def _model_of(run: Run) -> str:
-    try:
-        return run.config.model.name
-    except AffbenchError:  # said in the report
-        return run.name
+    return _write_report(report_dir(workspace.results, "all"), results, workspace, explain, "All runs")
 
 
 def _on_common_images(results: Results, workspace: Workspace, asked: Sequence[SetPart] = ()) -> Results:
     """The same images of each set for every run: the first ones, as many as all were tested on, or as are asked for.
 
-    A later evaluation by another command may have been of more. Where the predictions are gone, a record stays as it
-    is, and tables say so.
+    Where the predictions of a longer evaluation are gone, its record stays as it is, and tables say so.
     """
     tested: dict[str, list[int]] = {}
     for record in itertools.chain.from_iterable(own.evaluations.values() for own in results.results):
@@ -219,9 +209,10 @@ def _on_common_images(results: Results, workspace: Workspace, asked: Sequence[Se
 
 
 def _write_report(
-    folder: Path, results: Results, workspace: Workspace, sections: Sequence[MakeSection], title: str, note: str = ""
+    folder: Path, results: Results, workspace: Workspace, explain: bool, title: str, note: str = ""
 ) -> Report:
     """Write a report in the place of an earlier one."""
+    sections = SECTIONS if explain else PLAIN
     with store.lock(folder), workspace.progress.task("report", None), store.atomic_folder(folder, _PAGE) as new:
         report = write_report(new, results, title=title, note=note, sections=sections)
     return replace(report, markdown=folder / report.markdown.name, html=folder / report.html.name)

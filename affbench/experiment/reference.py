@@ -25,10 +25,7 @@ def reference_dir(results_dir: Path) -> Path:
 
 
 def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderboard]:
-    """Every run below a results folder, committed ones included, ranked on each set.
-
-    See `affbench.analysis.ranking.rank`. A run counts once, and one that cannot be read is left out and named.
-    """
+    """Every run, committed ones included, ranked on each set; one counts once, and what cannot be read is named."""
     yours = sorted((run for run in list_runs(results_dir) if run.finished), key=lambda run: len(run.name))
     origins: list[tuple[Origin, Run]] = [("reference", run) for run in reference_runs(results_dir)]
     origins += [("yours", run) for run in yours]
