@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
@@ -84,17 +84,15 @@ class _Steady:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, or let what cannot be written go nowhere."""
-        try:
-            return self._stream.write(text)
-        except OSError:
-            let_go(self._stream)
-            return len(text)
+        self._do(self._stream.write, text)
+        return len(text)
 
     def flush(self) -> None:
-        """Flush, or let what cannot be written go nowhere."""
+        self._do(self._stream.flush)
+
+    def _do(self, action: Callable[..., object], *given: str) -> None:
         try:
-            self._stream.flush()
+            action(*given)
         except OSError:
             let_go(self._stream)
 

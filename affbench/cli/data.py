@@ -31,10 +31,8 @@ def fetch(
     ways = Ways(mirror, offline, force, session.workspace.progress)
     fetched = fetch_sets(sets or ["mnist", "affnist"], session.workspace.data, ways)
     for item in fetched:
-        for file in item.files:
-            session.show(f"{item.name}: {file.path.name} from {file.origin}, sha256 {file.sha256}")
-        for path in item.converted:
-            session.show(f"{item.name}: {path}")
+        files = [f"{file.path.name} from {file.origin}, sha256 {file.sha256}" for file in item.files]
+        session.show(*(f"{item.name}: {told}" for told in (*files, *item.converted)))
     session.document({"sets": [asdict(item) for item in fetched]})
 
 

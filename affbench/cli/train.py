@@ -94,12 +94,9 @@ def sweep(
     device: Device = "auto",
 ) -> None:
     """Routing iterations x seeds, each an ordinary cached run; an interrupted sweep goes on where it stopped."""
-    counts = whole_numbers("--routings", routings, 1)
-    chosen = whole_numbers("--seeds", seeds, 0)
-    if "," not in seeds:
-        if chosen == [0]:
-            raise UsageError("--seeds 0 asks for no seed at all; --seeds 1 runs one, --seeds 0, would be a list.")
-        chosen = list(range(chosen[0]))
+    counts, listed = whole_numbers("--routings", routings, 1), "," in seeds
+    chosen = whole_numbers("--seeds", seeds, 0 if listed else 1)
+    chosen = chosen if listed else list(range(chosen[0]))
     engine, resolved = place.to_engine(), run_config(**context.obj)
     from affbench.base.config import EvaluationConfig, override
     from affbench.experiment.pipeline import from_sweep, run_experiment
@@ -189,7 +186,7 @@ def bench(
 ) -> None:
     """Throughput of training and evaluation against the floor, measured in one run."""
     from affbench.base.device import resolve_device, resolve_precision
-    from affbench.experiment.bench import Workload, benchmark_speed
+    from affbench.experiment.bench import Workload, benchmark_speed, draw_curves
 
     target = resolve_device(device)
     config = run_config(model=model, routings=routings, option=option, precision=precision)
@@ -199,8 +196,6 @@ def bench(
     session.show(result.table().to_rich())
     document = result.to_dict()
     if curves:
-        from affbench.experiment.cost import draw_curves
-
         path, points = draw_curves(workload, session.workspace)
         session.show(f"cost curves: {path}")
         document["curves"] = [asdict(point) for point in points]

@@ -79,20 +79,15 @@ def benchmark(
     batch_size: int = 512,
     progress: Progress | None = None,
 ) -> Standing:
-    """Test a model on translated and on affine digits, and put it beside what was published.
-
-    The question is what a model makes of transformations it has never seen, so it has to be trained on translated
-    digits only: `benchmark` cannot check that.
+    """Test a model that was trained on translated digits only on these and on affine ones, beside published results.
 
     Parameters
     ----------
     model
-        A trained model on any device: ``model(images)`` takes float32 (B, 1, 40, 40) in [0, 1] and returns class scores
-        (B, 10). Or a name as for `affbench.build_model`, tested as its factory builds it: for factories that load
-        their weights.
+        A trained model: ``model(images)`` takes float32 (B, 1, 40, 40) in [0, 1] and returns class scores (B, 10). Or
+        the name of one as for `affbench.build_model` whose factory loads its weights.
     sets
-        Names of test sets: ``"affnist"`` for the official one, ``"mnist-translated-sample"`` and
-        ``"affnist-synthetic-sample"`` for the sample inside the package, which needs no download.
+        Test sets, such as ``"affnist"``, the official one; those ending in ``-sample`` need no download.
     data_dir
         ``$AFFBENCH_DATA_DIR`` or ``data`` when None.
     copies
@@ -139,8 +134,6 @@ def load_model(name: str, *, results_dir: Path | str | None = None, device: torc
         ``"reference/NAME"`` takes a published one, whatever lies in ``runs``.
     results_dir
         ``$AFFBENCH_RESULTS_DIR`` or ``results`` when None.
-    device
-        Where the network goes.
 
     Returns
     -------
@@ -156,9 +149,7 @@ def load_model(name: str, *, results_dir: Path | str | None = None, device: torc
 
     Examples
     --------
-    >>> import affbench
     >>> model = affbench.load_model("capsnet-r3-seed0")  # doctest: +SKIP
-    >>> affbench.benchmark(model)  # doctest: +SKIP
     """
     results = default_results_dir() if results_dir is None else Path(results_dir)
     published = {run.name: run for run in reference_runs(results)}

@@ -67,34 +67,33 @@ def add_reference(run: Run, results_dir: Path) -> Run:
     target = reference_dir(results_dir) / run.name
     with store.lock(run.path), store.atomic_folder(target, _KNOWN) as new:
         for path in run.path.iterdir():
-            if _KNOWN.fullmatch(path.name) and path.stat().st_size <= MAX_BYTES:
+            if _may_be_committed(path):
                 shutil.copyfile(path, new / path.name)
         validate_reference(new)
     return Run(target)
 
 
+def _may_be_committed(path: Path) -> bool:
+    return path.is_file() and bool(_KNOWN.fullmatch(path.name)) and path.stat().st_size <= MAX_BYTES
+
+
 def validate_reference(folder: Path) -> Run:
     """Check that a folder may stand in ``results/reference``; its files are verified as they are read."""
     for path in sorted(folder.iterdir()):
-        if path.is_dir() or not _KNOWN.fullmatch(path.name):
-            raise ArtefactError(f"{path} does not belong into a reference run; remove it.")
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise ArtefactError(f"{path} has {size:,} bytes; files of a reference run have at most {MAX_BYTES:,}.")
+        if not _may_be_committed(path):
+            known = f"its files have at most {MAX_BYTES:,} bytes and the names that affbench gives them"
+            raise ArtefactError(f"{path} does not belong into a reference run: {known}; remove it.")
     run, manifest = Run(folder), store.read_manifest(folder)
     if manifest is None or WEIGHTS not in manifest.files:
         raise ArtefactError(f"{folder} has no {store.MANIFEST} that lists {WEIGHTS}: it is no finished run.")
-    try:
-        seed, shares = run.config.training.seed, [row.validation_accuracy for row in run.history]
-    except UsageError as error:
-        raise ArtefactError(f"{folder / CONFIG} is not a valid configuration: {error}") from None
-    for what, wrong in {
-        f"{HISTORY} without epochs, or with accuracies outside 0 to 1": not shares
-        or not all(0 <= s <= 1 for s in shares),
-        f"seed {run.environment.seed} in {ENVIRONMENT}, {seed} in {CONFIG}": run.environment.seed != seed,
-        "no eval-SET.json; 'affbench eval' makes one": not run.evaluations,
-        "an evaluation of another run": any(record.run != run.name for record in run.evaluations.values()),
+    seed, shares = run.config.training.seed, [row.validation_accuracy for row in run.history]
+    for what, right in {
+        f"{HISTORY} without epochs, or with accuracies outside 0 to 1": shares and all(0 <= s <= 1 for s in shares),
+        f"seed {run.environment.seed} in {ENVIRONMENT}, {seed} in {CONFIG}": run.environment.seed == seed,
+        "no eval-SET.json; 'affbench eval' makes one": run.evaluations,
+        "an evaluation of another run": {record.run for record in run.evaluations.values()} <= {run.name},
     }.items():
-        if wrong:
+        if not right:
             raise ArtefactError(f"{folder} holds {what}.")
     return run
 

@@ -1,5 +1,6 @@
 """The speed measurement on models small enough to take a moment: what it holds, not how fast this machine is."""
 
+import csv
 import importlib.util
 import io
 import json
@@ -12,8 +13,7 @@ from rich.console import Console
 from affbench.base.errors import UsageError
 from affbench.base.progress import Progress
 from affbench.experiment import bench
-from affbench.experiment.bench import Speed, Workload, benchmark_speed
-from affbench.experiment.cost import cost_curves
+from affbench.experiment.bench import CostPoint, Speed, Spread, Workload, benchmark_speed, cost_curves, cost_figure
 from affbench.models import build_model
 
 CPU = torch.device("cpu")
@@ -173,3 +173,18 @@ def test_a_model_without_routing_has_no_curve_over_iterations():
     curves = {"routings": (1, 2), "batch_size": (2,), "canvas": (28,)}
     points = cost_curves(workload("cnn", options=options), curves=curves, repeats=1)
     assert [point.varied for point in points] == ["batch_size", "canvas"]
+
+
+def test_cost_figure_comes_with_its_data(tmp_path):
+    points = [CostPoint("routings", n, Spread(100.0 / n, 90.0 / n, 110.0 / n)) for n in (1, 3, 10)]
+    points += [CostPoint("canvas", n, Spread(50.0, 49.0, 51.0)) for n in (28, 40)]
+    path = cost_figure(points, tmp_path / "cost.png", "capsnet on some device")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with path.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["varied"], row["value"]) for row in rows[:3]] == [
+        ("routings", "1"),
+        ("routings", "3"),
+        ("routings", "10"),
+    ]
+    assert float(rows[1]["images_per_second_median"]) == pytest.approx(100 / 3, rel=1e-5)
