@@ -29,6 +29,7 @@ ModelOptions = Annotated[
     list[str] | None,
     typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the model, such as filters=32; repeatable."),
 ]
+Routings = Annotated[int | None, typer.Option(min=1, help="Routing iterations (CapsNet: 3).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 RunName = Annotated[str | None, typer.Option("--run", help="Run, or the beginning of its name; the latest by default.")]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between two saves; an interruption saves as well.")]
@@ -116,7 +117,8 @@ def _made() -> list[Any]:
     from affbench.run.stopping import SCHEDULES
 
     config = typer.Option(help="A run's TOML file, such as a run folder's config.toml.")
-    kinds: dict[str, Any] = {"model": Model, "option": ModelOptions, "config": Annotated[Path | None, config]}
+    kinds: dict[str, Any] = {"model": Model, "routings": Routings, "option": ModelOptions}
+    kinds["config"] = Annotated[Path | None, config]
     for name, field in (TrainingConfig.model_fields | DataConfig.model_fields).items():
         # "paper" and other words of a Literal are text here: the configuration knows, and suggests, the right ones.
         kind = next((k for k in (field.annotation, *get_args(field.annotation)) if k in (bool, int, float)), str)

@@ -16,6 +16,7 @@ from affbench.cli.options import (
     Model,
     ModelOptions,
     Place,
+    Routings,
     TestLimit,
     run_config,
     whole_numbers,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 def train(
     session: Session,
     context: typer.Context,
-    routings: Annotated[int | None, typer.Option(min=1, help="Routing iterations (CapsNet: 3).")] = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the latest unfinished run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Train again, even if the run is finished.")] = False,
@@ -39,8 +39,7 @@ def train(
     checkpoint_minutes: CheckpointMinutes = 1,
 ) -> None:
     """One training run; a finished run of the same configuration is not trained again, an unfinished one goes on."""
-    given = context.obj if routings is None else context.obj | {"routings": routings}
-    resolved = _unfinished(session) if resume and not given else run_config(**given)
+    resolved = _unfinished(session) if resume and not context.obj else run_config(**context.obj)
     from affbench.base.distributed import launched
     from affbench.run.folder import clear
     from affbench.run.plan import plan_run
@@ -160,10 +159,10 @@ def _end(session: Session, outcome: Outcome) -> None:
     """Show what many runs ended in, with status 1 when some failed; the others are finished and reported."""
     report = outcome.report
     session.show(report.table.to_rich(), f"report: {report.html}", f"        {report.markdown}")
-    session.document(asdict(outcome.result) | {"report": str(report.html), "markdown": str(report.markdown)})
-    for cell in outcome.result.failed:
+    session.document(outcome.to_dict())
+    for cell in outcome.failed:
         session.workspace.progress.note(str(cell))
-    if outcome.result.failed:
+    if outcome.failed:
         raise typer.Exit(1)
 
 
@@ -171,7 +170,7 @@ def _end(session: Session, outcome: Outcome) -> None:
 def bench(
     session: Session,
     model: Model = "capsnet",
-    routings: Annotated[int | None, typer.Option(min=1, help="Routing iterations (CapsNet: 3).")] = None,
+    routings: Routings = None,
     option: ModelOptions = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are shown.")] = 7,

@@ -12,7 +12,6 @@ import torch
 
 from affbench.base.config import EvaluationConfig, RunConfig
 from affbench.base.errors import AffbenchError
-from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart, find_part
 from affbench.run.plan import Plan, plan_run
@@ -68,48 +67,6 @@ class Cell:
         return CellResult(self.label, model.name, model.routings, training.seed, error=error)
 
 
-@dataclass(frozen=True)
-class SweepSummary:
-    """The seeds of one configuration together."""
-
-    label: str
-    model: str
-    routings: int | None
-    seeds: tuple[int, ...]
-    accuracy: dict[str, SeedSummary]
-    validation_accuracy: SeedSummary
-    seconds_per_epoch: float
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """All cells of a sweep, in the order they were given, and a summary per configuration, failed cells left out."""
-
-    cells: tuple[CellResult, ...]
-    summary: tuple[SweepSummary, ...]
-
-    @classmethod
-    def of(cls, results: Sequence[CellResult]) -> SweepResult:
-        """The results with their summary, in which a seed counts once."""
-        groups: dict[tuple[str, str, int | None], dict[str, CellResult]] = {}
-        for result in results:
-            if result.error is None:
-                groups.setdefault((result.label, result.model, result.routings), {}).setdefault(result.run, result)
-        summary = []
-        for key, own in groups.items():
-            cells = list(own.values())
-            accuracy = {name: seed_summary([cell.accuracy[name] for cell in cells]) for name in cells[0].accuracy}
-            validation = seed_summary([cell.validation_accuracy or 0.0 for cell in cells])
-            seconds = sum(cell.seconds_per_epoch or 0.0 for cell in cells) / len(cells)
-            summary.append(SweepSummary(*key, tuple(cell.seed for cell in cells), accuracy, validation, seconds))
-        return cls(tuple(results), tuple(summary))
-
-    @property
-    def failed(self) -> tuple[CellResult, ...]:
-        """The cells that did not finish."""
-        return tuple(cell for cell in self.cells if cell.error is not None)
-
-
 def sweep_cells(config: RunConfig, routings: Sequence[int], seeds: Sequence[int], workspace: Workspace) -> list[Cell]:
     """The cells of a routing sweep: every number of routing iterations with every seed, seeds innermost."""
     cells = []
@@ -134,7 +91,7 @@ def is_done(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> b
 
 def run_cells(
     cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, *, threads: int | None = None
-) -> SweepResult:
+) -> list[CellResult]:
     """Train and test every cell in this process; one that fails is reported, and the others go on."""
     results = []
     with using_threads(threads), workspace.progress.task("runs", len(cells)) as task:
@@ -144,7 +101,7 @@ def run_cells(
             seconds = time.perf_counter() - started
             workspace.progress.note(f"[{number}/{len(cells)}] {results[-1]} ({seconds:.0f} s)")
             task.advance(1)
-    return SweepResult.of(results)
+    return results
 
 
 @contextlib.contextmanager

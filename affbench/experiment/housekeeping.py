@@ -87,20 +87,16 @@ class Status:
 
     data_dir: str
     results_dir: str
-    raw: tuple[RawFiles, ...]
-    sets: tuple[ConvertedSet, ...]
-    runs: tuple[RunState, ...]
+    raw: list[RawFiles]
+    sets: list[ConvertedSet]
+    runs: list[RunState]
 
 
 def read_status(data_dir: Path, results_dir: Path) -> Status:
     """Look at both folders; what is damaged is said, not raised."""
-    return Status(
-        str(data_dir),
-        str(results_dir),
-        tuple(RawFiles(own, FAMILIES[own].is_there(data_dir), _size(sets.raw_dir(data_dir, own))) for own in _FETCHED),
-        tuple(map(_converted, _set_files(data_dir))),
-        tuple(map(_run, list_runs(results_dir))),
-    )
+    raw = [RawFiles(own, FAMILIES[own].is_there(data_dir), _size(sets.raw_dir(data_dir, own))) for own in _FETCHED]
+    converted, runs = [_converted(path) for path in _set_files(data_dir)], [_run(run) for run in list_runs(results_dir)]
+    return Status(str(data_dir), str(results_dir), raw, converted, runs)
 
 
 def _set_files(data_dir: Path) -> list[Path]:
@@ -130,15 +126,11 @@ def _run(run: Run) -> RunState:
         if run.finished:
             _ = run.environment  # nothing of a run is shown that was edited in any part
         history = run.history if run.finished or (run.path / HISTORY).is_file() else []
-        return RunState(
-            name=run.name,
-            state="trained elsewhere" if run.trained_elsewhere else "finished" if run.finished else "unfinished",
-            epochs=history[-1].epoch if history else 0,
-            of_epochs=0 if run.trained_elsewhere else run.config.training.epochs,
-            validation_accuracy=run.selected.validation_accuracy if history else None,
-            accuracy={name: record.accuracy for name, record in run.evaluations.items()},
-            bytes=_size(run.path),
-        )
+        epochs, validated = (history[-1].epoch, run.selected.validation_accuracy) if history else (0, None)
+        accuracy = {name: record.accuracy for name, record in run.evaluations.items()}
+        state = "trained elsewhere" if run.trained_elsewhere else "finished" if run.finished else "unfinished"
+        of_epochs = 0 if run.trained_elsewhere else run.config.training.epochs
+        return RunState(run.name, state, epochs, of_epochs, validated, accuracy, _size(run.path))
     except AffbenchError as error:
         return RunState(run.name, f"damaged: {error}", 0, 0, None, {}, _size(run.path))
 

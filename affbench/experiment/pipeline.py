@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from affbench.analysis.results import LabelledRun, Results, read_results
 from affbench.base import store
@@ -18,14 +18,7 @@ from affbench.base.workspace import Workspace
 from affbench.data.sets import FAMILIES, SetPart, find_part, find_set
 from affbench.data.synthesis import COPIES
 from affbench.experiment import ray as cluster
-from affbench.experiment.cells import (
-    Cell,
-    Engine,
-    SweepResult,
-    run_cells,
-    sweep_cells,
-    tested_parts,
-)
+from affbench.experiment.cells import Cell, CellResult, Engine, run_cells, sweep_cells, tested_parts
 from affbench.report.page import PLAIN, SECTIONS, Report, report_code, write_report
 from affbench.report.sections.accuracy import summarise
 from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
@@ -48,10 +41,35 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pipeline ended in."""
+    """What an experiment ended in: its cells in the order they were given, and the runs that its report shows."""
 
-    result: SweepResult
+    cells: list[CellResult]
+    results: Results
     report: Report
+
+    @property
+    def failed(self) -> list[CellResult]:
+        """The cells that did not finish."""
+        return [cell for cell in self.cells if cell.error is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as a JSON document, with a summary of the seeds of each configuration."""
+        summary = []
+        for own in self.results.groups:
+            accuracy = {name: asdict(found) for name in self.results.sets if (found := own.accuracy(name))}
+            summary.append(
+                {
+                    "label": own.label,
+                    "model": own.config.model.name,
+                    "routings": own.routings,
+                    "seeds": [result.seed for result in own.results],
+                    "accuracy": accuracy,
+                    "validation_accuracy": asdict(own.validation),
+                    "seconds_per_epoch": sum(r.run.seconds_per_epoch for r in own.results) / len(own.results),
+                }
+            )
+        files = {"report": str(self.report.html), "markdown": str(self.report.markdown)}
+        return {"cells": [asdict(cell) for cell in self.cells], "summary": summary} | files
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,6 @@ class Experiment:
     """Runs, what each is tested on, and the report over them; a pipeline is one, and so is a sweep."""
 
     name: str  # of the report's folder
-    what: str  # what a message calls it
     title: str
     note: str
     cells: tuple[Cell, ...]
@@ -100,8 +117,7 @@ def from_pipeline(pipeline: Pipeline, workspace: Workspace) -> Experiment:
         Cell(label, plan_run(config, workspace), () if config.training.stop_at else stops)
         for label, config in pipeline.expand()
     )
-    what, told = f"pipeline '{pipeline.name}'", (pipeline.title, pipeline.note)
-    return Experiment(pipeline.name, what, *told, cells, pipeline.evaluation, pipeline.explain)
+    return Experiment(pipeline.name, pipeline.title, pipeline.note, cells, pipeline.evaluation, pipeline.explain)
 
 
 def from_sweep(
@@ -110,7 +126,7 @@ def from_sweep(
     """The experiment of a sweep: routing iterations × seeds, and a report in ``reports/sweep-MODEL``."""
     model, cells = config.model.name, tuple(sweep_cells(config, routings, seeds, workspace))
     name = "sweep-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", model)
-    return Experiment(name, "the sweep", f"Routing sweep of {model}", "", cells, evaluation)
+    return Experiment(name, f"Routing sweep of {model}", "", cells, evaluation)
 
 
 def plan_experiment(experiment: Experiment, workspace: Workspace) -> list[Step]:
@@ -138,27 +154,25 @@ def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine 
     folder = report_dir(workspace.results, experiment.name)
     store.refuse_foreign(folder)
     _prepare(experiment, workspace)
-    result = run_cells_on(engine or Engine(), experiment.cells, experiment.evaluation, workspace)
+    made = run_cells_on(engine or Engine(), experiment.cells, experiment.evaluation, workspace)
     runs = [LabelledRun(cell.label, cell.plan.run) for cell in experiment.cells if cell.plan.is_trained]
     if not runs:
-        raise AffbenchError(
-            f"no cell of {experiment.what} finished; the first one failed because {result.failed[0].error}"
-        )
+        raise AffbenchError(f"no cell of '{experiment.name}' finished; the first one failed because {made[0].error}")
     results = _on_common_images(read_results(runs, workspace), workspace, tested_parts(experiment.evaluation))
     inputs = experiment.inputs
     if store.cached(folder, "report", REPORT_VERSION, inputs):
         table = summarise(results, title=experiment.title, note=experiment.note)
-        return Outcome(result, Report(folder / "report.md", folder / "report.html", table))
+        return Outcome(made, results, Report(folder / "report.md", folder / "report.html", table))
     report = _write_report(folder, results, workspace, experiment.explain, experiment.title, experiment.note)
-    if not result.failed:
+    if all(cell.error is None for cell in made):
         files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
         store.seal(folder, "report", REPORT_VERSION, inputs, files)
-    return Outcome(result, report)
+    return Outcome(made, results, report)
 
 
 def run_cells_on(
     engine: Engine, cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace
-) -> SweepResult:
+) -> list[CellResult]:
     """Train and test cells, in this process or on a Ray cluster; see `affbench.experiment.cells.run_cells`."""
     if engine.name == "local":
         return run_cells(cells, evaluation, workspace, threads=engine.cpus)
@@ -238,7 +252,9 @@ def _prepare(experiment: Experiment, workspace: Workspace) -> None:
     if missing:
         names = ", ".join(dict.fromkeys(f"'{spec.name}'" for spec in missing))
         families = " ".join(dict.fromkeys(spec.family for spec in missing))
-        raise DataError(f"{experiment.what} needs {names}, not fetched yet: run 'affbench fetch {families}' first.")
+        raise DataError(
+            f"experiment '{experiment.name}' needs {names}, not fetched yet: run 'affbench fetch {families}' first."
+        )
     for part in needed:
         if not part.is_ready(workspace.data):
             with workspace.progress.task(f"convert {part.name} ({part.split})", None):

@@ -28,7 +28,7 @@ from affbench.base.interrupt import Interrupted, Stop
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
 from affbench.data.sets import sets_dir
-from affbench.experiment.cells import Cell, CellResult, Engine, SweepResult, is_done, run_cell
+from affbench.experiment.cells import Cell, CellResult, Engine, is_done, run_cell
 from affbench.run.folder import read_files, write_files
 from affbench.run.plan import plan_run
 
@@ -54,7 +54,7 @@ class _Job:
 
 def run_cells(
     cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, engine: Engine, sets: Sequence[Path]
-) -> SweepResult:
+) -> list[CellResult]:
     """Train and test every cell on a Ray cluster; with the same results as in this process."""
     workspace = replace(workspace, data=workspace.data.resolve(), results=workspace.results.resolve())
     with _connected(engine) as ray, _token(workspace.results) as token, Stop() as stop:
@@ -88,7 +88,7 @@ def run_cells(
                     f"stopped with {len(board.results)} of {len(cells)} runs done; what the others did is saved: the "
                     "same command goes on."
                 )
-    return SweepResult.of([board.results[number] for number in range(len(cells))])
+    return [board.results[number] for number in range(len(cells))]
 
 
 def _result(ray: Any, reference: Any, cell: Cell) -> CellResult:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import statistics
 import threading
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +28,6 @@ def test_cells_are_all_pairs_with_seeds_innermost(workspace: Workspace) -> None:
     assert {cell.plan.config.data.limit for cell in cells} == {96}
 
 
-def test_sweep_summarises_the_cells_over_their_seeds(workspace: Workspace) -> None:
-    result = run_cells(sweep_cells(tiny_config(epochs=1), [1, 2], [0, 1], workspace), ON_SAMPLE, workspace)
-    assert not result.failed
-    assert [(cell.routings, cell.seed) for cell in result.cells] == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    assert all(cell.seconds_per_epoch and cell.seconds_per_epoch > 0 for cell in result.cells)
-    for row in result.summary:
-        values = [cell.accuracy[SAMPLE] for cell in result.cells if cell.routings == row.routings]
-        assert row.seeds == (0, 1)
-        assert row.accuracy[SAMPLE].mean == pytest.approx(statistics.mean(values))
-        assert row.accuracy[SAMPLE].sd == pytest.approx(statistics.stdev(values))
-        assert (row.accuracy[SAMPLE].minimum, row.accuracy[SAMPLE].maximum) == (min(values), max(values))
-    document = asdict(result)
-    assert {"model", "routings", "seed", "accuracy", "seconds_per_epoch"} <= document["cells"][0].keys()
-
-
 def test_failing_cell_is_reported_and_the_others_finish(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails_for_two(plan: Plan, workspace: Workspace, **kept: Any) -> Run:
         if plan.config.model.routings == 2:
@@ -53,8 +36,7 @@ def test_failing_cell_is_reported_and_the_others_finish(workspace: Workspace, mo
 
     monkeypatch.setattr(sweep, "train", fails_for_two)
     result = run_cells(sweep_cells(tiny_config(epochs=1), [1, 2, 3], [0], workspace), ON_SAMPLE, workspace)
-    assert [cell.error for cell in result.cells] == [None, "this one fails", None]
-    assert [row.routings for row in result.summary] == [1, 3]
+    assert [cell.error for cell in result] == [None, "this one fails", None]
 
 
 def test_interrupted_sweep_goes_on_where_it_stopped(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +56,7 @@ def test_interrupted_sweep_goes_on_where_it_stopped(workspace: Workspace, monkey
     assert len(before) == 2
     monkeypatch.setattr(sweep, "train", train)
     result = run_cells(cells, ON_SAMPLE, workspace)
-    assert len(result.cells) == 3
+    assert len(result) == 3
     after = {run.name: (run.path / "manifest.json").stat().st_mtime_ns for run in list_runs(workspace.results)}
     assert before.items() <= after.items()
 
@@ -98,7 +80,7 @@ def test_any_error_in_a_cell_is_its_own(workspace: Workspace, monkeypatch: pytes
 
     monkeypatch.setattr(sweep, "train", out_of_memory)
     result = run_cells(sweep_cells(tiny_config(), [1], [0], workspace), ON_SAMPLE, workspace)
-    assert [cell.error for cell in result.cells] == ["OutOfMemoryError: CUDA out of memory."]
+    assert [cell.error for cell in result] == ["OutOfMemoryError: CUDA out of memory."]
 
 
 def test_two_sweeps_at_once_train_the_cells_they_share_once(
@@ -116,7 +98,7 @@ def test_two_sweeps_at_once_train_the_cells_they_share_once(
     for thread in threads:
         thread.join()
     assert len(trained) == len(set(trained)) == 3
-    shared = [{cell.routings: cell.accuracy for cell in result.cells} for result in results.values()]
+    shared = [{cell.routings: cell.accuracy for cell in result} for result in results.values()]
     assert shared[0][2] == shared[1][2]
     assert shared[0][1] == shared[1][1]
 
@@ -128,7 +110,7 @@ def test_threads_of_a_run_are_as_asked_and_recorded(workspace: Workspace) -> Non
     )
     assert torch.get_num_threads() == before
     (run,) = list_runs(workspace.results)
-    assert run.name == result.cells[0].run
+    assert run.name == result[0].run
     assert run.environment.threads == before + 1
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def test_pipeline_does_everything_once(workspace: Workspace) -> None:
     before = written(workspace.results)
     second = run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
     assert written(workspace.results) == before
-    assert [cell.run for cell in second.result.cells] == [cell.run for cell in first.result.cells]
+    assert [cell.run for cell in second.cells] == [cell.run for cell in first.cells]
     assert second.report.table == first.report.table
 
 
@@ -130,7 +131,9 @@ def test_missing_digits_are_said_before_anything_starts(tmp_path: Path) -> None:
     pipeline = tiny_pipeline(data={"train_set": "mnist-translated"}, evaluation={"sets": ["affnist"]})
     missing = [step.what for step in plan_experiment(from_pipeline(pipeline, empty), empty) if step.state == "missing"]
     assert missing == ["mnist (train)", "mnist-translated (validation)", "affnist (test)"]
-    with pytest.raises(DataError, match=r"pipeline 'tiny' needs 'mnist', .*: run 'affbench fetch mnist affnist' first"):
+    with pytest.raises(
+        DataError, match=r"experiment 'tiny' needs 'mnist', .*: run 'affbench fetch mnist affnist' first"
+    ):
         run_experiment(from_pipeline(pipeline, empty), empty)
     assert not list_runs(empty.results)
     assert not sets.sets_dir(empty.data).exists()
@@ -152,7 +155,7 @@ def test_failed_run_is_reported_with_the_others_and_its_report_is_not_final(
 
     monkeypatch.setattr("affbench.experiment.cells.train", fails_for_cnn)
     outcome = run_experiment(from_pipeline(tiny_pipeline(), workspace), workspace)
-    assert [cell.error for cell in outcome.result.cells] == [None, "no luck"]
+    assert [cell.error for cell in outcome.cells] == [None, "no luck"]
     assert len(outcome.report.table.rows) == 1
     assert ("report", "to do") in states(tiny_pipeline(), workspace)
 
@@ -165,12 +168,30 @@ def test_sweep_report_has_the_figure_of_accuracy_against_routing(workspace: Work
     assert [path.name for path in (folder / "figures").glob("*routing*.png")]
 
 
+@pytest.mark.usefixtures("unillustrated")
+def test_sweep_summarises_the_cells_over_their_seeds(workspace: Workspace) -> None:
+    evaluation = EvaluationConfig(sets=(SAMPLE,), limit=100)
+    experiment = from_sweep(tiny_config(epochs=1), [1, 2], [0, 1], evaluation, workspace)
+    document = run_experiment(experiment, workspace).to_dict()
+    cells = document["cells"]
+    assert [(cell["routings"], cell["seed"]) for cell in cells] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert all(cell["seconds_per_epoch"] > 0 for cell in cells)
+    for row in document["summary"]:
+        values = [cell["accuracy"][SAMPLE] for cell in cells if cell["routings"] == row["routings"]]
+        assert row["seeds"] == [0, 1]
+        assert row["accuracy"][SAMPLE]["mean"] == pytest.approx(statistics.mean(values))
+        assert row["accuracy"][SAMPLE]["sd"] == pytest.approx(statistics.stdev(values))
+        assert [row["accuracy"][SAMPLE][key] for key in ("minimum", "maximum")] == [min(values), max(values)]
+
+
 def test_sweep_in_which_nothing_finished_is_an_error(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **kept: Any) -> Any:
         raise AffbenchError("no luck")
 
     monkeypatch.setattr("affbench.experiment.cells.train", fails)
-    with pytest.raises(AffbenchError, match="no cell of the sweep finished; the first one failed because no luck"):
+    with pytest.raises(
+        AffbenchError, match="no cell of 'sweep-capsnet' finished; the first one failed because no luck"
+    ):
         run_experiment(from_sweep(tiny_config(), [1], [0], EvaluationConfig(sets=(SAMPLE,)), workspace), workspace)
 
 
@@ -235,7 +256,7 @@ def test_matched_runs_cost_no_training_and_stand_beside_the_best(
     monkeypatch.setattr(factors, "EXPLAINED_DIGITS", 50)
     matched = tiny_pipeline(matched=0.05, explain=True, training={"epochs": 2})
     outcome = run_experiment(from_pipeline(matched, workspace), workspace)
-    assert [cell.label for cell in outcome.result.cells] == [
+    assert [cell.label for cell in outcome.cells] == [
         *("CapsNet", "CapsNet, matched at 5%", "CNN", "CNN, matched at 5%")
     ]
     assert len(trained) == 2

@@ -24,7 +24,7 @@ from affbench.base.interrupt import Interrupted
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
 from affbench.experiment import ray as engine_of_cluster
-from affbench.experiment.cells import Cell, Engine, SweepResult, sweep_cells
+from affbench.experiment.cells import Cell, CellResult, Engine, sweep_cells
 from affbench.experiment.pipeline import run_cells_on
 from affbench.run.folder import RESUME, Run, list_runs
 from affbench.run.plan import plan_run
@@ -144,7 +144,7 @@ def accidents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     )
 
 
-def sweep(config: RunConfig, workspace: Workspace, engine: Engine, seeds: tuple[int, ...] = (0,)) -> SweepResult:
+def sweep(config: RunConfig, workspace: Workspace, engine: Engine, seeds: tuple[int, ...] = (0,)) -> list[CellResult]:
     return run_cells_on(engine, sweep_cells(config, [1], seeds, workspace), ON_SAMPLE, workspace)
 
 
@@ -198,11 +198,11 @@ def test_workers_that_see_the_results_work_in_them(
     result = run_cells_on(
         RAY, planned(workspace), ON_SAMPLE, replace(workspace, checkpoint_seconds=0.0, progress=watcher)
     )
-    assert [cell.error for cell in result.cells] == [None, None]
+    assert [cell.error for cell in result] == [None, None]
     assert_went_on(tmp_path, "worker")
     assert len([text for text in watcher.notes if "died, another goes on" in text]) == 1
     local = run_cells_on(Engine(cpus=1), planned(elsewhere(workspace)), ON_SAMPLE, elsewhere(workspace))
-    assert [cell.accuracy for cell in result.cells] == [cell.accuracy for cell in local.cells]
+    assert [cell.accuracy for cell in result] == [cell.accuracy for cell in local]
     assert_same(workspace.results, workspace.results.with_name("elsewhere"))
     assert [path.name for path in workspace.results.iterdir()] == ["runs"]
 
@@ -213,21 +213,21 @@ def test_results_are_those_of_the_local_engine_bit_for_bit(cluster: Cluster, wor
 
     on_ray = sweep(tiny_config(), workspace, RAY, (0, 1))
     local = sweep(tiny_config(), elsewhere(workspace), Engine(cpus=1), (0, 1))
-    assert [cell.error for cell in on_ray.cells] == [None, None]
-    assert [cell.accuracy for cell in on_ray.cells] == [cell.accuracy for cell in local.cells]
+    assert [cell.error for cell in on_ray] == [None, None]
+    assert [cell.accuracy for cell in on_ray] == [cell.accuracy for cell in local]
     assert_same(workspace.results, workspace.results.with_name("elsewhere"))
     # What is there is not made again, wherever it was made, nor sent again to a node that has it.
     made, sent = files(workspace.results / "runs", "*"), files(nodes, "*.h5")
     assert len(sent) in (3, 6)
     watcher = Watcher()
     again = sweep(tiny_config(), replace(workspace, progress=watcher), RAY, (0, 1, 2))
-    assert [cell.accuracy for cell in again.cells[:2]] == [cell.accuracy for cell in local.cells]
+    assert [cell.accuracy for cell in again[:2]] == [cell.accuracy for cell in local]
     assert made.items() <= files(workspace.results / "runs", "*").items()
     assert sent.items() <= files(nodes, "*.h5").items()
     assert any(said.startswith("0 waiting, 1 running, 2 done, 0 failed; capsnet-r1-seed2-") for said in watcher.said)
     for path in sent:
         path.write_bytes(b"damaged")
-    (cell,) = sweep(tiny_config(), workspace, RAY, (3,)).cells
+    (cell,) = sweep(tiny_config(), workspace, RAY, (3,))
     assert cell.error is None
 
 
@@ -237,7 +237,7 @@ def test_cell_goes_on_from_its_checkpoint_when_its_worker_is_killed(
     watcher = Watcher()
     config = accidents("worker")
     result = sweep(config, replace(workspace, checkpoint_seconds=0.0, progress=watcher), RAY)
-    assert result.cells[0].error is None
+    assert result[0].error is None
     assert [text for text in watcher.notes if "died, another goes on" in text]
     assert_went_on(tmp_path, "worker")
     sweep(config, elsewhere(workspace), Engine(cpus=1))
@@ -257,7 +257,7 @@ def test_cells_that_fail_are_reported_while_the_others_finish(
     configs = {"bad": accidents("error"), "worse": doomed, "good": accidents("none")}
     cells = [Cell(label, plan_run(config, workspace)) for label, config in configs.items()]
     result = run_cells_on(RAY, cells, ON_SAMPLE, workspace)
-    bad, worse, good = (cell.error for cell in result.cells)
+    bad, worse, good = (cell.error for cell in result)
     assert "epoch 3, batch 2 of 32 images: ValueError: no luck with this one" in str(bad)
     assert worse == "its worker died 2 times, the last time with WorkerCrashedError"
     assert good is None
@@ -277,7 +277,7 @@ def test_interrupted_sweep_keeps_what_its_cells_did(
         sweep(config, replace(workspace, progress=Watcher(interrupt)), RAY)
     assert (plan_run(config, workspace).folder / RESUME).is_file()
     assert steps_of_workers(tmp_path, "stop") == [8]
-    assert sweep(config, workspace, RAY).cells[0].error is None
+    assert sweep(config, workspace, RAY)[0].error is None
     assert sum(steps_of_workers(tmp_path, "stop")) == EPOCHS * STEPS
     assert not (plan_run(config, workspace).folder / RESUME).exists()
 
@@ -299,7 +299,7 @@ def test_run_of_another_process_is_waited_for(cluster: Cluster, workspace: Works
         watcher = Watcher(release)
         result = sweep(config, replace(workspace, progress=watcher), RAY)
     assert watcher.acted
-    assert result.cells[0].error is None
+    assert result[0].error is None
     assert Run(folder).finished
 
 
@@ -329,7 +329,7 @@ def test_cell_goes_on_elsewhere_when_its_node_is_killed(
     watcher = Watcher(kill)
     config = accidents("node")
     result = sweep(config, replace(workspace, checkpoint_seconds=0.0, progress=watcher), RAY)
-    assert result.cells[0].error is None
+    assert result[0].error is None
     assert watcher.acted
     assert [text for text in watcher.notes if "died, another goes on" in text]
     assert_went_on(tmp_path, "node")
