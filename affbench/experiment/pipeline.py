@@ -252,9 +252,7 @@ def _prepare(experiment: Experiment, workspace: Workspace) -> None:
     if missing:
         names = ", ".join(dict.fromkeys(f"'{spec.name}'" for spec in missing))
         families = " ".join(dict.fromkeys(spec.family for spec in missing))
-        raise DataError(
-            f"experiment '{experiment.name}' needs {names}, not fetched yet: run 'affbench fetch {families}' first."
-        )
+        raise DataError(f"'{experiment.name}' needs {names}, not fetched yet: run 'affbench fetch {families}' first.")
     for part in needed:
         if not part.is_ready(workspace.data):
             with workspace.progress.task(f"convert {part.name} ({part.split})", None):

@@ -131,9 +131,7 @@ def test_missing_digits_are_said_before_anything_starts(tmp_path: Path) -> None:
     pipeline = tiny_pipeline(data={"train_set": "mnist-translated"}, evaluation={"sets": ["affnist"]})
     missing = [step.what for step in plan_experiment(from_pipeline(pipeline, empty), empty) if step.state == "missing"]
     assert missing == ["mnist (train)", "mnist-translated (validation)", "affnist (test)"]
-    with pytest.raises(
-        DataError, match=r"experiment 'tiny' needs 'mnist', .*: run 'affbench fetch mnist affnist' first"
-    ):
+    with pytest.raises(DataError, match=r"'tiny' needs 'mnist', .*: run 'affbench fetch mnist affnist' first"):
         run_experiment(from_pipeline(pipeline, empty), empty)
     assert not list_runs(empty.results)
     assert not sets.sets_dir(empty.data).exists()
@@ -189,9 +187,7 @@ def test_sweep_in_which_nothing_finished_is_an_error(workspace: Workspace, monke
         raise AffbenchError("no luck")
 
     monkeypatch.setattr("affbench.experiment.cells.train", fails)
-    with pytest.raises(
-        AffbenchError, match="no cell of 'sweep-capsnet' finished; the first one failed because no luck"
-    ):
+    with pytest.raises(AffbenchError, match="no cell of 'sweep-capsnet' finished; the first one .* no luck"):
         run_experiment(from_sweep(tiny_config(), [1], [0], EvaluationConfig(sets=(SAMPLE,)), workspace), workspace)
 
 
