@@ -187,7 +187,7 @@ def test_sweep_in_which_nothing_finished_is_an_error(workspace: Workspace, monke
         raise AffbenchError("no luck")
 
     monkeypatch.setattr("affbench.experiment.cells.train", fails)
-    with pytest.raises(AffbenchError, match="no cell of 'sweep-capsnet' finished; the first one .* no luck"):
+    with pytest.raises(AffbenchError, match=r"no cell of 'sweep-capsnet' finished; the first one .* no luck"):
         run_experiment(from_sweep(tiny_config(), [1], [0], EvaluationConfig(sets=(SAMPLE,)), workspace), workspace)
 
 
