@@ -35,7 +35,6 @@ from affbench.run.step import WARM_UP, make_step
 from affbench.run.trial import try_model
 
 TEXTBOOK = Path("benchmarks/textbook.py")
-_MEMORY_STEPS = 3
 _TIMES = {  # what is reported in seconds
     "step": "training step",  # forward, backward, optimiser; the batch is there already
     "evaluation": "evaluation",  # a forward pass in inference mode
@@ -55,6 +54,7 @@ _RATIOS = {
 }
 CURVES = {"routings": (1, 2, 3, 5, 7, 10), "batch_size": (16, 32, 64, 128), "canvas": (28, 40, 56)}
 _VARIED = {"routings": "routing iterations", "batch_size": "batch size", "canvas": "canvas, pixels"}
+SILENT = Progress()
 
 Action = Callable[[], object]
 
@@ -188,10 +188,9 @@ class Speed(Workload):
 
 
 def benchmark_speed(
-    workload: Workload, *, repeats: int = 5, textbook: Path | None = None, progress: Progress | None = None
+    workload: Workload, *, repeats: int = 5, textbook: Path | None = None, progress: Progress = SILENT
 ) -> Speed:
     """Measure speeds and ratios; `textbook` is a Python file with a ``TextbookCapsNet`` to compare a CapsNet with."""
-    progress = progress or Progress()
     torch.manual_seed(0)
     candidate = workload.tried(progress)
     actions: dict[str, Action] = {"step": candidate.step, "evaluation": candidate.evaluate}
@@ -306,9 +305,8 @@ def _peak_memory(workload: Workload) -> int | None:
 def _train_a_little(workload: Workload) -> int | None:
     device = workload.device
     torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)  # libraries are loaded at first use
-    idle = _resident_peak(device)
-    candidate = Candidate(workload, workload.build())
-    for _ in range(_MEMORY_STEPS):
+    idle, candidate = _resident_peak(device), Candidate(workload, workload.build())
+    for _ in range(3):
         candidate.step()
     peak = _resident_peak(device)
     return None if peak is None or idle is None else peak - idle
@@ -332,23 +330,15 @@ def draw_curves(usual: Workload, workspace: Workspace) -> tuple[Path, list[CostP
     """The curves around a usual batch and canvas, and their figure in ``results/bench``."""
     usual = replace(usual, batch_size=32, canvas=40)
     points = cost_curves(usual, progress=workspace.progress)
-    where = f"{usual.model} on {device_name(usual.device)}, {usual.precision}"
-    title = f"{where}; otherwise batch {usual.batch_size}, canvas {usual.canvas}"
+    title = f"{usual.model} on {device_name(usual.device)}, {usual.precision}; otherwise batch 32, canvas 40"
     return cost_figure(points, workspace.results / "bench" / "cost.png", title), points
 
 
 def cost_curves(
-    usual: Workload,
-    *,
-    curves: Mapping[str, Sequence[int]] = CURVES,
-    repeats: int = 3,
-    progress: Progress | None = None,
+    usual: Workload, curves: Mapping[str, Sequence[int]] = CURVES, repeats: int = 3, progress: Progress = SILENT
 ) -> list[CostPoint]:
-    """Training throughput with one thing varied at a time; a model without routing has no curve over iterations.
-
-    All points are measured in turns, the one where curves meet once.
-    """
-    known, progress = model_options(usual.model), progress or Progress()
+    """Training throughput with one thing varied at a time, measured in turns, the point where curves meet once."""
+    known = model_options(usual.model)
     if "routings" in known:
         usual = replace(usual, options={"routings": known["routings"]} | usual.options)
     points: list[tuple[str, int, Workload]] = []
