@@ -64,7 +64,7 @@ class Outcome:
                     "routings": own.routings,
                     "seeds": [result.seed for result in own.results],
                     "accuracy": accuracy,
-                    "validation_accuracy": asdict(own.validation),
+                    "validation_accuracy": own.validation and asdict(own.validation),
                     "seconds_per_epoch": sum(r.run.seconds_per_epoch for r in own.results) / len(own.results),
                 }
             )
