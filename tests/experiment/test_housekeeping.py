@@ -129,4 +129,4 @@ def test_doctor_survives_a_network_that_is_set_up_wrongly(
     ended = affbench("doctor", "--json", data_dir=tmp_path / "data", results_dir=tmp_path / "results")
     assert ended.status == 0
     (finding,) = [each for each in ended.document["findings"] if each["subject"] == "mirrors of mnist"]
-    assert "invalid path: /no/such/bundle.pem); check the environment variable REQUESTS_CA_BUNDLE" in finding["text"]
+    assert "invalid path: /no/such/bundle.pem); check the certificates that REQUESTS_CA_BUNDLE" in finding["text"]
