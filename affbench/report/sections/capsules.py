@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from affbench.analysis.capsules import OFFSETS, has_capsules, has_decoder, of_class, perturb, reconstruct
-from affbench.analysis.results import LabelledRun, Result, Results
+from affbench.analysis.results import LabelledRun, Results
 from affbench.base.device import resolve_device
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
@@ -20,7 +20,6 @@ from affbench.run.folder import Run
 from affbench.run.record import load_model
 
 ROWS = 5  # of real digits, and as many of reconstructions, as CapsNet-Keras shows
-PERTURBED = 5  # the class whose capsule reports show
 SEARCHED = 2_000  # images of a set, enough to find some of every class
 
 
@@ -30,12 +29,8 @@ class NoCapsulesError(NothingToShowError, UsageError):
 
 def section(results: Results, folder: Path) -> Section:
     """Reconstructions and a perturbed capsule of each model that draws."""
-
-    def look(entry: Result, workspace: Workspace) -> list[Drawing]:
-        drawn = reconstruction_figure(entry, workspace, folder)
-        return [drawn, perturbation_figure(entry, workspace, folder, digit=PERTURBED)]
-
-    figures, problems = of_each_model(results, look)
+    drawn = (reconstruction_figure, perturbation_figure)
+    figures, problems = of_each_model(results, lambda run, place: [draw(run, place, folder) for draw in drawn])
     return Section("What capsules learned", figures=figures, problems=problems)
 
 
@@ -65,7 +60,7 @@ def reconstruction_figure(shown: LabelledRun, workspace: Workspace, folder: Path
     return save_drawing(figure, folder / f"reconstructions-{run.name}.png", title, caption, header, rows)
 
 
-def perturbation_figure(shown: LabelledRun, workspace: Workspace, folder: Path, *, digit: int) -> Drawing:
+def perturbation_figure(shown: LabelledRun, workspace: Workspace, folder: Path, *, digit: int = 5) -> Drawing:
     """Each dimension of a capsule changed and drawn, of the first digit of a class in the middle that is right."""
     run = shown.run
     model = capsule_model(run, workspace, drawing=True)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from affbench.analysis.answers import BIN_WIDTH, PositionBin, accuracy_by_position, positions, read_answers
-from affbench.analysis.results import LabelledRun, Result, Results
+from affbench.analysis.results import LabelledRun, Results
 from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart
 from affbench.report.drawing import Drawing, dress, file_name, heat_map, new_figure, save_drawing
@@ -24,10 +24,10 @@ TELLING = 20  # images of a position whose accuracy says something
 def section(results: Results, folder: Path) -> Section:
     """A map for each model and affine set it was tested on; nothing is tested for it."""
 
-    def look(entry: Result, workspace: Workspace) -> list[Drawing]:
-        return [position_figure(entry, part, workspace, folder) for part in answered_parts(entry, workspace)]
-
-    figures, problems = of_each_model(results, look)
+    figures, problems = of_each_model(
+        results,
+        lambda run, place: [position_figure(run, part, place, folder) for part in answered_parts(run, place)],
+    )
     return Section("Accuracy by position", figures=figures, problems=problems)
 
 

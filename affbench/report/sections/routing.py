@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from affbench.analysis.claims import Judgement, judge_claims, sweep_runs
+from affbench.analysis.claims import judge_claims, sweep_runs
 from affbench.analysis.results import Results
 from affbench.report.drawing import Drawing, beginning, dress, legend, line_look, panels, save_drawing
 from affbench.report.sections import Section
@@ -37,22 +37,21 @@ def sweep_table(results: Results) -> Table:
 
 def claims_table(results: Results) -> Table:
     """What the largest sweep says about each claim."""
+    rows = []
+    for own in judge_claims(sweep_runs(results)):
+        effect, p = ABSENT, ABSENT
+        if (found := own.effect) is not None and own.p is not None:
+            text = f"{found.mean:+.2f} {own.unit}\n[{found.low:+.2f}, {found.high:+.2f}]"
+            effect, p = Cell(text, found.mean), Cell(f"{own.p:.3f}", own.p)
+        claim, tested = Cell(f"{own.claim.statement}\n({own.claim.source})"), Cell(own.set or "training")
+        said = (Cell(own.verdict), Cell(own.sentence))
+        rows.append((claim, tested, whole(len(own.seeds)), Cell(own.test), effect, p, *said))
     caption = (
         "p values are two-sided and corrected after Holm over all tests of the table. A claim that there is no effect "
         "can only be contradicted: where it is not, the interval says how large an effect may have been missed."
     )
     columns = ("Claim", "Set", "Seeds", "Test", "Effect", "p (Holm)", "Verdict", "What these data say")
-    return Table("Claims of earlier work", columns, tuple(map(_claim, judge_claims(sweep_runs(results)))), caption)
-
-
-def _claim(judged: Judgement) -> tuple[Cell, ...]:
-    effect, p = ABSENT, ABSENT
-    if (found := judged.effect) is not None and judged.p is not None:
-        text = f"{found.mean:+.2f} {judged.unit}\n[{found.low:+.2f}, {found.high:+.2f}]"
-        effect, p = Cell(text, found.mean), Cell(f"{judged.p:.3f}", judged.p)
-    claim, where = Cell(f"{judged.claim.statement}\n({judged.claim.source})"), Cell(judged.set or "training")
-    said = (Cell(judged.verdict), Cell(judged.sentence))
-    return (claim, where, whole(len(judged.seeds)), Cell(judged.test), effect, p, *said)
+    return Table("Claims of earlier work", columns, tuple(rows), caption)
 
 
 def routing_figure(results: Results, path: Path) -> Drawing:
