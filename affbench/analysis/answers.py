@@ -1,7 +1,5 @@
 """What a run answered on a set, image by image: its most confident mistakes, and accuracy by position on the canvas."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ A model has class capsules where it has a method ``capsules(images)``, (B, 1, H,
 it has ``decode(capsules, labels)`` -> (B, 1, H, W), as `affbench.models.capsnet.CapsNet` has.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

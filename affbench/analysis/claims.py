@@ -3,8 +3,6 @@
 Seeds are the unit of replication: every test compares the iterations within a seed and asks whether the seeds agree.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

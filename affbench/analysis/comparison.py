@@ -1,7 +1,5 @@
 """Two models on the same images: the difference of their accuracy, over test digits and over seeds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import h5py

@@ -1,7 +1,5 @@
 """Accuracy on synthetic sets in which a single factor of the transformation varies, wider than in affNIST."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

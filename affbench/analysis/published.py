@@ -4,8 +4,6 @@ Two protocols are mixed in the literature: training on translated digits, as aff
 ones. Every accuracy says which, and whether the network was compared at matched accuracy on translated digits.
 """
 
-from __future__ import annotations
-
 import csv
 from dataclasses import dataclass
 from importlib.resources import files

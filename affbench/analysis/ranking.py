@@ -1,7 +1,5 @@
 """The ranks of a leaderboard: differences within the noise are ties."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

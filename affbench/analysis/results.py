@@ -1,12 +1,10 @@
 """What a report is made of: runs read from their folders, grouped by configuration, with what could not be read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from affbench.base.config import RunConfig
 from affbench.base.errors import AffbenchError, ArtefactError
@@ -121,12 +119,12 @@ class Results:
         return [sorted(own, key=lambda g: g.routings or 0) for own in sweeps.values() if len(own) > 1]
 
     @cached_property
-    def trained(self) -> Results:
+    def trained(self) -> Self:
         """Without the networks that were trained elsewhere."""
         return replace(self, results=tuple(own for own in self.results if not own.run.trained_elsewhere))
 
     @cached_property
-    def whole(self) -> Results:
+    def whole(self) -> Self:
         """Without the runs that stopped at an accuracy, unless there are no others."""
         kept = tuple(result for result in self.results if result.run.config.training.stop_at is None)
         return replace(self, results=kept) if kept else self

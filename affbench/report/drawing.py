@@ -1,7 +1,5 @@
 """How figures look, told apart with any colour vision, and how they are saved: a PNG, its numbers as CSV beside it."""
 
-from __future__ import annotations
-
 import math
 import re
 import warnings

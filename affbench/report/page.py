@@ -1,7 +1,5 @@
 """The report: one Markdown file and one self-contained HTML page over any number of runs."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """Pictures of a set: a sheet of samples and the distribution of its transformations."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from pathlib import Path

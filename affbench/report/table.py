@@ -1,7 +1,5 @@
 """Tables: one model of them, its renderings, and the cells that several of them share."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,7 +1,5 @@
 """The tables of a leaderboard and of a single evaluation, for the terminal."""
 
-from __future__ import annotations
-
 from affbench.analysis.ranking import Leaderboard
 from affbench.data.dataset import TRANSFORM_UNITS
 from affbench.report.table import ABSENT, Cell, Table, interval, percent, whole

@@ -4,8 +4,6 @@ A section is a function ``section(results, folder) -> Section | None``, listed i
 has nothing to show. Figures go into the folder; sections that look at models or images need `Results.workspace`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ablation: routing × reconstruction on centred MNIST, in the shape of CapsNet-Keras's table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from affbench.analysis.published import ABLATION

@@ -1,7 +1,5 @@
 """Results: accuracy of every configuration on every set, with its interval and its single seeds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator

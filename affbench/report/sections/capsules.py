@@ -1,7 +1,5 @@
 """What capsules learned: reconstructions, and each dimension of a class capsule changed and drawn."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where models break: accuracy by true class, and what each class is taken for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

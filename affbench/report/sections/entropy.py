@@ -1,7 +1,5 @@
 """Coupling entropy: how evenly the input capsules of a sweep's networks divide themselves."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 

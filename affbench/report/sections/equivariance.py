@@ -1,7 +1,5 @@
 """Equivariance: how class capsules move as the input moves, and which factors explain their variance."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """How many times each run was tested on each set."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from affbench.analysis.results import Results

@@ -1,7 +1,5 @@
 """One factor at a time: accuracy on sets in which a single factor varies, wider than in affNIST."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Matched accuracy: every model where it first reached an accuracy, above its best."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Methods: what was done, written from the runs' own configurations, ready to paste into a paper."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Surest mistakes: the most confidently wrong digits, with their reconstructions where the model draws any."""
 
-from __future__ import annotations
-
 import contextlib
 from dataclasses import astuple
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pair by pair: the models compared on the same images, matched with matched ones and best with best ones."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path

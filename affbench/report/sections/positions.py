@@ -1,7 +1,5 @@
 """Accuracy by position: a map over where the digit lies on the canvas."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Published results beside these."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from affbench.analysis.published import published_for

@@ -1,7 +1,5 @@
 """Routing iterations: accuracy over their number, and what the sweep says about claims of earlier work."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

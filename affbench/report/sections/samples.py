@@ -1,7 +1,5 @@
 """Samples of the sets that runs were tested on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from affbench.analysis.results import Results

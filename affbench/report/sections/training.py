@@ -1,7 +1,5 @@
 """Training: loss, training accuracy and validation accuracy by epoch."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

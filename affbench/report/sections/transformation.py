@@ -1,7 +1,5 @@
 """Where models break: accuracy by bins of each factor of the transformation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
