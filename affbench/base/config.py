@@ -1,8 +1,7 @@
 """What an experiment is: validated, frozen, read from TOML, overridable from the command line.
 
-Two kinds of file. A *run* (``affbench train --config``, and ``config.toml`` in every run folder) has the tables
-``[model]``, ``[data]`` and ``[training]``. A *pipeline* (``affbench run``) has ``[data]``, ``[training]``,
-``[evaluation]`` and any number of ``[[runs]]``, which it expands to runs.
+A *run* (``affbench train --config``, and ``config.toml`` in every run folder) has the tables ``[model]``, ``[data]``
+and ``[training]``; a *pipeline* (``affbench run``) also ``[evaluation]`` and ``[[runs]]``, which it expands to runs.
 """
 
 from __future__ import annotations
@@ -162,10 +161,7 @@ class Pipeline(_Frozen):
     runs: tuple[PipelineRuns, ...] = Field(min_length=1)
 
     def expand(self) -> list[tuple[str, RunConfig]]:
-        """Every run of the pipeline with its label, in the order of the file, seeds innermost.
-
-        The runs of an entry are followed by those that stop at `matched`; an entry with its own ``stop_at`` has none.
-        """
+        """Every run of the pipeline with its label, as in the file, seeds innermost; matched ones end their entry."""
         cells = []
         for number, entry in enumerate(self.runs, start=1):
             where = f"[[runs]] number {number} of pipeline '{self.name}'"

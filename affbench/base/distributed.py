@@ -66,12 +66,8 @@ class Ranks:
         import torch
 
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
-        parts = [
-            torch.zeros(parameter.numel(), device=sums.device)
-            if parameter.grad is None
-            else parameter.grad.reshape(-1).float() * weight
-            for parameter in wanted
-        ]
+        given = (torch.zeros_like(each) if each.grad is None else each.grad for each in wanted)
+        parts = [gradient.reshape(-1).float() * weight for gradient in given]
         flat = torch.cat([*parts, sums])  # one message, whatever the number of parameters
         with self._reached():
             torch.distributed.all_reduce(flat)
@@ -82,20 +78,15 @@ class Ranks:
             parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))
         return total
 
-    def highest(self, number: int) -> int:
-        """The highest of the numbers that the processes give."""
-        return max(self._numbers(number))
-
-    def total(self, number: int) -> int:
-        """The sum of the numbers that the processes give."""
-        return sum(self._numbers(number))
-
-    def _numbers(self, own: int) -> list[int]:
+    def numbers(self, own: int) -> list[int]:
+        """The numbers that the processes give, in their order."""
         if self.alone:
             return [own]
         import torch
 
-        return [int(number) for number in self.gather(torch.tensor([own]))]  # on the CPU: no process waits for a device
+        return [
+            int(number) for number in self.gather(torch.tensor([int(own)]))
+        ]  # on the CPU: no process waits for a device
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of the first process."""
@@ -109,15 +100,13 @@ class Ranks:
                 torch.distributed.broadcast(message, 0)
                 tensor.copy_(message)
 
-    def bytes_from_first(self, content: bytes | None) -> bytes | None:
-        """What the first process has; the others give None."""
-        if self.alone:
+    def bytes_from_first(self, content: bytes) -> bytes:
+        """What the first process has."""
+        size = self.numbers(len(content))[0]
+        if self.alone or not size:
             return content
         import torch
 
-        size = self.highest(-1 if content is None else len(content))
-        if size <= 0:
-            return None if size < 0 else b""
         buffer = torch.frombuffer(bytearray(content or size), dtype=torch.uint8)
         self.copy_from_first([buffer])
         return buffer.numpy().tobytes()
@@ -138,10 +127,10 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
+            why = str(error).splitlines()[0][:160]
             raise RankError(
-                f"process {self.rank} of {self.size} lost the others: one of them died, or cannot be reached "
-                f"({str(error).splitlines()[0][:160]}). The job ends; the same command goes on from the last "
-                "checkpoint, with any number of processes."
+                f"process {self.rank} of {self.size} lost the others: one of them died, or cannot be reached ({why}); "
+                "the same command goes on from the last checkpoint, with any number of processes."
             ) from error
 
 
@@ -164,11 +153,8 @@ def joined(device: str) -> Iterator[Ranks]:
 
     cuda = ranks.device(device).startswith("cuda")
     if cuda:
-        if ranks.local >= torch.cuda.device_count():
-            raise DeviceError(
-                f"torchrun started more processes than this machine has CUDA devices ({torch.cuda.device_count()}); "
-                "use --nproc-per-node with that number, or --device cpu."
-            )
+        if ranks.local >= (count := torch.cuda.device_count()):
+            raise DeviceError(f"torchrun started more processes than CUDA devices: use --nproc-per-node {count}.")
         torch.cuda.set_device(ranks.local)
     with ranks._reached():
         # gloo carries the few numbers that live on the CPU.

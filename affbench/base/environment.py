@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -46,13 +45,15 @@ def _peak_memory(device: torch.device) -> int:
 @cache  # the code that runs is the code that was there when the process started
 def _commit() -> str | None:
     """Commit of the checkout that affbench runs from, with "+" for uncommitted changes; None when it is installed."""
-    git = shutil.which("git")
-    here = Path(__file__).resolve().parent
-    if git is None or not (here.parent / ".git").exists():
+    package = Path(__file__).resolve().parents[1]
+    if not (package.parent / ".git").exists():
         return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
+
     try:
-        head = subprocess.run([git, "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)  # noqa: S603
-        dirty = subprocess.run([git, "-C", str(here), "status", "--porcelain", "."], capture_output=True, timeout=10)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None

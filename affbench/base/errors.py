@@ -41,10 +41,6 @@ class StorageError(AffbenchError):
     """A file or folder that cannot be written."""
 
 
-class BusyError(StorageError):
-    """Another process is writing what this one wants to write."""
-
-
 class DeviceError(AffbenchError):
     """A device or precision this machine does not have."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
@@ -19,26 +17,24 @@ class Stop:
     """Turns SIGINT, SIGTERM and SIGHUP into a question that a loop asks; a second signal stops at once.
 
     For `patience` seconds after the first signal, others count as the same request: torchrun passes Ctrl-C on to
-    processes that the terminal has told already. `pauses` counts how often the process was halted (Ctrl-Z) and went on.
+    processes that the terminal has told already.
     """
 
     def __init__(self, patience: float = 0.0) -> None:
         self.asked = False
-        self.pauses = 0
+        self.at_once = False  # whether the first signal, too, stops at once
+        self.pauses = 0  # how often the process was halted (Ctrl-Z) and went on
         self._patience = patience
         self._first = 0.0
-        self._at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no last one, and nohup ignores it
-                number = getattr(signal, name, None)
-                if number is not None and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
                     self._before[number] = signal.signal(number, self._receive)
-            if hasattr(signal, "SIGCONT"):  # not on Windows
-                self._before[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._went_on)
-                signal.siginterrupt(signal.SIGCONT, False)
+            self._before[signal.SIGCONT] = signal.signal(signal.SIGCONT, self._went_on)
+            signal.siginterrupt(signal.SIGCONT, False)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -46,15 +42,6 @@ class Stop:
             signal.signal(number, handler)
         if self.asked and error is None:  # too late to stop the loop, which is finished, but not what follows
             raise KeyboardInterrupt
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Let the first signal, too, stop at once."""
-        self._at_once = True
-        try:
-            yield
-        finally:
-            self._at_once = False
 
     def _went_on(self, number: int, frame: FrameType | None) -> None:
         self.pauses += 1
@@ -64,15 +51,12 @@ class Stop:
         if not self.asked:
             self._first = time.monotonic()
         self.asked = True
-        if again or self._at_once:
+        if again or self.at_once:
             raise KeyboardInterrupt
 
 
 class Stopwatch:
-    """Times a loop round by round; a round in which the process was halted counts as the mean of the others.
-
-    No clock tells for how long a process was halted, but its going on is a signal.
-    """
+    """Times a loop round by round; a round in which the process was halted counts as the mean of the others."""
 
     def __init__(self, stop: Stop) -> None:
         self._stop = stop

@@ -23,13 +23,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from affbench.base.errors import AffbenchError, ArtefactError, BusyError, StorageError
+from affbench.base.errors import AffbenchError, ArtefactError, StorageError
 from affbench.base.version import __version__
 
 MANIFEST = "manifest.json"
 _ELSEWHERE = "choose another folder with --data-dir or --results-dir"
-_NO_LOCKS = f"its file system has no locks; {_ELSEWHERE}"
-_GONE = "its file system is no longer there; run the same command again once it is back"
 _HINTS = {
     errno.ENOSPC: f"the disk is full; free some space, or {_ELSEWHERE}",
     errno.EDQUOT: f"the disk quota is used up; free some space, or {_ELSEWHERE}",
@@ -40,8 +38,10 @@ _HINTS = {
     errno.ENAMETOOLONG: f"a name in it is longer than its file system allows; shorten it, or {_ELSEWHERE}",
     errno.ENOTDIR: f"a folder in it is a file; {_ELSEWHERE}",
     errno.EIO: f"the disk reports an error; check it, or {_ELSEWHERE}",
-    **dict.fromkeys((errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS), _NO_LOCKS),
-    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN), _GONE),
+    **dict.fromkeys((errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS), f"its file system has no locks; {_ELSEWHERE}"),
+    **dict.fromkeys(
+        (errno.ESTALE, errno.ENOTCONN), "the file system is gone; run the same command again once it is back"
+    ),
 }
 _VANISHED = "its folder vanished meanwhile; run the same command again, with the folder left where it is"
 _TEMPORARY = "affbench-temporary-"
@@ -140,10 +140,9 @@ def refuse_foreign(target: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(target: Path, own: re.Pattern[str]) -> Iterator[Path]:
-    """An empty folder of the same name that takes the place of `target` if the block succeeds, else vanishes.
+    """An empty folder that takes the place of `target` if the block succeeds, under a lock; else it vanishes.
 
-    Files in `target` whose relative names do not match `own` are kept. Only one process may do so at a time: what an
-    earlier one left unfinished is removed.
+    Files in `target` whose relative names do not match `own` are kept.
     """
     temporary = target.with_name(f".{target.name}.part")
     refuse_foreign(target)
@@ -290,8 +289,7 @@ def derive_file(
 def lock(target: Path, timeout: float = -1) -> Iterator[None]:
     """Hold the lock of an artefact, so that two processes never write the same one; a negative timeout waits for ever.
 
-    The operating system releases it when the holder dies. If the folder of `target` is removed meanwhile, that is a
-    StorageError, even if this process made it again.
+    If the folder of `target` is removed meanwhile, that is a StorageError, even if this process made it again.
     """
     path, folder = target.with_name(f".{target.name}.lock"), target.parent
     with writing(path):
@@ -300,29 +298,25 @@ def lock(target: Path, timeout: float = -1) -> Iterator[None]:
         try:
             held.acquire()
         except Timeout:
-            raise BusyError(f"{target} is being written by another process; wait for it to end.") from None
+            raise StorageError(f"{target} is being written by another process; wait for it to end.") from None
         except NotImplementedError as error:
             raise OSError(errno.ENOLCK, str(error)) from error
-    handle = None
-    with contextlib.suppress(OSError):  # Windows opens no folders, and removes none that holds an open lock
         handle = os.open(folder, os.O_RDONLY)  # as long as it is open, no other folder gets the same number
 
-    def vanished() -> bool:
+    def check() -> None:
         try:
-            return handle is not None and not path.exists() and not os.path.samestat(os.fstat(handle), folder.stat())
+            if path.exists() or os.path.samestat(os.fstat(handle), folder.stat()):
+                return
         except OSError:
-            return True
+            pass
+        raise StorageError(f"cannot write {target}: {_VANISHED}.")
 
-    vanishing = StorageError(f"cannot write {target}: {_VANISHED}.")
     try:
         yield
-        if vanished():
-            raise vanishing
-    except OSError as error:
-        if vanished():
-            raise vanishing from error
+        check()
+    except OSError:
+        check()
         raise
     finally:
         held.release()
-        if handle is not None:
-            os.close(handle)
+        os.close(handle)

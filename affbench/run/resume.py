@@ -61,8 +61,8 @@ def save(plan: Plan, step: Step, at: Position) -> None:
 def resume(plan: Plan, step: Step) -> Position:
     """Where an earlier process left a run, if what it saved is whole and of this run; else its beginning."""
     path, ranks = plan.folder / RESUME, step.ranks
-    content = ranks.bytes_from_first(path.read_bytes() if ranks.first and path.is_file() else None)
-    if content is None:
+    content = ranks.bytes_from_first(path.read_bytes() if ranks.first and path.is_file() else b"")
+    if not content:
         return Position()
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

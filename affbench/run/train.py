@@ -54,7 +54,7 @@ def train(
     """
     plan = what if isinstance(what, Plan) else plan_run(what, workspace)
     with joined(workspace.device) as ranks, store.lock(plan.folder) if ranks.first else contextlib.nullcontext():
-        if not ranks.highest(int(ranks.first and _is_whole(plan))):
+        if not max(ranks.numbers(ranks.first and _is_whole(plan))):
             also = [] if plan.config.training.stop_at else [plan.stopping_at(accuracy) for accuracy in stops]
             _Training(plan, workspace, ranks, also, tensorboard=tensorboard).run()
     return plan.run
@@ -139,7 +139,7 @@ class _Training:
                 raise
             if self.ranks.first:
                 self._finish(self.plan)
-            self.ranks.highest(0)  # nobody goes on before the run is finished
+            self.ranks.numbers(0)  # nobody goes on before the run is finished
 
     def _introduce(self) -> None:
         note, name, at = self.workspace.progress.note, self.plan.folder.name, self.at
@@ -178,7 +178,8 @@ class _Training:
                 if now - reported > REPORT_SECONDS:
                     task.advance(pending, self._remark())
                     pending, reported = 0, now
-                asked = self.ranks.highest(STOP if stop.asked else SAVE if reported == now and self._due() else GO_ON)
+                wish = STOP if stop.asked else SAVE if reported == now and self._due() else GO_ON
+                asked = max(self.ranks.numbers(wish))
                 if asked == STOP:
                     raise self._interrupted()
                 if asked == SAVE:
@@ -197,12 +198,13 @@ class _Training:
         size = max(1, self.settings.batch_size // self.ranks.size)
         precision, progress = self.step.precision, self.workspace.progress
         try:
-            # Several processes stop together, after the next batch.
-            with stop.at_once() if self.ranks.alone else contextlib.nullcontext():
-                predictions, _ = predict(self.kept, own, batch_size=size, precision=precision, progress=progress)
+            stop.at_once = self.ranks.alone  # several processes stop together, after the next batch
+            predictions, _ = predict(self.kept, own, batch_size=size, precision=precision, progress=progress)
         except KeyboardInterrupt:
             raise self._interrupted() from None
-        return self.ranks.total(int((predictions == own.labels).sum())) / len(self.validation)
+        finally:
+            stop.at_once = False
+        return sum(self.ranks.numbers(int((predictions == own.labels).sum()))) / len(self.validation)
 
     def _close(self, leg: Leg, stop: Stop) -> None:
         """What a leg came to becomes a row of the history."""
@@ -230,7 +232,7 @@ class _Training:
                         if not plan.is_trained:
                             self._finish(plan)
         ended = self.course.ended(at.history)
-        if self.ranks.highest(int(self._due())) and not ended:
+        if max(self.ranks.numbers(self._due())) and not ended:
             self._save()
         seen = "" if row.train_accuracy is None else f", accuracy {row.train_accuracy:.2%}"
         self.workspace.progress.note(

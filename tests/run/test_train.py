@@ -24,7 +24,7 @@ from tiny import SAMPLE, TINY_CAPSNET, tiny_config
 
 from affbench.base import store
 from affbench.base.config import RunConfig, TrainingConfig, override
-from affbench.base.errors import AffbenchError, ArtefactError, BusyError, StorageError, UsageError
+from affbench.base.errors import AffbenchError, ArtefactError, StorageError, UsageError
 from affbench.base.interrupt import Interrupted
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
@@ -300,7 +300,7 @@ def test_lock_of_a_dead_process_is_taken_over(workspace: Workspace) -> None:
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(BusyError, match="is being written by another process"), store.lock(folder, timeout=0):
+    with pytest.raises(StorageError, match="is being written by another process"), store.lock(folder, timeout=0):
         pass
     process.kill()
     process.communicate()
