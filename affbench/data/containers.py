@@ -124,16 +124,14 @@ def extracted(path: Path, name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def npz_array(path: Path, name: str = "arr_0") -> Iterator[Array]:
-    """One array of numbers in an .npz archive, unpacked on disk, so that it is never whole in memory."""
-    names = check_archive(path)
-    if f"{name}.npy" not in names:
-        raise DataError(f"{path} has no array {name}; it has {', '.join(names[:5]) or 'none'}.")
-    with extracted(path, f"{name}.npy") as file:
+def npz_array(path: Path) -> Iterator[Array]:
+    """The one array of numbers in an .npz archive, unpacked on disk, so that it is never whole in memory."""
+    check_archive(path)
+    with extracted(path, "arr_0.npy") as file:
         with reading(path, "a NumPy archive"):
             array = np.load(file, mmap_mode="r", allow_pickle=False)
             if array.dtype.kind not in "buif":
-                raise ValueError(f"{name} holds {array.dtype} values; only numbers are safe to load")
+                raise ValueError(f"it holds {array.dtype} values; only numbers are safe to load")
             if array.offset + array.nbytes != file.stat().st_size:
                 raise ValueError("it goes on after its last value")
         yield np.asarray(array)

@@ -19,12 +19,6 @@ import numpy as np
 
 LIMIT = 3 << 30  # bytes of memory; MATLAB allows 2 GiB for a variable
 DEPTH = 8  # nested structs and groups
-HEAD = 520  # bytes that show the version
-
-
-def is_version_73(head: bytes) -> bool:
-    """Whether a file that begins so is HDF5, which may stand behind 512 bytes of MATLAB's own."""
-    return b"\x89HDF\r\n\x1a\n" in (head[:8], head[512:HEAD])
 
 
 def main(path: str) -> None:
@@ -37,7 +31,9 @@ def main(path: str) -> None:
     arrays: list[Any] = []
     try:
         with Path(path).open("rb") as file:
-            read = read_hdf5 if is_version_73(file.read(HEAD)) else read_mat5
+            read = (
+                read_mat5 if file.read(128)[124:] in (b"\0\1IM", b"\1\0MI") else read_hdf5
+            )  # version 1.0 of the format
         told = {"variables": read(path, arrays)}
     except Exception as error:  # scipy and h5py raise nearly anything on hostile bytes
         full = isinstance(error, MemoryError)
@@ -77,6 +73,7 @@ def read_mat5(path: str, arrays: list[Any]) -> Any:
 
 def read_hdf5(path: str, arrays: list[Any]) -> Any:
     """The variables of version 7.3; only plain datasets inside the file itself are read."""
+
     import h5py
 
     def plain(group: Any, name: str, depth: int) -> Any:

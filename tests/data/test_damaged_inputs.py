@@ -215,7 +215,7 @@ def test_member_whose_name_was_lost_is_told(tmp_path: Path) -> None:
     path = tmp_path / "affNIST_test_y.npz"
     np.savez(path, np.arange(8))
     path.write_bytes(path.read_bytes().replace(b"arr_0.npy", b"\0rr_0.npy"))
-    with pytest.raises(DataError, match="has no array arr_0"), npz_array(path):
+    with pytest.raises(DataError, match=r"no item named 'arr_0\.npy' in the archive"), npz_array(path):
         pass
 
 

@@ -19,13 +19,13 @@ from typing import TypeAlias
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
+import h5py
 import pooch  # type: ignore[import-untyped]
 import requests
 
 from affbench.base import store
 from affbench.base.errors import ArtefactError, DataError, DownloadError, UsageError
 from affbench.base.progress import Progress
-from affbench.data import matlab
 from affbench.data.fetch.http import Patience, Refused, Transfer, shown
 from affbench.data.fetch.sources import RemoteFile, Source
 
@@ -239,12 +239,12 @@ def _wrong(file: RemoteFile, path: Path) -> str:
 
 def _misnamed(path: Path) -> str:
     with path.open("rb") as opened:
-        head = opened.read(matlab.HEAD)
+        head = opened.read(128)
     if head.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the file it stands for"
     sound = {
         ".zip": zipfile.is_zipfile(path),  # looks at its end as well
-        ".mat": head[126:128] in (b"IM", b"MI") or matlab.is_version_73(head),
+        ".mat": head[126:128] in (b"IM", b"MI") or h5py.is_hdf5(path),
     }
     return "" if sound.get(path.suffix, True) else f"is no {path.suffix} file, or only the beginning of one"
 
