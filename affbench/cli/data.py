@@ -93,13 +93,9 @@ def verify(
     outcome = verify_set(set_name, split, session.workspace.data, sample=sample, seed=seed)
     title = f"{outcome.name}, {outcome.split}: {outcome.n:,} cases rendered again"
     headings = ("factor", "reading", "mean difference", "… without the factor")
+    best = f"{outcome.best_difference:.2f}"
     rows = [
-        (
-            check.factor.replace("_", " "),
-            check.reading,
-            f"{outcome.best_difference:.2f}",
-            f"{check.neutral_difference:.2f}",
-        )
+        (check.factor.replace("_", " "), check.reading, best, f"{check.neutral_difference:.2f}")
         for check in outcome.factors
     ]
     session.show(Table(title, headings, tuple(tuple(map(Cell, row)) for row in rows)).to_rich(), outcome.sentence)

@@ -34,7 +34,7 @@ class Canvas:
 
     def place(self, session: Session) -> tuple[LabelledRun, Workspace, Path]:
         """The run, the workspace, and the folder of figures."""
-        return _found(session, self.run), session.workspace, _folder(session, self.output)
+        return _found(session, self.run), session.workspace, self.output or session.workspace.results / "figures"
 
 
 @command
@@ -188,7 +188,8 @@ def factors(
 
     found = [_found(session, name) for name in run] if run else [_found(session, None)]
     chosen = list(dict.fromkeys(factor or FACTORS))
-    _show(session, factor_figure(found, chosen, session.workspace, _folder(session, output), limit))
+    folder = output or session.workspace.results / "figures"
+    _show(session, factor_figure(found, chosen, session.workspace, folder, limit))
 
 
 def _found(session: Session, name: str | None) -> LabelledRun:
@@ -198,10 +199,6 @@ def _found(session: Session, name: str | None) -> LabelledRun:
 
     run = find_run(session.workspace.results, name)
     return LabelledRun(run.name, run)
-
-
-def _folder(session: Session, output: Path | None) -> Path:
-    return output or session.workspace.results / "figures"
 
 
 def _show(session: Session, drawing: Drawing) -> None:

@@ -80,9 +80,7 @@ def home(folder: Any) -> Any:
     try:
         return folder.expanduser() if isinstance(folder, Path) else folder
     except RuntimeError:
-        raise UsageError(
-            f"{folder} is in the home folder of nobody here; write out the folder that is meant."
-        ) from None
+        raise UsageError(f"{folder} is in the home folder of nobody here; write out the whole path.") from None
 
 
 @contextlib.contextmanager

@@ -90,10 +90,8 @@ def benchmark(
         Test sets, such as ``"affnist"``, the official one; those ending in ``-sample`` need no download.
     data_dir
         ``$AFFBENCH_DATA_DIR`` or ``data`` when None.
-    copies
-        Versions of each digit in synthetic affine sets.
-    limit
-        Use the first `limit` images of each set only.
+    copies, limit
+        Versions of each digit in synthetic affine sets; only the first images of each set.
 
     Raises
     ------
