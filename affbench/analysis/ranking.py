@@ -44,7 +44,7 @@ def rank(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, 
     That asks more than a test of the difference would, so it errs towards ties; it needs no predictions, and so works
     for committed runs as well.
     """
-    intervals = [record.accuracy_ci95_clustered or record.accuracy_ci95 for _, _, record in entries]
+    intervals = [record.ci95_clustered or record.ci95 for _, _, record in entries]
     rows = []
     for (origin, run, own), (low, high) in zip(entries, intervals, strict=True):
         place = 1 + sum(other > high for other, _ in intervals)

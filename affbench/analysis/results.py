@@ -85,7 +85,7 @@ class Group:
             return None
         if summary.low is not None and summary.high is not None:
             return max(0.0, summary.low), min(1.0, summary.high)
-        return records[0].accuracy_ci95_clustered or records[0].accuracy_ci95
+        return records[0].ci95_clustered or records[0].ci95
 
 
 @dataclass(frozen=True)

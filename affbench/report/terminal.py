@@ -35,7 +35,7 @@ def leaderboard_table(board: Leaderboard) -> Table:
 def evaluation_tables(record: EvaluationRecord) -> list[Table]:
     """The accuracy of a run on a set: overall, per class, and by transformation where there is one."""
 
-    def cells(share: Share | EvaluationRecord, ends: tuple[float, float]) -> tuple[Cell, ...]:
+    def cells(share: Share, ends: tuple[float, float]) -> tuple[Cell, ...]:
         return whole(share.n), Cell(percent(share.accuracy), share.accuracy), Cell(interval(ends))
 
     originals = "" if record.n_originals == record.n else f" ({record.n_originals:,} original digits)"
@@ -46,9 +46,9 @@ def evaluation_tables(record: EvaluationRecord) -> list[Table]:
     )
     if record.warning:
         caption += f" Warning: {record.warning}"
-    rows = [(Cell("all images"), *cells(record, record.accuracy_ci95))]
-    if record.accuracy_ci95_clustered is not None:
-        rows.append((Cell("all images, bootstrap over originals"), *cells(record, record.accuracy_ci95_clustered)))
+    rows = [(Cell("all images"), *cells(record, record.ci95))]
+    if record.ci95_clustered is not None:
+        rows.append((Cell("all images, bootstrap over originals"), *cells(record, record.ci95_clustered)))
     rows += [(Cell(f"class {row.label}"), *cells(row, row.ci95)) for row in record.per_class]
     columns = ("n", "accuracy %", "95% interval")
     tables = [Table(f"{record.run} on {record.set}", ("", *columns), tuple(rows), caption)]

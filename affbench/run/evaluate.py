@@ -41,19 +41,9 @@ class Evaluation(Tally, frozen=True, arbitrary_types_allowed=True):
     predictions: npt.NDArray[np.uint8]
     confidence: npt.NDArray[np.float32]
 
-    @property
-    def ci95(self) -> tuple[float, float]:
-        """95% interval of the accuracy: Wilson's, which takes images as independent."""
-        return self.accuracy_ci95
-
-    @property
-    def ci95_clustered(self) -> tuple[float, float] | None:
-        """95% interval that respects that versions of one digit are not independent; None where all are originals."""
-        return self.accuracy_ci95_clustered
-
     def to_dict(self) -> dict[str, Any]:
         """All that was counted, for JSON; not the answers to each image."""
-        return self.model_dump(mode="json", exclude={"predictions", "confidence"})
+        return self.model_dump(mode="json", by_alias=True, exclude={"predictions", "confidence"})
 
     def __str__(self) -> str:
         low, high = self.ci95_clustered or self.ci95
@@ -67,10 +57,6 @@ class Evaluation(Tally, frozen=True, arbitrary_types_allowed=True):
         )
 
     __repr__ = __str__
-
-
-class ScoreError(AffbenchError):
-    """Scores that name no class."""
 
 
 def evaluate(
@@ -107,7 +93,7 @@ def evaluate(
     ------
     UsageError
         The model cannot take the images, or does not return scores (B, 10).
-    ScoreError
+    AffbenchError
         Scores are NaN or infinite.
 
     Examples
@@ -160,7 +146,7 @@ def predict(
     confidence = torch.cat(scores).cpu().numpy()
     lost = int((~np.isfinite(confidence)).sum())  # the maximum of scores that hold a NaN is NaN
     if lost:
-        raise ScoreError(
+        raise AffbenchError(
             f"the model's scores of {lost:,} of {len(dataset):,} images of '{dataset.name}' are NaN or infinite: they "
             "name no class. Train it with a smaller --learning-rate or --precision float32, or mend its forward pass."
         )
@@ -260,14 +246,12 @@ def assess(
     bins = None
     if dataset.transforms is not None:
         bins = {name: tuple(bin_shares(dataset.transforms[:, i], right)) for i, name in enumerate(TRANSFORM_COLUMNS)}
-    counted = _counted(right)
     return Evaluation(
+        **_counted(right),
+        accuracy_ci95_clustered=interval,
         set=dataset.name,
         split=dataset.split,
         n_originals=n_originals,
-        accuracy_ci95=counted.pop("ci95"),
-        **counted,
-        accuracy_ci95_clustered=interval,
         per_class=tuple(
             ClassShare(label=label, **_counted(right[dataset.labels == label]))
             for label in np.unique(dataset.labels).tolist()

@@ -97,18 +97,15 @@ class BinShare(Share, frozen=True):
     high: float
 
 
-class Tally(BaseModel, frozen=True):
+class Tally(Share, frozen=True, populate_by_name=True):
     """What was counted when a model was tested on a set."""
 
+    ci95: tuple[float, float] = Field(alias="accuracy_ci95")  # takes images as independent
+    # Bootstrap over originals, as versions of one digit are not independent; None where every image is an original.
+    ci95_clustered: tuple[float, float] | None = Field(alias="accuracy_ci95_clustered")
     set: str
     split: str
-    n: int  # images
-    n_originals: int  # different original digits among them
-    correct: int
-    accuracy: float  # 0 to 1
-    accuracy_ci95: tuple[float, float]  # Wilson's, which takes images as independent
-    # Bootstrap over originals, as versions of one digit are not independent; None where every image is an original.
-    accuracy_ci95_clustered: tuple[float, float] | None
+    n_originals: int  # different original digits among the images
     per_class: tuple[ClassShare, ...]  # by true class
     confusion: tuple[tuple[int, ...], ...]  # counts: rows true, columns predicted classes
     by_transformation: dict[str, tuple[BinShare, ...]] | None  # bins of each factor; None for sets without
@@ -271,7 +268,7 @@ def clear(folder: Path) -> None:
 
 def evaluation_document(record: EvaluationRecord) -> dict[str, Any]:
     """The content of ``eval-SET.json``: the record, and a checksum over all of it."""
-    content = record.model_dump(mode="json")
+    content = record.model_dump(mode="json", by_alias=True)
     return content | {"record_sha256": store.content_key("record", 1, content)}
 
 
@@ -289,7 +286,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
     counted = [(sum(map(sum, record.confusion)), hits)]
     for shares in (record.per_class, *(record.by_transformation or {}).values()):
         counted.append((sum(share.n for share in shares), sum(share.correct for share in shares)))
-    low, high = record.accuracy_ci95
+    low, high = record.ci95
     agrees = low <= record.accuracy <= high and abs(record.accuracy - record.correct / max(record.n, 1)) <= 1e-9
     if record.n < 1 or set(counted) != {(record.n, record.correct)} or not agrees:
         counts = f"n = {record.n:,} and correct = {record.correct:,}"

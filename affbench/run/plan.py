@@ -78,11 +78,10 @@ class Plan:
     @property
     def is_trained(self) -> bool:
         """Whether the run is finished (its files are verified when it is used)."""
-        try:
-            manifest = store.read_manifest(self.folder)
-        except ArtefactError:
-            return False
-        return manifest is not None and manifest.key == self.key
+        with contextlib.suppress(ArtefactError):
+            manifest = self.run.manifest
+            return manifest is not None and manifest.key == self.key
+        return False
 
     def stopping_at(self, validation_accuracy: float) -> Plan:
         """The same run, ended at the first validation that reaches an accuracy."""

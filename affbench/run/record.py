@@ -91,11 +91,10 @@ def record_evaluation(
     run: Run, evaluation: Evaluation, part: SetPart, dataset: Dataset, workspace: Workspace, seconds: float
 ) -> EvaluationRecord:
     """Write what a run answered on a set into its folder."""
-    recipe = evaluation_recipe(run, part, workspace.data)
-    manifest = store.read_manifest(run.path)
+    manifest = run.manifest
     if manifest is None:  # nothing is written into the folder of a run that is gone
         raise ArtefactError(f"run {run.name} vanished from {run.path.parent} while it was tested; train it again.")
-    before = 0
+    recipe, before = evaluation_recipe(run, part, workspace.data), 0
     with contextlib.suppress(ArtefactError):
         before = run.evaluation(record_path(run, part.name)).evaluations
     answers = {"predictions": evaluation.predictions, "confidence": evaluation.confidence, "labels": dataset.labels}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from affbench.base import store
 from affbench.base.environment import describe
@@ -19,7 +19,7 @@ from affbench.base.randomness import random_state, restore_random_state, seed_al
 from affbench.data.batches import stream_seed
 from affbench.data.dataset import Dataset
 from affbench.models import parameter_count
-from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, RESUME, WEIGHTS, Environment, Epoch, best, history_to_csv
+from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, RESUME, WEIGHTS, Environment, Epoch, best
 from affbench.run.plan import Plan
 from affbench.run.step import Step
 from affbench.run.stopping import crossing
@@ -34,12 +34,6 @@ class Position:
     batch: int = 0  # batches done in the epoch under way
     images: int = 0  # trained on since the last validation
     seconds: float = 0.0  # which that took
-
-    def add(self, row: Epoch, model: nn.Module) -> None:
-        """A validation is over; the weights are those to keep if there were no better ones."""
-        self.history.append(row)
-        if best(self.history) is row:
-            self.selected = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def save(plan: Plan, step: Step, at: Position) -> None:
@@ -85,7 +79,7 @@ def resume(plan: Plan, step: Step) -> Position:
 
 
 def finish(plan: Plan, step: Step, at: Position, validation: Dataset, train_images: int) -> Environment:
-    """Write the artefacts of a finished run; nothing is needed to go on any more."""
+    """Write what a finished run still lacks; nothing is needed to go on any more."""
     target = plan.config.training.stop_at
     environment = Environment(
         run=plan.folder.name,
@@ -102,8 +96,6 @@ def finish(plan: Plan, step: Step, at: Position, validation: Dataset, train_imag
         processes=step.ranks.size,
         **describe(step.device),
     )
-    store.write_text(plan.folder / CONFIG, plan.config.to_toml())
-    store.write_text(plan.folder / HISTORY, history_to_csv(at.history))
     with store.atomic_path(plan.folder / WEIGHTS) as path:
         write_weights(path, at.selected, plan.config.model.name)
     store.write_json(plan.folder / ENVIRONMENT, environment.model_dump())

@@ -42,7 +42,9 @@ class Step:
             lr=torch.tensor(self.learning_rate, device=self.device) if cuda else self.learning_rate,
             betas=(0.9, 0.999),
             eps=1e-8,  # as in the paper's TensorFlow
-            fused=self.device.type in ("cpu", "cuda") and all(map(_dense, self.model.parameters())),
+            # Only of a tensor that fills its memory, in whatever order, is what is made like it laid out as it is.
+            fused=self.device.type in ("cpu", "cuda")
+            and all(torch.empty_like(own).stride() == own.stride() for own in self.model.parameters()),
             capturable=cuda,
         )
         self.totals = torch.zeros(3, device=self.device)
@@ -148,11 +150,6 @@ class CapturedStep(Step):
     def _updates(self) -> float:
         """How many updates the parameters have had, all together; waits for the device."""
         return sum(float(state["step"]) for state in self.optimizer.state.values())
-
-
-def _dense(tensor: Tensor) -> bool:
-    """Whether a tensor fills its memory, in whatever order: what is made like it is laid out as it is only then."""
-    return torch.empty_like(tensor).stride() == tensor.stride()
 
 
 def _capture_on_cuda(device: torch.device, run: Callable[[], None]) -> Callable[[], None]:

@@ -31,15 +31,11 @@ class Course:
         """Learning rate of an optimiser step, from 0."""
         return SCHEDULES[self.settings.schedule].rate(self.settings.learning_rate, step, self.batches)
 
-    def leg(self, number: int) -> Leg:
-        """The part of an epoch that ends with validation `number`, from 0."""
-        epoch, part = divmod(number, self.settings.validations)
+    def leg(self, history: Sequence[Epoch]) -> Leg:
+        """The part of an epoch that is under way: it ends with the next validation."""
+        epoch, part = divmod(len(history), self.settings.validations)
         first, last = (round(self.batches * share / self.settings.validations) for share in (part, part + 1))
-        return Leg(epoch, first, last, (number + 1) / self.settings.validations)
-
-    def epoch(self, history: Sequence[Epoch]) -> int:
-        """The epoch under way, from 1."""
-        return len(history) // self.settings.validations + 1
+        return Leg(epoch, first, last, (len(history) + 1) / self.settings.validations)
 
     def left(self, history: Sequence[Epoch]) -> datetime.timedelta:
         """Time to the end of a run, judged by the validations that are behind it."""

@@ -24,7 +24,7 @@ from affbench.data.sets import find_set
 from affbench.models import build_model, parameter_count
 from affbench.models.kernels.layout import in_training, prepare
 from affbench.run.evaluate import predict
-from affbench.run.folder import CONFIG, HISTORY, RESUME, Epoch, Run, history_to_csv
+from affbench.run.folder import CONFIG, HISTORY, RESUME, Epoch, Run, best, history_to_csv
 from affbench.run.plan import Plan, plan_run, training_part, validation_part
 from affbench.run.resume import Position, finish, resume, save
 from affbench.run.step import make_step
@@ -154,7 +154,7 @@ class _Training:
 
     def _leg(self, stop: Stop) -> None:
         """Train up to the next validation: an epoch, or a part of one where several validations are asked for."""
-        at, leg = self.at, self.course.leg(len(self.at.history))
+        at, leg = self.at, self.course.leg(self.at.history)
         if at.batch <= leg.first:
             at.batch, at.images, at.seconds = leg.first, 0, 0.0
             self.step.totals.zero_()
@@ -220,7 +220,9 @@ class _Training:
             seconds=round(at.seconds, 4),
             images_per_second=round(at.images / max(at.seconds, 1e-9), 2),
         )
-        at.add(row, self.kept)
+        at.history.append(row)
+        if best(at.history) is row:
+            at.selected = {name: value.detach().cpu().clone() for name, value in self.kept.state_dict().items()}
         if at.batch == len(self.batches):
             at.batch = 0
         if self.ranks.first:
@@ -230,6 +232,8 @@ class _Training:
                 if course.ended(at.history) and not course.ended(at.history[:-1]):
                     with store.lock(plan.folder):
                         if not plan.is_trained:
+                            store.write_text(plan.folder / CONFIG, plan.config.to_toml())
+                            store.write_text(plan.folder / HISTORY, history_to_csv(at.history))
                             self._finish(plan)
         ended = self.course.ended(at.history)
         if max(self.ranks.numbers(self._due())) and not ended:
@@ -254,9 +258,10 @@ class _Training:
         """The sums so far: loss, correct images, images with scores; waits for the device."""
         totals: list[float] = self.step.totals.tolist()
         if not math.isfinite(totals[0]):
+            epoch = self.course.leg(self.at.history).epoch + 1
             raise AffbenchError(
-                f"the training loss of {self.plan.folder.name} is {totals[0]} in epoch "
-                f"{self.course.epoch(self.at.history)}: try a smaller --learning-rate, or --precision float32."
+                f"the training loss of {self.plan.folder.name} is {totals[0]} in epoch {epoch}: try a smaller "
+                "--learning-rate, or --precision float32."
             )
         return totals
 
@@ -266,9 +271,10 @@ class _Training:
 
     def _interrupted(self) -> Interrupted:
         self._save()
+        epoch = self.course.leg(self.at.history).epoch + 1
         return Interrupted(
-            f"stopped in epoch {self.course.epoch(self.at.history)} of {self.plan.folder.name}; what was done is "
-            "saved: the same command goes on, or 'affbench train --resume'."
+            f"stopped in epoch {epoch} of {self.plan.folder.name}; what was done is saved: the same command goes on, "
+            "or 'affbench train --resume'."
         )
 
     def _save(self) -> None:

@@ -51,8 +51,8 @@ def test_numbers_stand_in_both_files_with_interval_and_note(tmp_path: Path) -> N
     run = make_run(tmp_path / "runs", accuracy={"affnist-synthetic": 0.75, "mnist-translated": 0.9625})
     report = write_report(tmp_path / "report", read_results([run]), title="A title", note=NOTE)
     record = run.run.evaluations["affnist-synthetic"]
-    assert record.accuracy_ci95_clustered is not None
-    low, high = record.accuracy_ci95_clustered
+    assert record.ci95_clustered is not None
+    low, high = record.ci95_clustered
     for text in (report.markdown.read_text(), Reader(report.html.read_text()).text):
         for word in ("A title", NOTE, "75.00", "96.25", f"{100 * low:.2f}", f"{100 * high:.2f}", "4,061,696", "640"):
             assert word in text

@@ -70,7 +70,7 @@ def test_one_run_shows_its_accuracy_with_the_interval_over_images(tmp_path: Path
     (row,) = summarise(read_results([run])).rows
     record = run.run.evaluations["mnist-translated"]
     assert f"{100 * record.accuracy:.2f}" in row[-1].text
-    assert f"[{100 * record.accuracy_ci95[0]:.2f}, {100 * record.accuracy_ci95[1]:.2f}]" in row[-1].text
+    assert f"[{100 * record.ci95[0]:.2f}, {100 * record.ci95[1]:.2f}]" in row[-1].text
 
 
 def test_seeds_of_one_configuration_share_a_row(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from affbench.base import store
 from affbench.base.config import override
-from affbench.base.errors import ArtefactError, DataError, UsageError
+from affbench.base.errors import AffbenchError, ArtefactError, DataError, UsageError
 from affbench.base.progress import Progress
 from affbench.base.statistics import wilson_interval
 from affbench.base.workspace import Workspace
@@ -25,7 +25,7 @@ from affbench.data.dataset import Dataset
 from affbench.data.sets import find_part, load_dataset
 from affbench.experiment.housekeeping import read_status
 from affbench.models import build_model
-from affbench.run.evaluate import ScoreError, assess, evaluate, predict
+from affbench.run.evaluate import assess, evaluate, predict
 from affbench.run.folder import WEIGHTS, Run, read_evaluation, write_evaluation
 from affbench.run.record import evaluate_run, is_evaluated, load_model, record_path
 from affbench.run.train import train
@@ -88,7 +88,7 @@ def test_scores_that_name_no_class_are_refused_with_their_number(value: float) -
             scores = super().forward(images)
             return torch.where(scores.argmax(-1, keepdim=True) == 3, torch.full_like(scores, value), scores)
 
-    with pytest.raises(ScoreError, match=r"scores of 2 of 5 images of 'marked' are NaN or infinite"):
+    with pytest.raises(AffbenchError, match=r"scores of 2 of 5 images of 'marked' are NaN or infinite"):
         evaluate(Spoiled(), marked([0] * 5, [3, 1, 3, 2, 0]), batch_size=2)
 
 
@@ -256,7 +256,7 @@ def test_record_and_predictions_agree_with_the_model(run: Run, workspace: Worksp
     assert record.n_originals == 1000
     assert record.accuracy == direct.accuracy
     assert (record.precision, record.warning) == (direct.precision, None) == ("float32", None)
-    assert record.accuracy_ci95_clustered is not None
+    assert record.ci95_clustered is not None
     assert record.checkpoint_sha256 == store.file_hash(run.path / WEIGHTS)
     with h5py.File(run.path / f"predictions-{AFFINE}.h5") as file:
         assert (file["predictions"][:] == direct.predictions).all()
@@ -338,7 +338,7 @@ def test_record_that_its_predictions_contradict_is_made_again(run: Run, workspac
     perfect = {
         "correct": 50,
         "accuracy": 1.0,
-        "accuracy_ci95": (0.9, 1.0),
+        "ci95": (0.9, 1.0),
         "confusion": (*better,),
         "per_class": (*classes,),
     }

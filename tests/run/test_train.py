@@ -30,7 +30,6 @@ from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
 from affbench.models.capsnet import CapsNet
 from affbench.run import train as training
-from affbench.run.evaluate import ScoreError
 from affbench.run.folder import RESUME, WEIGHTS, Run, clear, list_runs
 from affbench.run.plan import plan_run
 from affbench.run.resume import write_weights
@@ -532,7 +531,7 @@ def test_more_validations_than_batches_are_refused(workspace: Workspace) -> None
 
 def test_scores_that_are_not_finite_end_the_training(workspace: Workspace) -> None:
     config = override(tiny_config(), model={"name": f"{__name__}:blind"})
-    with pytest.raises(ScoreError, match=r"scores of 500 of 500 images of 'mnist-translated-sample' are NaN"):
+    with pytest.raises(AffbenchError, match=r"scores of 500 of 500 images of 'mnist-translated-sample' are NaN"):
         train(config, workspace)
 
 

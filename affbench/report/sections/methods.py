@@ -98,7 +98,7 @@ def _evaluation(results: Results) -> list[str]:
         sentences.append(f"{name}, {split} split, {n} images{versions}{limits}")
     precisions = "/".join(sorted({record.precision for record in records}))
     intervals = "Intervals. 95% intervals of one run are Wilson's (Wilson 1927)"
-    if any(record.accuracy_ci95_clustered for record in records):
+    if any(record.ci95_clustered for record in records):
         intervals += (
             "; where a set holds several versions of each original digit, they are bias-corrected and accelerated "
             "bootstrap intervals that resample originals (Efron 1987; Field and Welsh 2007)"
