@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from affbench.analysis.results import Group
+from affbench.analysis.results import Group, Result
 from affbench.base import store
 from affbench.base.errors import ArtefactError
 from affbench.base.statistics import PairedDifference, SeedSummary, paired_difference, seed_summary
@@ -27,9 +27,7 @@ class Comparison:
 
 def compare(first: Group, second: Group, name: str) -> Comparison | None:
     """Compare two models on a set from saved predictions; None without a common seed, or common images, or those."""
-    others = {result.seed: result for result in second.results}
-    common = [own for own in sorted(first.results, key=lambda result: result.seed) if own.seed in others]
-    both = [result for own in common for result in (own, others[own.seed])]
+    both = [result for pair in _by_seed(first, second) for result in pair]
     records = [result.evaluations[name] for result in both if name in result.evaluations]
     images = {(record.set_key, record.split) for record in records}
     if len(records) < len(both) or len(images) != 1:
@@ -43,6 +41,14 @@ def compare(first: Group, second: Group, name: str) -> Comparison | None:
     paired = paired_difference(np.concatenate(ours), np.concatenate(theirs), np.concatenate(originals))
     differences = [float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
     return Comparison(name, n, len(np.unique(originals[0])), paired, seed_summary(differences))
+
+
+def _by_seed(first: Group, second: Group) -> list[tuple[Result, Result]]:
+    """The runs of two models, seed by seed; one that was trained elsewhere has none, and goes with every seed."""
+    ours, theirs = (sorted(own.results, key=lambda result: result.seed) for own in (first, second))
+    if (first.validation is None) != (second.validation is None):
+        return [(own, other) for own in ours for other in theirs]
+    return [(own, other) for own in ours for other in theirs if own.seed == other.seed]
 
 
 def _right(run: Run, record: EvaluationRecord, n: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:

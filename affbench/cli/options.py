@@ -36,6 +36,7 @@ CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between two 
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Test on the first N images of each set.")]
 Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each digit in a synthetic affine set.")]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
+Form = Annotated[str, typer.Option("--format", help="How tables are printed: text, markdown, csv or latex.")]
 ImageLimit = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from affbench.base.errors import UsageError
-from affbench.cli.options import Device, ImageLimit, Images, ModelOptions, RunName, run_config
+from affbench.cli.options import Device, Form, ImageLimit, Images, ModelOptions, RunName, run_config
 from affbench.cli.session import Session, command
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def evaluate(
         Path | None, typer.Option(help="A state dict of a network trained elsewhere: .safetensors, or of torch.save.")
     ] = None,
     device: Device = "auto",
+    form: Form = "text",
 ) -> None:
     """Test a run, or a network trained elsewhere, on a set: accuracy with its 95% interval, per class, by factor."""
     part = images.part()
@@ -65,8 +66,27 @@ def evaluate(
         tested = adopt(network, read_weights(weights), session.workspace)
         session.workspace.progress.note(f"run {tested.name}: {network.name} with the weights of {weights}")
     record = evaluate_run(tested, part, session.workspace)
-    session.show(*(table.to_rich() for table in evaluation_tables(record)))
+    session.tables(evaluation_tables(record), form)
     session.document(evaluation_document(record))
+
+
+@command
+def compare(
+    session: Session,
+    runs: Annotated[list[str], typer.Argument(help="Runs, or the beginning of their names: all seeds of one model.")],
+    set_name: Annotated[str | None, typer.Option("--set", help="One set only; all that are common by default.")] = None,
+    form: Form = "text",
+) -> None:
+    """Compare runs on the same images: accuracies, paired differences with intervals, and a sentence."""
+    from affbench.experiment.compare import compare_runs
+
+    found = compare_runs(runs, set_name, session.workspace)
+    for problem in found.problems:
+        session.workspace.progress.note(problem)
+    session.tables(found.tables, form)
+    if form == "text":
+        session.show(*found.sentences)
+    session.document({"tables": [asdict(table) for table in found.tables], "sentences": found.sentences})
 
 
 @command
@@ -94,6 +114,7 @@ def leaderboard(
     add: Annotated[
         list[str] | None, typer.Option(help="Copy a run to results/reference, ready to be committed; repeatable.")
     ] = None,
+    form: Form = "text",
 ) -> None:
     """All runs by set, committed ones included; ranks respect ties within the noise."""
     from affbench.experiment.reference import add_reference, leaderboards
@@ -103,7 +124,7 @@ def leaderboard(
     for run in [find_run(session.workspace.results, name) for name in add or []]:
         session.workspace.progress.note(f"added: {add_reference(run, session.workspace.results).path}")
     boards = leaderboards(session.workspace.results, set_name)
-    session.show(*(leaderboard_table(board).to_rich() for board in boards))
+    session.tables([leaderboard_table(board) for board in boards], form)
     session.document({"leaderboards": [asdict(board) for board in boards]})
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -19,12 +19,14 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from affbench.base.distributed import launched
-from affbench.base.errors import AffbenchError, StorageError, UsageError
+from affbench.base.errors import AffbenchError, StorageError, UsageError, nearest
 from affbench.base.workspace import Workspace
 from affbench.cli.console import ConsoleProgress, console, let_go
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+    from affbench.report.table import Table
 
 INTERRUPTED = 130
 _option = functools.partial(typer.Option, rich_help_panel="Common")
@@ -56,6 +58,18 @@ class Session:
                 text = isinstance(result, str)
                 self.console.print(result, markup=not text, soft_wrap=text)
         say(printed.get(), self.console.file)
+
+    def tables(self, tables: Iterable[Table], form: str) -> None:
+        """Print tables in one of several forms."""
+        forms: dict[str, Callable[[Table], RenderableType]] = {
+            "text": lambda table: table.to_rich(),
+            "markdown": lambda table: table.to_markdown(),
+            "csv": lambda table: table.to_csv(),
+            "latex": lambda table: table.to_latex(),
+        }
+        if form not in forms:
+            raise UsageError(f"--format {form} is unknown: {nearest(form, forms)}")
+        self.show(*map(forms[form], tables))
 
     def document(self, content: Any) -> None:
         """Print the JSON document, if it is wanted."""

@@ -158,7 +158,7 @@ def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine 
     runs = [LabelledRun(cell.label, cell.plan.run) for cell in experiment.cells if cell.plan.is_trained]
     if not runs:
         raise AffbenchError(f"no cell of '{experiment.name}' finished; the first one failed because {made[0].error}")
-    results = _on_common_images(read_results(runs, workspace), workspace, tested_parts(experiment.evaluation))
+    results = on_common_images(read_results(runs, workspace), workspace, tested_parts(experiment.evaluation))
     inputs = experiment.inputs
     if store.cached(folder, "report", REPORT_VERSION, inputs):
         table = summarise(results, title=experiment.title, note=experiment.note)
@@ -190,11 +190,11 @@ def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
         runs.append(LabelledRun(label, run))
     if not runs:
         raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
-    results = _on_common_images(read_results(runs, workspace), workspace)
+    results = on_common_images(read_results(runs, workspace), workspace)
     return _write_report(report_dir(workspace.results, "all"), results, workspace, explain, "All runs")
 
 
-def _on_common_images(results: Results, workspace: Workspace, asked: Sequence[SetPart] = ()) -> Results:
+def on_common_images(results: Results, workspace: Workspace, asked: Sequence[SetPart] = ()) -> Results:
     """The same images of each set for every run: the first ones, as many as all were tested on, or as are asked for.
 
     Where the predictions of a longer evaluation are gone, its record stays as it is, and tables say so.

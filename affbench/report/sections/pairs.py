@@ -1,7 +1,8 @@
 """Pair by pair: the models compared on the same images, matched with matched ones and best with best ones."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from affbench.analysis.comparison import Comparison, compare
@@ -9,7 +10,7 @@ from affbench.analysis.results import Group, Results
 from affbench.base.errors import AffbenchError
 from affbench.base.statistics import holm
 from affbench.report.sections import Section
-from affbench.report.table import ABSENT, Cell, Table, signed, span, whole
+from affbench.report.table import ABSENT, Cell, Table, counted, signed, span, whole
 
 MOST_PAIRS = 15  # of a set; with more models, each is compared with the first only
 LEVEL = 0.05
@@ -17,10 +18,15 @@ LEVEL = 0.05
 
 def section(results: Results, folder: Path) -> Section:
     """A table per set on which at least two models were tested, and a sentence for each comparison left out."""
+    return replace(compared(results, _pairs), paragraphs=())
+
+
+def compared(results: Results, pairs: Callable[[list[Group]], Iterable[tuple[Group, Group]]]) -> Section:
+    """The same for `pairs` of the models that were tested on a set; the paragraphs say what came out in a sentence."""
     found: list[tuple[Group, Group, Comparison]] = []
     problems = []
     for name in results.sets:
-        for first, second in _pairs([own for own in results.groups if own.records(name)]):
+        for first, second in pairs([own for own in results.groups if own.records(name)]):
             try:
                 comparison = compare(first, second, name)
             except AffbenchError as error:
@@ -31,8 +37,16 @@ def section(results: Results, folder: Path) -> Section:
     names = {own.name: (results.best_of(own) or own).name for own in results.groups}
     corrected = holm([comparison.over_digits.p for _, _, comparison in found])
     rows: dict[str, list[tuple[Cell, ...]]] = {}
+    sentences = []
     for (first, second, comparison), p in zip(found, corrected, strict=True):
-        row = _row(names[first.name], names[second.name], first.config.training.stop_at, comparison, p)
+        kept = "\n".join(dict.fromkeys(map(_kept, (first, second))))
+        row = _row(names[first.name], names[second.name], kept, comparison, p)
+        digits = comparison.over_digits
+        sentences.append(
+            f"{comparison.set}: {row[-1].text} ({first.name} minus {second.name}: {signed(digits.difference)} points, "
+            f"95% interval over test digits [{signed(digits.low)}, {signed(digits.high)}], "
+            f"{counted(comparison.over_seeds.n, 'pair')} of runs)."
+        )
         rows.setdefault(comparison.set, []).append(row)
     columns = (
         *("Models", "Checkpoints", "Seeds", "Difference,\nover digits", "Interval\nover seeds", "p (Holm)"),
@@ -50,11 +64,19 @@ def section(results: Results, folder: Path) -> Section:
             f"{len(found)} tests of this page."
         )
         tables.append(Table(f"Pair by pair: {name}", columns, tuple(own), caption))
-    return Section("Pair by pair", tuple(tables), problems=tuple(problems))
+    return Section("Pair by pair", tuple(tables), paragraphs=tuple(sentences), problems=tuple(problems))
 
 
-def _row(first: str, second: str, matched: float | None, found: Comparison, p: float) -> tuple[Cell, ...]:
-    """Two models by name, the accuracy they were matched at, what came out, and its p value after correction."""
+def _kept(own: Group) -> str:
+    """Which checkpoint of a model is compared."""
+    matched = own.config.training.stop_at
+    if own.validation is None:
+        return "as given"
+    return "best" if matched is None else f"matched at {100 * matched:g}%"
+
+
+def _row(first: str, second: str, kept: str, found: Comparison, p: float) -> tuple[Cell, ...]:
+    """Two models by name, their checkpoints, what came out, and its p value after correction."""
     digits, seeds = found.over_digits, found.over_seeds
     over_digits = f"{signed(digits.difference)}\n[{signed(digits.low)}, {signed(digits.high)}]"
     over_seeds, verdict = ABSENT, f"{first if digits.difference > 0 else second} ahead"
@@ -65,7 +87,7 @@ def _row(first: str, second: str, matched: float | None, found: Comparison, p: f
         verdict += "; other seeds may differ" if seeds.low <= 0 <= seeds.high else ""
     return (
         Cell(f"{first}\nminus {second}"),
-        Cell("best" if matched is None else f"matched at {100 * matched:g}%"),
+        Cell(kept),
         whole(seeds.n),
         Cell(over_digits, 100 * digits.difference),
         over_seeds,
