@@ -44,9 +44,10 @@ def compare(first: Group, second: Group, name: str) -> Comparison | None:
 
 
 def _by_seed(first: Group, second: Group) -> list[tuple[Result, Result]]:
-    """The runs of two models, seed by seed; one that was trained elsewhere has none, and goes with every seed."""
+    """The runs of two models, seed by seed; two runs alone as they are; one trained elsewhere with every seed."""
     ours, theirs = (sorted(own.results, key=lambda result: result.seed) for own in (first, second))
-    if (first.validation is None) != (second.validation is None):
+    alone = len(ours) == len(theirs) == 1
+    if alone or (first.validation is None) != (second.validation is None):
         return [(own, other) for own in ours for other in theirs]
     return [(own, other) for own in ours for other in theirs if own.seed == other.seed]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from affbench.base.version import __version__
-from affbench.cli import data, results, train
+from affbench.cli import catalogue, data, results, train
 from affbench.cli.options import OfRun
 from affbench.cli.session import surrounded
 
@@ -15,7 +15,7 @@ app = typer.Typer(
     name="affbench",
     help="Does a model trained only on translated digits recognise digits under affine transformations it never saw?",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -29,6 +29,9 @@ app.command()(results.compare)
 app.command()(results.report)
 app.command()(results.leaderboard)
 app.command()(data.status)
+app.command()(catalogue.models)
+app.command()(catalogue.sets)
+app.command()(catalogue.rm)
 app.command()(train.bench)
 for _command in (data.show, data.export, data.verify, data.clean, data.doctor):
     app.command()(_command)

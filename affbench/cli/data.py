@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from affbench.cli.options import Images, Split
+from affbench.cli.options import Images, Split, known_sources
 from affbench.cli.session import Session, command
 
 
@@ -18,7 +18,10 @@ def fetch(
     session: Session,
     sets: Annotated[
         list[str] | None,
-        typer.Argument(help="mnist, affnist, fashion-mnist, affnist-validation, affnist-train, homnist."),
+        typer.Argument(
+            help="mnist, affnist, fashion-mnist, affnist-validation, affnist-train, homnist.",
+            autocompletion=known_sources,
+        ),
     ] = None,
     mirror: Annotated[str | None, typer.Option(help="URL or folder that is tried first.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,

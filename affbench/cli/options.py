@@ -21,9 +21,42 @@ if TYPE_CHECKING:
     from affbench.data.sets import SetPart
     from affbench.experiment.cells import Engine
 
+
+def known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Runs for a shell to complete."""
+    from affbench.run.folder import default_results_dir, list_runs
+
+    folder = ctx.params.get("results_dir") or default_results_dir()
+    return [run.name for run in list_runs(Path(folder)) if run.name.startswith(incomplete)]
+
+
+def known_models(incomplete: str) -> list[str]:
+    """Models for a shell to complete."""
+    from affbench.models.registry import model_names
+
+    return [name for name in model_names() if name.startswith(incomplete)]
+
+
+def known_sets(incomplete: str) -> list[str]:
+    """Sets for a shell to complete."""
+    from affbench.data.sets import SETS
+
+    return [name for name in SETS if name.startswith(incomplete)]
+
+
+def known_sources(incomplete: str) -> list[str]:
+    """What can be fetched, for a shell to complete."""
+    from affbench.data.sets import SOURCES
+
+    return [name for name in SOURCES if name.startswith(incomplete)]
+
+
 Model = Annotated[
     str | None,
-    typer.Option(help="capsnet (the default), another model that affbench has, or package.module:factory."),
+    typer.Option(
+        help="capsnet (the default), another of 'affbench models', timm:NAME, or package.module:factory.",
+        autocompletion=known_models,
+    ),
 ]
 ModelOptions = Annotated[
     list[str] | None,
@@ -31,7 +64,10 @@ ModelOptions = Annotated[
 ]
 Routings = Annotated[int | None, typer.Option(min=1, help="Routing iterations (CapsNet: 3).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-RunName = Annotated[str | None, typer.Option("--run", help="Run, or the beginning of its name; the latest by default.")]
+RunName = Annotated[
+    str | None,
+    typer.Option("--run", help="Run, or the beginning of its name; the latest by default.", autocompletion=known_runs),
+]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between two saves; an interruption saves as well.")]
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Test on the first N images of each set.")]
 Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each digit in a synthetic affine set.")]
@@ -44,9 +80,9 @@ ImageLimit = Annotated[int | None, typer.Option(min=1, help="Use the first N ima
 class Images:
     """Which images, and how a synthetic set of them is varied."""
 
-    set_name: Annotated[str, typer.Option("--set", help="Set; 'affbench status' shows those that are there.")] = (
-        "affnist"
-    )
+    set_name: Annotated[
+        str, typer.Option("--set", help="Set; 'affbench sets' shows them all.", autocompletion=known_sets)
+    ] = "affnist"
     limit: ImageLimit = None
     copies: Copies = 32
     rotation: Annotated[float | None, typer.Option(help="Synthetic sets: rotation up to ± this many degrees.")] = None

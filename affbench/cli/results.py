@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from affbench.base.errors import UsageError
-from affbench.cli.options import Device, Form, ImageLimit, Images, ModelOptions, RunName, run_config
+from affbench.cli.options import Device, Form, ImageLimit, Images, ModelOptions, RunName, known_runs, run_config
 from affbench.cli.session import Session, command
 
 if TYPE_CHECKING:
@@ -73,7 +73,12 @@ def evaluate(
 @command
 def compare(
     session: Session,
-    runs: Annotated[list[str], typer.Argument(help="Runs, or the beginning of their names: all seeds of one model.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Runs, or the beginning of their names: all seeds of one model.", autocompletion=known_runs
+        ),
+    ],
     set_name: Annotated[str | None, typer.Option("--set", help="One set only; all that are common by default.")] = None,
     form: Form = "text",
 ) -> None:

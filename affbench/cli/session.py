@@ -156,7 +156,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 raise UsageError(f"torchrun starts 'affbench train' on several devices, not '{function.__name__}'.")
             with contextlib.redirect_stdout(screen.file):
                 function(Session(workspace, shown, common.json), **options)
-        except typer.Exit:
+        except (typer.Exit, typer.Abort):
             raise
         except (Exception, KeyboardInterrupt) as error:
             raise _end(error, debug=debug) from None

@@ -37,7 +37,7 @@ def compare_runs(names: Sequence[str], set_name: str | None, workspace: Workspac
     pairs = compared(results, lambda groups: itertools.combinations(groups, 2))
     if not pairs.tables:
         raise ArtefactError(
-            f"{' and '.join(names)} were not tested on the same images of a set, or have no seed in common: "
+            f"{' and '.join(names)} were not tested on the same images of a set, or share no seed: "
             f"'affbench eval --run {names[0]} --set {set_name or 'affnist-synthetic'}' tests one."
         )
     summary = summarise(results, title="Accuracy")

@@ -46,7 +46,7 @@ def model_names() -> tuple[str, ...]:
 
 def model_options(name: str) -> dict[str, Any]:
     """A model's options, without ``canvas``: name to default, `inspect.Parameter.empty` where one has to be given."""
-    return _options(_factory(name))
+    return _options(model_factory(name))
 
 
 def build_model(name: str, /, *, canvas: int = 40, **options: Any) -> nn.Module:
@@ -73,7 +73,7 @@ def build_model(name: str, /, *, canvas: int = 40, **options: Any) -> nn.Module:
     """
     from torch import nn
 
-    factory = _factory(name)
+    factory = model_factory(name)
     known = _options(factory)
     if name.startswith(TIMM):
         options = {"in_chans": 1, "num_classes": 10} | options
@@ -118,7 +118,7 @@ def model_code(name: str) -> str | None:
     """A hash over the source that computes a model (`affbench.models.source`); None where there is none."""
     if name.startswith(TIMM):  # hundreds of modules, which nobody edits
         return hashlib.sha256(f"timm {version('timm')}".encode()).hexdigest()
-    factory = inspect.unwrap(_factory(name))
+    factory = inspect.unwrap(model_factory(name))
     module_name = _imported(_target(name).rpartition(":")[0]).__name__
     return code_hash(module_name, getattr(factory, "__module__", None) or "builtins")
 
@@ -158,7 +158,8 @@ def _timm(name: str) -> str:
     return f"{timm.model_entrypoint(name).__module__}:{name}"
 
 
-def _factory(name: str) -> Callable[..., Any]:
+def model_factory(name: str) -> Callable[..., Any]:
+    """The class or function that builds a model; `UsageError` where there is none."""
     module_name, _, attribute = _target(name).rpartition(":")
     try:
         factory: Any = _imported(module_name)

@@ -266,6 +266,20 @@ def clear(folder: Path) -> None:
                     path.unlink()
 
 
+def delete(run: Run) -> bool:
+    """Delete a run, and its folder unless it holds files that affbench did not write; whether the folder is gone."""
+    clear(run.path)
+    for path in sorted(run.path.rglob("*"), reverse=True):  # what is in a folder before the folder
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        elif re.fullmatch(r"\..+\.lock", path.name):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        run.path.rmdir()
+    return not run.path.exists()
+
+
 def evaluation_document(record: EvaluationRecord) -> dict[str, Any]:
     """The content of ``eval-SET.json``: the record, and a checksum over all of it."""
     content = record.model_dump(mode="json", by_alias=True)

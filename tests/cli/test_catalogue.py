@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import SAMPLE, Affbench
+
+TINY = ("-o", "filters=4,4", "-o", "hidden=8", "--limit", "64", "--epochs", "1", "--device", "cpu")
+AFFINE = "affnist-synthetic-sample"
+
+
+def train(affbench: Affbench, seed: int = 0) -> str:
+    ended = affbench("train", "--model", "cnn", *TINY, "--train-set", SAMPLE, "--seed", str(seed), "--json")
+    assert ended.status == 0, ended.stderr
+    return str(json.loads(ended.stdout)["run"])
+
+
+def test_models_are_listed_with_their_parameters_and_options(affbench: Affbench) -> None:
+    cards = {card["name"]: card for card in json.loads(affbench("models", "--json").stdout)["models"]}
+    assert cards["capsnet"]["parameters"] == 13_475_648
+    assert "arXiv 1710.09829" in cards["capsnet"]["paper"]
+    options = {option["name"]: option for option in cards["capsnet"]["options"]}
+    assert (options["routings"]["type"], options["routings"]["default"]) == ("int", 3)
+    assert all(option["meaning"] for option in options.values())
+    shown = affbench("models", "cnn").stdout
+    assert "dropout" in shown
+    assert "Probability in [0, 1) that a hidden unit is dropped in training." in " ".join(
+        shown.replace("│", "").split()
+    )
+    assert affbench("models", "capsnett").status == 2
+
+
+def test_sets_say_how_to_get_them(affbench: Affbench, tmp_path: Path) -> None:
+    listed = json.loads(affbench("sets", "--json", data_dir=tmp_path).stdout)["sets"]
+    found = {row["set"]: row for row in listed}
+    assert found["affnist"]["state"] == "affbench fetch affnist"
+    assert found["affnist-train"]["state"] == "affbench fetch affnist-train"
+    assert found["mnist-translated"]["state"] == "affbench fetch mnist"
+    assert found[AFFINE] | {"form": "affine"} == {
+        "set": AFFINE, "form": "affine", "canvas": 40, "state": "made when it is used",
+        "images": {"train": 160_000, "validation": 32_000, "test": 32_000},
+    }  # fmt: skip
+    assert "mnist-translated-sample" in affbench("sets").stdout
+
+
+def test_a_run_is_deleted_when_it_is_meant_and_nothing_else_is(affbench: Affbench, tmp_path: Path) -> None:
+    first, second = train(affbench, 0), train(affbench, 1)
+    runs = tmp_path / "results" / "runs"
+    (runs / first / "notes.txt").write_text("mine")
+    assert affbench("eval", "--run", first, "--set", AFFINE, "--limit", "50").status == 0
+    asked = affbench("rm", first)
+    assert asked.status == 1
+    assert (runs / first / "manifest.json").is_file()
+    assert affbench("rm", "nobody", "--yes").status == 2
+    assert affbench("rm", first, second, "--yes").status == 0
+    assert [path.name for path in (runs / first).iterdir()] == ["notes.txt"]
+    assert not (runs / second).exists()
+
+
+def test_runs_are_compared_in_several_forms(affbench: Affbench) -> None:
+    first, second = train(affbench, 0), train(affbench, 1)
+    for name in (first, second):
+        assert affbench("eval", "--run", name, "--set", AFFINE, "--limit", "100").status == 0
+    found = json.loads(affbench("compare", first, second, "--json").stdout)
+    assert [table["title"] for table in found["tables"]] == ["Accuracy", f"Pair by pair: {AFFINE}"]
+    (sentence,) = found["sentences"]
+    assert sentence.startswith(f"{AFFINE}: ")
+    assert f"({first} minus {second}: " in sentence
+    again = json.loads(affbench("compare", second, first, "--set", AFFINE, "--json").stdout)
+    there, back = (table["rows"][0][3]["sort"] for table in (found["tables"][1], again["tables"][1]))
+    assert there == -back
+    latex = affbench("compare", first, second, "--format", "latex").stdout
+    assert latex.count(r"\begin{tabular}") == 2
+    assert affbench("compare", first).status == 2
+    assert affbench("compare", first, second, "--set", "mnist").status == 1
+
+
+@pytest.mark.parametrize(("form", "begins"), [("csv", "Model,"), ("latex", "\\begin{table}"), ("markdown", "## ")])
+def test_tables_are_printed_in_the_form_asked_for(affbench: Affbench, form: str, begins: str) -> None:
+    shown = affbench("models", "--format", form)
+    assert shown.status == 0
+    assert shown.stdout.startswith(begins)
+    wrong = affbench("models", "--format", f"{form}s")
+    assert wrong.status == 2
+    assert f"did you mean '{form}'?" in wrong.stderr
+
+
+def test_shells_complete_names(affbench: Affbench, tmp_path: Path) -> None:
+    name = train(affbench)
+
+    def completed(words: str) -> str:
+        environment = os.environ | {
+            "_AFFBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1),
+            "AFFBENCH_RESULTS_DIR": str(tmp_path / "results"),
+        }  # fmt: skip
+        code = "import sys; sys.argv[0] = 'affbench'; from affbench.cli.app import main; main()"
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout
+
+    assert completed("affbench eval --run cnn").split() == [name]
+    assert completed("affbench train --model caps").split() == ["capsnet"]
+    assert "affnist-synthetic-sample" in completed("affbench show --set affnist-s").split()
