@@ -41,9 +41,7 @@ class CapsuleNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.reconstruction = number("reconstruction", reconstruction, 0)
-        self.primary = primary
-        self.digits = digits
-        self.decoder = decoder
+        self.primary, self.digits, self.decoder = primary, digits, decoder
 
     def capsules(self, images: Tensor) -> Tensor:
         """The class capsules: float32 (B, 1, H, W) in [0, 1] -> (B, K, D)."""
@@ -113,7 +111,6 @@ class CapsNet(CapsuleNetwork):
     primary : PrimaryCapsules
         ``primary.network`` may be replaced by any module of the same output shape.
     digits : CapsuleLayer
-        ``digits.routing`` may be replaced as well.
 
     References
     ----------
@@ -146,19 +143,12 @@ class CapsNet(CapsuleNetwork):
 
 
 class PrimaryCapsules(nn.Module):
-    """The channels of a convolutional network, grouped into squashed capsules.
+    """The channels of a convolutional network (B, 1, H, W) -> (B, T·D, H', W'), grouped into squashed capsules.
 
     Channels of T types are first multiplied by 1/T, as in the authors' released code, where the primary capsules share
     each input equally among their types (tensorflow/models, research/capsules). It could be absorbed into the
     convolution's weights, so the networks are those of the paper; but without it the first optimiser steps at the
     usual learning rate drive every class capsule of the full-size network to length 1, and training stalls.
-
-    Parameters
-    ----------
-    network
-        Any module (B, 1, H, W) -> (B, T·D, H', W').
-    dim
-        Dimensions of a capsule, D.
     """
 
     def __init__(self, network: nn.Module, dim: int) -> None:
@@ -176,10 +166,7 @@ class PrimaryCapsules(nn.Module):
 
 
 def convolutional_primary(filters: int, types: int, dim: int) -> PrimaryCapsules:
-    """The primary capsules of the paper: a 9×9 convolution with ReLU, and one of stride 2 for T capsules a position.
-
-    (B, 1, H, W) -> (B, T·H'·W', D) with H' = (H − 17) // 2 + 1, for images of at least ``MINIMUM_CANVAS`` pixels.
-    """
+    """The primary capsules of the paper: a 9×9 convolution with ReLU, and one of stride 2 for T capsules a position."""
     filters, types, dim = whole("filters", filters), whole("primary_types", types), whole("primary_dim", dim)
     layers = (Conv2d(1, filters, 9), nn.ReLU(), Conv2d(filters, types * dim, 9, stride=2))
     return PrimaryCapsules(nn.Sequential(*layers), dim)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -128,16 +128,14 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _plugins() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+def _plugins() -> dict[str, str]:
+    return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _target(name: str) -> str:
     """Where the factory of a model is: ``package.module:factory`` or ``file.py:factory``."""
-    if name in _BUILT_IN:
-        return _BUILT_IN[name]
-    if name in (plugins := _plugins()):
-        return plugins[name].value
+    if known := _BUILT_IN.get(name) or _plugins().get(name):
+        return known
     if name.startswith(TIMM):
         return _timm(name.removeprefix(TIMM))
     if ":" in name:

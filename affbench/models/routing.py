@@ -84,10 +84,9 @@ def dynamic_routing(capsules: Tensor, weight: Tensor, iterations: int, gradient:
 
 
 def coupling_coefficients(capsules: Tensor, weight: Tensor, iterations: int) -> Tensor:
-    """How the routing divides each input capsule among the output capsules, for analysis: without gradient.
+    """How :func:`dynamic_routing` divides each input capsule among the output capsules: c of the last iteration.
 
-    Arguments as those of :func:`dynamic_routing`; c of the last iteration, (B, N, J), each row a distribution over the
-    output capsules, all 1/J with one iteration.
+    Without gradient; (B, N, J), each row a distribution over the output capsules, all 1/J with one iteration.
     """
     whole("iterations", iterations)
     with torch.no_grad(), torch.autocast(capsules.device.type, enabled=False):
@@ -95,14 +94,7 @@ def coupling_coefficients(capsules: Tensor, weight: Tensor, iterations: int) -> 
 
 
 class CapsuleLayer(nn.Module):
-    """A layer of capsules that receives its input by dynamic routing, with a transformation matrix for every pair.
-
-    Parameters
-    ----------
-    in_capsules, in_dim, out_capsules, out_dim
-        N, D_in, J and D_out.
-    iterations, gradient
-        As in :func:`dynamic_routing`.
+    """N capsules of D_in dimensions to J of D_out by dynamic routing, with a transformation matrix for every pair.
 
     Attributes
     ----------

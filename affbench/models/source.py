@@ -87,7 +87,7 @@ def _imports(tree: ast.Module, package: str) -> Iterator[str]:
                 yield from (".".join(parts[: end + 1]) for end in range(len(parts)))
         elif isinstance(node, ast.ImportFrom):
             parts = package.split(".")[: 1 - node.level or None] if node.level else []
-            base = ".".join([*parts, *([node.module] if node.module else [])])
+            base = ".".join(filter(None, [*parts, node.module]))
             inside = [f"{base}.{alias.name}" for alias in node.names]
             yield from inside
             if not all(_spec(name) for name in inside):  # a name of the module itself

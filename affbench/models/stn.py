@@ -25,7 +25,7 @@ class SpatialTransformerCNN(nn.Module):
     Parameters
     ----------
     localisation, localisation_hidden
-        Filters and hidden units of the localisation network, see :class:`SpatialTransformer`.
+        Filters of the two 5×5 convolutions and hidden units of the localisation network.
     canvas, classes, filters, hidden, dropout
         The classifier's, see :class:`affbench.models.cnn.CNN`.
 
@@ -67,18 +67,10 @@ class SpatialTransformerCNN(nn.Module):
 class SpatialTransformer(nn.Module):
     """Sample each image anew, under an affine transformation that a localisation network predicts from it.
 
-    The last layer starts with zero weights and the identity as its bias. Two 5×5 convolutions of 20 filters and 20
-    hidden units are what the paper's appendix is widely quoted to use for distorted MNIST; re-implementations agree on
-    the convolutions but not on the hidden layer and on further pooling. Not checked at the source.
-
-    Parameters
-    ----------
-    canvas
-        Side of the square images, at least 16 pixels.
-    filters
-        Filters of the two 5×5 convolutions, each followed by 2×2 max-pooling and ReLU.
-    hidden
-        Units of the hidden layer between them and the six numbers of the transformation.
+    Its two 5×5 convolutions, each followed by 2×2 max-pooling and ReLU, and a hidden layer lead to the six numbers of
+    the transformation; the last layer starts with zero weights and the identity as its bias. 20 filters and 20 hidden
+    units are what the paper's appendix is widely quoted to use for distorted MNIST; re-implementations agree on the
+    convolutions but not on the hidden layer and on further pooling. Not checked at the source.
     """
 
     def __init__(self, canvas: int, filters: Sequence[int] = (20, 20), hidden: int = 20) -> None:

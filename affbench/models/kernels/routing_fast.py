@@ -1,11 +1,8 @@
 """Dynamic routing without votes: the same numbers as the reference, from matrix products over small blocks.
 
-Since the votes are linear, û = W u, nothing of procedure 1 needs them one by one:
-
-- the agreement is u · (Wᵀ v): contract the output capsules with the weight, then with the input capsules;
-- the weighted sum is W (c u): weight the input capsules by their coupling, then contract them with the weight;
-- the logits after t iterations are the agreement with v₁ + … + v_t, so that sum is kept instead of the logits;
-- with uniform coupling, in iteration 1, the sum over all input capsules is a single matrix product.
+Since the votes are linear, û = W u, nothing of procedure 1 needs them one by one: the agreement is u · (Wᵀ v), the
+weighted sum W (c u), a single matrix product with the uniform coupling of iteration 1; and the logits after t
+iterations are the agreement with v₁ + … + v_t, so that sum is kept instead of them.
 
 Everything runs in blocks of input capsules that stay in the processor's cache. Layouts inside this module put the
 long axis last, where memory is contiguous: capsules (B, I, N), weight (J, O, I, N), logits and coupling (J, B, N),
@@ -23,10 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-# Elements of a block (J, B, I, n). On a CPU it has to stay in the cache, but pay for the calls made on it; on a GPU it
-# only bounds memory.
-_BLOCK_CPU = 1 << 21
-_BLOCK_GPU = 1 << 26
+# Elements of a block (J, B, I, n): on a CPU it has to stay in the cache; on a GPU it only bounds memory.
+_BLOCK_CPU, _BLOCK_GPU = 1 << 21, 1 << 26
 _IMAGES = 64  # images at a time: more would leave too few capsules in a block
 _SHORTEST = 32  # capsules in a block at least
 KERNEL_TOLERANCE = 1e-3  # relative; what a device's compiler gets wrong is far beyond it
@@ -85,9 +80,8 @@ def _cut(u: Tensor, w: Tensor) -> tuple[list[tuple[slice, Tensor, Tensor]], Tens
 
 def _uniform_sum(u: Tensor, w: Tensor) -> Tensor:
     """The weighted sum of iteration 1: (B, I, N), (J, O, I, N) -> (J, B, O)."""
-    outputs = w.shape[0]
     s = torch.mm(u.flatten(1), w.flatten(2).flatten(0, 1).t())
-    return s.view(len(u), outputs, -1).transpose(0, 1).contiguous().div_(outputs)
+    return s.view(len(u), len(w), -1).transpose(0, 1).contiguous().div_(len(w))
 
 
 def _project(v: Tensor, w: Tensor, u: Tensor, scratch: Tensor) -> Tensor:
@@ -142,11 +136,7 @@ def _backward_last(u: Tensor, w: Tensor, c: Tensor, grad_s: Tensor, grad_u: Tens
 
 
 def _backward_all(u: Tensor, w: Tensor, sums: list[Tensor], grad_v: Tensor, grad_u: Tensor, grad_w: Tensor) -> Tensor:
-    """The exact gradient of all iterations but the first, from the last on, added to grad_u and grad_w.
-
-    Returns the gradient of the output capsules of the first. Only the weighted sums are kept from the forward pass:
-    coupling is computed anew, block by block.
-    """
+    """The exact gradient of all iterations but the first, added to grad_u and grad_w; returns that of v₁."""
     outputs = [_squash(s) for s in sums]
     blocks, scratch = _cut(u, w)
     second = torch.empty_like(scratch)
