@@ -41,11 +41,7 @@ def write_placed(target: Path, digits: Digits, form: Form, seed: int, attributes
 
 
 def write_affnist(
-    target: Path,
-    files: Sequence[Path],
-    attributes: Mapping[str, Any],
-    digits: Dataset | None = None,
-    originals: Path | None = None,
+    target: Path, files: Sequence[Path], attributes: Mapping[str, Any], digits: Dataset | None, originals: Path | None
 ) -> None:
     """Convert a split of affNIST."""
     if files[0].suffix == ".npz":

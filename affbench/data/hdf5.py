@@ -12,6 +12,7 @@ import io
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,12 @@ def new_file(path: Path) -> Iterator[h5py.File]:
     path.write_bytes(content.getbuffer())
 
 
+@dataclass
 class SetWriter:
     """Fills a new converted set part by part, so that no more than the compressed set is ever in memory."""
 
-    def __init__(self, file: h5py.File) -> None:
-        self.file = file
-        self.count = 0  # of the images written so far
+    file: h5py.File
+    count: int = 0  # of the images written so far
 
     def append(self, part: Dataset) -> None:
         """Add the next images."""

@@ -175,10 +175,8 @@ class Fetcher:
             fetched = Fetched(target, store.file_hash(target), origin)
             self._remember(fetched)
         if not form.published:
-            self._ways.progress.note(
-                f"{form.name}: sha256 {fetched.sha256} (none is published; remembered in {self._folder / CHECKSUMS}, "
-                "and verified from now on)"
-            )
+            remembered = f"none is published; remembered in {self._folder / CHECKSUMS}, and verified from now on"
+            self._ways.progress.note(f"{form.name}: sha256 {fetched.sha256} ({remembered})")
         return fetched
 
     def _download(self, form: RemoteFile, where: Path | str, target: Path, staging: Path) -> Path:

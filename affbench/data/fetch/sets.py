@@ -62,12 +62,8 @@ def _convert_official(part: SetPart, write: Writer, source: Source, fetched: lis
     originals = next((file.path for file in fetched[len(files) :]), None)
     digits = sets.mnist_digits(part.split, data_dir) if sets.FAMILIES["mnist"].is_there(data_dir) else None
     checksums = {file.path.name: file.sha256 for file in files}
-    inputs = {
-        "files": checksums,
-        "split": part.split,
-        "digits": digits is not None,
-        "originals": convert.ORIGINALS_VERSION if originals else False,
-    }
+    edition = convert.ORIGINALS_VERSION if originals else False
+    inputs = {"files": checksums, "split": part.split, "digits": digits is not None, "originals": edition}
     origin = f"{source.name}: {files[0].origin}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     about = convert.origin(part.spec.family, part.split, origin, checksums, source.license)
 
