@@ -135,14 +135,9 @@ class Family:
 
 def _family_of_digits(stem: str, source: Source, sizes: tuple[int, int, int], affine: str, suffix: str = "") -> Family:
     """Digits in four files like MNIST's and the four sets that are made of them; with a suffix, inside the package."""
-    name = f"{stem}{suffix}"
-    forms: dict[Form, str] = {
-        "original": stem,
-        "padded": f"{stem}-padded",
-        "translated": f"{stem}-translated",
-        "affine": affine,
-    }
-    sets = tuple(SetSpec(f"{called}{suffix}", name, form) for form, called in forms.items())
+    name, plain = f"{stem}{suffix}", (stem, f"{stem}-padded", f"{stem}-translated", affine)
+    forms: tuple[Form, ...] = ("original", "padded", "translated", "affine")
+    sets = tuple(SetSpec(f"{called}{suffix}", name, form) for called, form in zip(plain, forms, strict=True))
     return Family(name, sets, {name: (source,)}, dict(zip(SPLITS, sizes, strict=True)), embedded=bool(suffix))
 
 
@@ -217,14 +212,13 @@ def varied_name(base: str, *, only: str | None = None, **half_widths: float | No
 
 
 def _varied(spec: SetSpec, variation: str) -> SetSpec:
-    given: dict[str, str] = {}
-    known = ("only", "rotation", "shear", "expansion", "translation")
-    for key, _, value in (part.partition("=") for part in variation.split(",")):
+    pairs = [part.partition("=")[::2] for part in variation.split(",")]
+    given, known = dict(pairs), ("only", "rotation", "shear", "expansion", "translation")
+    for key in given:
         if key not in known:
             raise UsageError(f"unknown variation '{key}' of set '{spec.name}': {nearest(key, known)}")
-        if key in given:
-            raise UsageError(f"set '{spec.name}@{variation}' gives {key} twice (several factors: only=rotation+shear).")
-        given[key] = value
+    if len(given) < len(pairs):
+        raise UsageError(f"set '{spec.name}@{variation}' gives a factor twice (several: only=rotation+shear).")
     only = given.pop("only", "")
     try:
         widths = {key: float(value) for key, value in given.items()}

@@ -101,9 +101,8 @@ def read_originals(path: Path) -> npt.NDArray[np.uint8]:
 def read_homnist(path: Path) -> Dataset:
     """Read homNIST, the counterpart of affNIST under homographies: images uint8 (N, H, H), labels uint8 (N,).
 
-    Its layout is known from one loader, by the names of its variables only; so whichever axis of ``img_data`` is as
-    long as there are matrices counts the images, and the others must make squares, taken in row-major order. The
-    homographies (3×3 each) must be there, but are not kept: they fit no transformation table.
+    Of its layout only the names of the variables are known; so the axis of ``img_data`` that is as long as there are
+    matrices (3×3, which fit no transformation table and are not kept) counts the images.
     """
     (label, variables), *more = _opened(path)
     if more:

@@ -106,18 +106,14 @@ class Cases:
     digits: Dataset
     named: bool  # whether ``source_index`` names the digits; else they are to be found by the pixels
 
-    @property
-    def table(self) -> npt.NDArray[np.float32]:
-        """The transformations (n, 6) as they are stored."""
-        return self.stored.table[0]
-
     def head(self, n: int) -> Cases:
         """The first n cases."""
         return replace(self, stored=self.stored.rows(slice(n)))
 
     def compare(self, reading: Reading, values: Values | None = None, added: float = 0.0) -> Agreement:
         """How well a reading explains the stored images, or `values` in its place; `added`: to the levels rendered."""
-        stored, matrices, chosen = self.stored.images, reading.matrices(reading.apply(self.table)), self.stored.table[1]
+        stored, (table, chosen) = self.stored.images, self.stored.table
+        matrices = reading.matrices(reading.apply(table))
         if not self.named:
             chosen = nearest(brought_back(stored, matrices), self.stored.labels, stored, matrices, self.digits)[0]
         if values is not None:
@@ -225,8 +221,9 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
     documented, chosen = cases.compare(Reading()), cases.compare(best)
     unpaired = str(dataset.attributes.get("order", "")).startswith(UNPAIRED)
     right = originals.labels[index] == dataset.labels if cases.named else np.ones(1)  # found by their label
-    moves = cases.table[:, 4:]
-    moved = best.apply(cases.table) + np.array([0, 0, 0, 0, *chosen.shift])  # down, right: the last two columns
+    table = cases.stored.table[0]
+    values, whole = best.apply(table), (table[:, 4:] == np.rint(table[:, 4:])).all(axis=1)
+    moved = values + np.array([0, 0, 0, 0, *chosen.shift])  # down, right: the last two columns
     return VerificationReport(
         name=dataset.name,
         split=dataset.split,
@@ -235,7 +232,7 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
         correlation=documented.correlation,
         equal=chosen.equal,
         equal_rounded=cases.compare(best, added=0.5).equal,
-        whole_translations=float(np.mean((moves == np.rint(moves)).all(axis=1))),
+        whole_translations=float(whole.mean()),
         follows=follows,
         originals="by number" if cases.named else "by pixels" if unpaired else MISNAMED,
         matrices=str(dataset.attributes.get("matrices", "none in the file")),
@@ -244,7 +241,7 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
         label_agreement=float(np.mean(right)),
         centroid_shift=chosen.shift,
         shifted_correlation=cases.compare(best, moved).correlation,
-        factors=tuple(_check(cases, best, chosen, factor) for factor in FACTORS),
+        factors=tuple(_check(cases, best, values, chosen, factor) for factor in FACTORS),
     )
 
 
@@ -260,10 +257,9 @@ def verify_set(name: str, split: str, data_dir: Path, sample: int = 1000, seed: 
     return verify_affnist(dataset, originals, sample, seed)
 
 
-def _check(cases: Cases, best: Reading, chosen: Agreement, factor: int) -> FactorCheck:
-    values = best.apply(cases.table)
-    values[:, factor] = NEUTRAL[factor]
-    neutral = cases.compare(best, values).difference
+def _check(cases: Cases, best: Reading, values: Values, chosen: Agreement, factor: int) -> FactorCheck:
+    without = np.where(np.equal(FACTORS, factor), NEUTRAL, values)
+    neutral = cases.compare(best, without).difference
     determined = neutral > chosen.difference * 1.01 + 0.01
     reading = best.describe(factor) if determined else "no effect"
     return FactorCheck(TRANSFORM_COLUMNS[factor], reading, reading in ("as documented", "no effect"), neutral)
@@ -273,7 +269,10 @@ def _explain(cases: Cases, follows: float) -> tuple[Cases, Reading]:
     """The reading that explains the cases, with the originals as the set numbers them or found by their pixels."""
     choices = [cases, replace(cases, named=False)] if cases.named else [cases]
     for given in choices:
-        if _is_documented(given):
+        few = given.head(SEARCH_CASES)
+        better = 0.8 * few.compare(Reading()).difference  # small factors hardly correlate, so the difference decides
+        fits = given.compare(Reading()).correlation >= FIT
+        if fits and not any(few.compare(other).difference < better for other in Reading().neighbours()):
             return given, Reading()
     if follows < FOLLOWS:
         return cases, Reading()
@@ -282,21 +281,12 @@ def _explain(cases: Cases, follows: float) -> tuple[Cases, Reading]:
     return next((given for given in choices if given.compare(reading).correlation >= FIT), likely), reading
 
 
-def _is_documented(cases: Cases) -> bool:
-    """Whether the documented reading fits, and no single change clearly better; small factors hardly correlate."""
-    if cases.compare(Reading()).correlation < FIT:
-        return False
-    few = cases.head(SEARCH_CASES)
-    here = few.compare(Reading()).difference
-    return not any(few.compare(other).difference < 0.8 * here for other in Reading().neighbours())
-
-
 def _search(cases: Cases) -> Reading:
     """The reading that explains the cases best."""
     few, fewer = cases.head(SEARCH_CASES), cases.head(START_CASES)
     found = [_climb(few, Reading())]
     if found[0][0] < FIT:  # no single change may help where several are needed: the best of all orders and signs may
-        starts = sorted(_starts(cases.table), key=lambda start: -fewer.compare(start).correlation)
+        starts = sorted(_starts(cases.stored.table[0]), key=lambda start: -fewer.compare(start).correlation)
         found += [_climb(few, start) for start in starts[:STARTS]]
     return max(found, key=lambda reached: reached[0])[1]
 

@@ -27,26 +27,22 @@ from affbench.data.transform import old_to_new
 
 _LOG = logging.getLogger(__name__)
 
-PIXELS = CANVAS * CANVAS
 ROWS = 10_240  # images of a NumPy archive at once: 16 MB, a whole number of the converted file's chunks
 LIMIT = 2**31 - 1  # bytes of a variable; MATLAB reads no larger one from a v5 file
 BATCH = 10_000  # images of a batch, where the set is not a number of versions of the same digits
 _MEMBER = re.compile(r"\d+\.mat")
 
 
-def convert_npz(images_path: Path, labels_path: Path, target: Path, attributes: Mapping[str, Any]) -> None:
+def convert_npz(images_path: Path, labels_path: Path, target: Path, about: Mapping[str, Any]) -> None:
     """Write a converted set from the NumPy mirror, which has no transformations, part by part."""
-    about = {**attributes, "layout": "NumPy"}
     with npz_array(images_path) as images, npz_array(labels_path) as labels:
-        n, shape = images.size // PIXELS, images.shape[1:]
-        if shape not in ((PIXELS,), (CANVAS, CANVAS), (CANVAS, CANVAS, 1), (1, CANVAS, CANVAS)) or not n:
-            shapes = f"its images are {images.shape}, not (N, 1600) or (N, 40, 40)"
-            raise DataError(f"{images_path} is not affNIST: {shapes}.")
-        if labels.shape not in ((n,), (n, 1), (n, CLASSES)):
-            raise DataError(f"{labels_path} is no match: its labels are {labels.shape} for {n:,} images.")
+        n = len(images) if images.ndim else 0
+        if not n or images.size != n * CANVAS * CANVAS or labels.shape[:1] != (n,):
+            shapes = f"the arrays are {images.shape} and {labels.shape}, not (N, 1600) or (N, 40, 40), and N labels"
+            raise DataError(f"{images_path} and {labels_path} are not affNIST: {shapes}; fetch them again.")
         # The first part decides whether floating point means 0 to 1 or 0 to 255, for the whole file.
         largest = float(images[:ROWS].max())
-        with new_set(target, n, CANVAS, about, affine=False) as writer:
+        with new_set(target, n, CANVAS, {**about, "layout": "NumPy"}, affine=False) as writer:
             for start in range(0, n, ROWS):
                 block = images[start : start + ROWS].reshape(-1, CANVAS, CANVAS)
                 with reading(images_path, "affNIST"):
@@ -57,17 +53,13 @@ def convert_npz(images_path: Path, labels_path: Path, target: Path, attributes: 
 
 
 def convert_mat(
-    path: Path,
-    target: Path,
-    attributes: Mapping[str, Any],
-    digits: Dataset | None = None,
-    originals: Path | None = None,
+    path: Path, target: Path, about: Mapping[str, Any], digits: Dataset | None = None, originals: Path | None = None
 ) -> None:
     """Write a converted set from MATLAB files, part by part; what they count is looked for among the digits."""
     batches, parts = len(read.members(path)), read.read_parts(path)
     first = next(parts)
     count, known = len(first) * batches, []
-    with new_set(target, count, CANVAS, {**attributes, "layout": "MATLAB"}, affine=True) as writer:
+    with new_set(target, count, CANVAS, {**about, "layout": "MATLAB"}, affine=True) as writer:
         for number, part in enumerate(itertools.chain([first], parts), 1):
             if len(part) != len(first):  # every batch holds each original once
                 raise DataError(f"{path} is no set: batch {number} has {len(part):,} images, 1 has {len(first):,}.")
