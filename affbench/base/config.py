@@ -94,8 +94,7 @@ class TrainingConfig(_Frozen):
     """How a model is trained; Adam's other parameters are the paper's TensorFlow's (β 0.9, 0.999; ε 1e-8).
 
     Schedules stand in `affbench.run.stopping.SCHEDULES`. Precision ``"bfloat16"`` computes convolutions and fully
-    connected layers under autocast, ``"auto"`` takes it where the device computes in it. What torch does with float32
-    is left to torch: by default CUDA multiplies convolutions in TF32 where it can, and matrices in full float32.
+    connected layers under autocast, ``"auto"`` takes it where the device computes in it.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of weights, order, placement and dropout.")

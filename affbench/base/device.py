@@ -65,8 +65,7 @@ def cpu_bfloat16_rate() -> float:
 def keep_memory() -> None:
     """Let this process keep the memory that it frees, as torch's allocator does on CUDA; with glibc, else nothing.
 
-    Otherwise every large tensor is memory that the system has to clear anew, which takes up to an eighth of a training
-    step on a CPU. The process then stays as large as it once was.
+    Clearing it anew for every large tensor takes up to an eighth of a training step on a CPU.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or none that could be asked
         library = ctypes.CDLL(None)
@@ -104,8 +103,6 @@ def device_name(device: torch.device) -> str:
     """What the device calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:  # not Linux
-        named = None
+    told = Path("/proc/cpuinfo")  # on Linux
+    named = re.search(r"^model name\s*: (.+)$", told.read_text(), re.MULTILINE) if told.is_file() else None
     return named[1] if named else platform.processor() or platform.machine()

@@ -1,7 +1,6 @@
 """One run on several devices: what the processes that torchrun starts tell each other.
 
-Gradients are summed here rather than by a wrapper around the model, because a model may bring its own ``loss``, which
-never calls its ``forward``.
+Gradients are summed here, not by a wrapper around the model, since its own ``loss`` may never call its ``forward``.
 """
 
 from __future__ import annotations
@@ -59,10 +58,7 @@ class Ranks:
         return f"cuda:{self.local}" if torch.cuda.is_available() else asked
 
     def combine(self, parameters: Iterable[nn.Parameter], weight: float, sums: Tensor) -> Tensor:
-        """Add up `sums`, float32 (K,), and gradients, each times its process's share `weight` of the batch.
-
-        Gradients are replaced in place; a parameter without one counts as zero, which leaves Adam's step at zero too.
-        """
+        """Add up `sums`, float32 (K,), and, in place, gradients, each times its process's share of the batch."""
         import torch
 
         wanted = [parameter for parameter in parameters if parameter.requires_grad]

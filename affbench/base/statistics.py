@@ -1,9 +1,7 @@
 """Intervals (all of 95%) and tests for accuracies.
 
-- Independent images, one per original digit: `wilson_interval`.
-- Several versions of each original (affNIST has 32): `clustered_interval`, and `paired_difference` of two models.
-- Several seeds of one configuration: `seed_summary`.
-- Several comparisons at once: `holm`.
+`wilson_interval` is for independent images, `clustered_interval` and `paired_difference` for several versions of each
+original (affNIST has 32), `seed_summary` for several seeds, `holm` for several comparisons.
 """
 
 from __future__ import annotations

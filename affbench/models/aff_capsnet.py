@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from affbench.models.capsnet import MINIMUM_CANVAS, CapsuleNetwork, convolutional_primary, pixel_decoder
-from affbench.models.options import canvas_size, whole
+from affbench.models.options import whole
 from affbench.models.routing import SharedCapsuleLayer
 
 
@@ -39,7 +39,7 @@ class AffCapsNet(CapsuleNetwork):
         digit_dim: int = 16,
         decoder: Sequence[int] = (512, 1024),
     ) -> None:
-        canvas = canvas_size("Aff-CapsNet", canvas, minimum=MINIMUM_CANVAS)
+        canvas = whole("canvas", canvas, MINIMUM_CANVAS)
         primary = convolutional_primary(filters, primary_types, primary_dim)
         digits = SharedCapsuleLayer(primary_dim, whole("classes", classes), whole("digit_dim", digit_dim))
         drawing = pixel_decoder(classes * digit_dim, decoder, canvas * canvas) if reconstruction else None

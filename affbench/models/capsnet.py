@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from affbench.base.errors import UsageError
 from affbench.models.kernels.convolution import Conv2d
 from affbench.models.loss import margin_loss, reconstruction_error
-from affbench.models.options import canvas_size, number, whole, wholes
+from affbench.models.options import number, whole, wholes
 from affbench.models.routing import CapsuleLayer, squash
 
 MINIMUM_CANVAS = 17  # two 9×9 convolutions without padding, the first of stride 1
@@ -133,7 +133,7 @@ class CapsNet(CapsuleNetwork):
         digit_dim: int = 16,
         decoder: Sequence[int] = (512, 1024),
     ) -> None:
-        canvas = canvas_size("CapsNet", canvas, minimum=MINIMUM_CANVAS)
+        canvas = whole("canvas", canvas, MINIMUM_CANVAS)
         primary = convolutional_primary(filters, primary_types, primary_dim)
         side = (canvas - 8 - 9) // 2 + 1
         sizes = side * side * primary_types, primary_dim, whole("classes", classes), whole("digit_dim", digit_dim)

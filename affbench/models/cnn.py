@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from affbench.base.errors import UsageError
 from affbench.models.kernels.convolution import Conv2d
-from affbench.models.options import canvas_size, choice, number, whole, wholes
+from affbench.models.options import choice, number, whole, wholes
 
 
 class _Network(nn.Module):
@@ -59,7 +59,7 @@ class CNN(_Network):
         hidden: int = 1024,
         dropout: float = 0.5,
     ) -> None:
-        canvas = canvas_size("the CNN", canvas, minimum=16)
+        canvas = whole("canvas", canvas, 16)
         first, second = wholes("filters", filters, length=2)
         side = ((canvas - 4) // 2 - 4) // 2
         features = _convolutions(first, second)
@@ -102,7 +102,7 @@ class GlobalPoolingCNN(_Network):
         hidden: int = 1024,
         dropout: float = 0.5,
     ) -> None:
-        canvas_size("the CNN", canvas, minimum=16)
+        whole("canvas", canvas, 16)
         widths = wholes("filters", filters)
         if len(widths) < 2:
             raise UsageError(f"filters must list at least 2 whole numbers, not {filters!r}.")
@@ -150,7 +150,7 @@ class SabourCNN(_Network):
         hidden: Sequence[int] = (328, 192),
         dropout: float = 0.5,
     ) -> None:
-        canvas = canvas_size("the CNN", canvas, minimum=1)
+        canvas = whole("canvas", canvas)
         fourth, fifth = wholes("hidden", hidden, length=2)
         features: list[nn.Module] = []
         for width, following in pairwise((1, *wholes("filters", filters, length=3))):

@@ -37,11 +37,3 @@ def choice(name: str, value: object, known: Collection[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise UsageError(f"{name} {value!r} is unknown: {nearest(str(value), known)}")
     return value
-
-
-def canvas_size(model: str, value: object, minimum: int) -> int:
-    """The side of a square image that is large enough for the model's convolutions."""
-    size = whole("canvas", value)
-    if size < minimum:
-        raise UsageError(f"canvas {size} is too small for {model}: its convolutions need at least {minimum} pixels.")
-    return size

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from affbench.models.cnn import CNN
 from affbench.models.kernels.convolution import Conv2d
-from affbench.models.options import canvas_size, whole, wholes
+from affbench.models.options import whole, wholes
 
 
 class SpatialTransformerCNN(nn.Module):
@@ -75,7 +75,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, canvas: int, filters: Sequence[int] = (20, 20), hidden: int = 20) -> None:
         super().__init__()
-        canvas = canvas_size("the localisation network", canvas, minimum=16)
+        canvas = whole("canvas", canvas, 16)
         first, second = wholes("localisation", filters, length=2)
         side = ((canvas - 4) // 2 - 4) // 2
         regression = nn.Linear(whole("localisation_hidden", hidden), 6)
