@@ -63,7 +63,7 @@ class Disk:
 class ShortFiles(Disk):
     """No file may grow beyond the room, however many there are: to be had on every machine."""
 
-    complaint = "the file would be larger than its file system or the limit of this process allows"
+    complaint = "the file is larger than its file system or 'ulimit -f' allows"
 
     @contextlib.contextmanager
     def _squeezed(self, room: int | None) -> Iterator[tuple[str, ...]]:
