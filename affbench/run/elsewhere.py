@@ -1,7 +1,5 @@
 """Networks that were trained elsewhere: weights from a file, or of a module, become a run like any other."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A trained model on a set: predictions, and accuracy overall, per class and per transformation."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import warnings

@@ -5,8 +5,6 @@
 ``eval-SET.json`` and ``predictions-SET.h5``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

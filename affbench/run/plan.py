@@ -5,15 +5,13 @@ model; what it answers on a set by the run, its checkpoint, the set, and the cod
 an entropy by these answers and the number of images. Sets have their keys from `affbench.data.sets`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from affbench.base import store
 from affbench.base.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, override
@@ -83,10 +81,10 @@ class Plan:
             return manifest is not None and manifest.key == self.key
         return False
 
-    def stopping_at(self, validation_accuracy: float) -> Plan:
+    def stopping_at(self, validation_accuracy: float) -> Self:
         """The same run, ended at the first validation that reaches an accuracy."""
         training = self.config.training.model_dump() | {"stop_at": validation_accuracy}
-        return Plan(override(self.config, training=training), self.inputs, self.runs)
+        return replace(self, config=override(self.config, training=training))
 
 
 def plan_run(config: RunConfig, workspace: Workspace) -> Plan:

@@ -1,7 +1,5 @@
 """A trained run on a set: tested once, and answered from ``eval-SET.json`` and ``predictions-SET.h5`` afterwards."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time

@@ -1,7 +1,5 @@
 """What of a run is on disk: ``resume.pt`` while it lasts, from which it goes on, and its artefacts at the end."""
 
-from __future__ import annotations
-
 import io
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """One optimiser step: forward, backward, update and running sums; on CUDA as one captured graph."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import warnings

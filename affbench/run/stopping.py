@@ -3,8 +3,6 @@
 A new schedule is one entry of `SCHEDULES`: the configuration names it, reports describe it.
 """
 
-from __future__ import annotations
-
 import datetime
 import math
 from collections.abc import Callable, Sequence
@@ -13,6 +11,16 @@ from dataclasses import dataclass
 from affbench.base.config import TrainingConfig
 from affbench.base.errors import UsageError, nearest
 from affbench.run.folder import Epoch
+
+
+@dataclass(frozen=True)
+class Leg:
+    """The batches `first` … `last` − 1 of an epoch (from 0), after which `done` epochs are done."""
+
+    epoch: int
+    first: int
+    last: int
+    done: float
 
 
 @dataclass(frozen=True)
@@ -46,16 +54,6 @@ class Course:
         """Whether a run is over: after its last epoch, or at the accuracy that it stops at."""
         target = self.settings.stop_at
         return len(history) == self.validations or (target is not None and crossing(history, target) is not None)
-
-
-@dataclass(frozen=True)
-class Leg:
-    """The batches `first` … `last` − 1 of an epoch (from 0), after which `done` epochs are done."""
-
-    epoch: int
-    first: int
-    last: int
-    done: float
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """One training run: data, model and schedule in; checkpoint and history out."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

@@ -1,7 +1,5 @@
 """Two images through a model before anything is trained: what its code does not keep to is said in one sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
