@@ -1,7 +1,4 @@
-"""Claims of earlier work about routing, and what a sweep over routing iterations says about each.
-
-Seeds are the unit of replication: every test compares the iterations within a seed and asks whether the seeds agree.
-"""
+"""Claims of earlier work about routing, and what a sweep says about each; seeds are the unit of replication."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -1,8 +1,4 @@
-"""Published results that a report shows beside its own, each with how well it is confirmed: ``published.csv``.
-
-Two protocols are mixed in the literature: training on translated digits, as affbench does by default, and on centred
-ones. Every accuracy says which, and whether the network was compared at matched accuracy on translated digits.
-"""
+"""Published results that a report shows beside its own, each with how well it is confirmed: ``published.csv``."""
 
 import csv
 from dataclasses import dataclass
@@ -23,7 +19,7 @@ class Published:
     status: str  # how well the figure is confirmed
     source: str
     parameters: str = ""
-    protocol: Literal["translated", "centred", "unknown"] = "translated"
+    protocol: Literal["translated", "centred", "unknown"] = "translated"  # digits it was trained on
     matched: bool = False  # whether it was tested where it had the accuracy of the others on translated digits
     note: str = ""
     sd: float | None = None

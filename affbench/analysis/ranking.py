@@ -12,7 +12,7 @@ Origin = Literal["reference", "yours"]
 
 @dataclass(frozen=True)
 class Row:
-    """One run on one set: its share of correct images with its 95% interval, over originals where there are several."""
+    """One run on one set; the rank is 1 + the number of runs whose whole 95% interval lies above its own."""
 
     rank: int
     run: str
@@ -39,11 +39,7 @@ class Leaderboard:
 
 
 def rank(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, ...]:
-    """Runs on one set, the best first: the rank is 1 + the number of those whose whole 95% interval lies above.
-
-    That asks more than a test of the difference would, so it errs towards ties; it needs no predictions, and so works
-    for committed runs as well.
-    """
+    """Runs on one set, the best first; to rank by whole intervals errs towards ties, and needs no predictions."""
     intervals = [record.ci95_clustered or record.ci95 for _, _, record in entries]
     rows = []
     for (origin, run, own), (low, high) in zip(entries, intervals, strict=True):

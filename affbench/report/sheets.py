@@ -31,12 +31,7 @@ def set_drawings(part: SetPart, data_dir: Path, folder: Path) -> list[Drawing]:
 
 
 def sample_sheet(
-    dataset: Dataset,
-    path: Path,
-    originals: npt.NDArray[np.uint8] | None = None,
-    *,
-    rows: int = 10,
-    columns: int = 12,
+    dataset: Dataset, path: Path, originals: npt.NDArray[np.uint8] | None = None, *, rows: int = 10, columns: int = 12
 ) -> Drawing:
     """Draw a row for each class; of an affine set, whose ``source_index`` counts in `originals` (M, H, W), versions."""
     if not len(dataset):

@@ -200,6 +200,12 @@ def accuracy_cell(own: Group, name: str, among: Sequence[Group] = ()) -> Cell:
     return Cell("\n".join(lines), 100 * summary.mean)
 
 
+def over_seeds(shares: Sequence[Share]) -> tuple[SeedSummary, tuple[float, float]]:
+    """The accuracy of one part of a set over seeds, and its band: the interval of one seed, the range of several."""
+    summary = seed_summary([share.accuracy for share in shares])
+    return summary, shares[0].ci95 if summary.n == 1 else (summary.minimum, summary.maximum)
+
+
 def accuracy_table(
     title: str, heads: Sequence[str], lines: Sequence[tuple[Group, Sequence[Cell]]], results: Results, caption: str
 ) -> Table:
@@ -229,9 +235,8 @@ def shares_table(
     def cell(shares: Sequence[Share]) -> Cell:
         if not shares:
             return ABSENT
-        summary, reach = seed_summary([share.accuracy for share in shares]), interval(shares[0].ci95)
-        if len(shares) > 1:
-            reach = f"{percent(summary.minimum)} to {percent(summary.maximum)}"
+        summary, ends = over_seeds(shares)
+        reach = interval(ends) if summary.n == 1 else " to ".join(map(percent, ends))
         return Cell(f"{percent(summary.mean)}\n{reach}", 100 * summary.mean)
 
     groups = [own for own in results.groups if any(own.name in models for models in lines.values())]

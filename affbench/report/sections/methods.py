@@ -63,18 +63,12 @@ def _training(groups: Iterable[Group]) -> list[str]:
 
 def _way(config: RunConfig) -> str:
     data, training = config.data, config.training
-    if data.shift is None:
-        moved = ", placed as that set stands for"
-    elif data.shift == 0:
-        moved = ""
-    else:
-        moved = f", each moved by up to {data.shift} pixels in each direction, afresh in every epoch"
+    known = {None: ", placed as that set stands for", 0: ""}
+    moved = known.get(data.shift, f", each moved by up to {data.shift} pixels in each direction, afresh in every epoch")
     flipped = ", half of them mirrored left to right" if data.flip else ""
     length = f"for {training.epochs} epochs"
     if training.stop_at is not None:
-        length = (
-            f"until validation accuracy first reached {training.stop_at:.2%}, but for {training.epochs} epochs at most"
-        )
+        length = f"until validation accuracy first reached {training.stop_at:.2%}, but {length} at most"
     if training.validations > 1:
         length += f" ({training.validations} validations an epoch)"
     return (

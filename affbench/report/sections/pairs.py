@@ -48,10 +48,8 @@ def compared(results: Results, pairs: Callable[[list[Group]], Iterable[tuple[Gro
             f"{counted(comparison.over_seeds.n, 'pair')} of runs)."
         )
         rows.setdefault(comparison.set, []).append(row)
-    columns = (
-        *("Models", "Checkpoints", "Seeds", "Difference,\nover digits", "Interval\nover seeds", "p (Holm)"),
-        "What it says",
-    )
+    numbers = ("Difference,\nover digits", "Interval\nover seeds", "p (Holm)")
+    columns = ("Models", "Checkpoints", "Seeds", *numbers, "What it says")
     tables = []
     for name, own in rows.items():
         compared = [comparison for _, _, comparison in found if comparison.set == name]

@@ -54,10 +54,8 @@ def position_figure(shown: LabelledRun, part: SetPart, workspace: Workspace, fol
         f"{record.split.capitalize()} split, n = {record.n:,}; position: {where}. The 95% intervals are in the CSV; "
         f"positions with fewer than {TELLING} images have no colour.{held}"
     )
-    header = (
-        *("vertical_low", "vertical_high", "horizontal_low", "horizontal_high", "n", "n_originals", "correct"),
-        *("accuracy", "ci95_low", "ci95_high"),
-    )
+    edges = ("vertical_low", "vertical_high", "horizontal_low", "horizontal_high")
+    header = (*edges, "n", "n_originals", "correct", "accuracy", "ci95_low", "ci95_high")
     rows = ((*own.vertical, *own.horizontal, *astuple(own)[2:]) for own in bins)
     path = folder / f"positions-{shown.run.name}-{file_name(record.set)}.png"
     return save_drawing(figure, path, title, caption, header, rows)

@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from affbench.analysis.results import Results
-from affbench.base.statistics import seed_summary
 from affbench.data.dataset import TRANSFORM_UNITS
 from affbench.report.drawing import Drawing, beginning, dress, file_name, legend, line_look, panels, save_drawing
 from affbench.report.sections import Section
-from affbench.report.table import Cell, Table, described, shares_table
+from affbench.report.table import Cell, Table, described, over_seeds, shares_table
 from affbench.run.folder import BinShare
 
 _MOST_CURVES = 14
@@ -83,7 +82,10 @@ def factor_panels(found: Sequence[Located]) -> tuple[Figure, list[tuple[Any, ...
             bins: dict[tuple[float, float], list[BinShare]] = {}
             for share in (share for *own, share in found if own == [model, factor]):
                 bins.setdefault((share.low, share.high), []).append(share)
-            points = [(*edges, *_point(shares)) for edges, shares in sorted(bins.items())]
+            points = []
+            for edges, shares in sorted(bins.items()):
+                summary, band = over_seeds(shares)
+                points.append((*edges, shares[0].n, summary.n, summary.mean, *band))
             rows += [(model, factor, *point) for point in points]
             if number < len(shown):
                 look, columns = line_look(number), np.array(points, np.float64).reshape(-1, 7).T
@@ -96,10 +98,3 @@ def factor_panels(found: Sequence[Located]) -> tuple[Figure, list[tuple[Any, ...
         axes.set_ylabel("accuracy %")
     legend(figure, shown, len(models) - len(shown))
     return figure, rows
-
-
-def _point(shares: Sequence[BinShare]) -> tuple[int, int, float, float, float]:
-    """Of the seeds' shares of one bin: n, seeds, mean accuracy, and the band: for one seed its interval, else range."""
-    summary = seed_summary([share.accuracy for share in shares])
-    band = shares[0].ci95 if summary.n == 1 else (summary.minimum, summary.maximum)
-    return (shares[0].n, summary.n, summary.mean, *band)
