@@ -14,14 +14,7 @@ from affbench.run.folder import BinShare, Run
 from affbench.run.record import measured
 
 BINS = 12
-FACTORS: dict[str, dict[str, float]] = {
-    "rotation": {"rotation": 60.0},
-    "shear": {"shear": 0.6},
-    "vertical_expansion": {"expansion": 0.5},
-    "horizontal_expansion": {"expansion": 0.5},
-    "vertical_translation": {"translation": 12.0},
-    "horizontal_translation": {"translation": 12.0},
-}
+FACTORS = dict(zip(TRANSFORM_COLUMNS, (60.0, 0.6, 0.5, 0.5, 12.0, 12.0), strict=True))
 """Factor to the half-width it is drawn from; translations also keep the whole digit on the canvas."""
 
 
@@ -41,7 +34,8 @@ def one_factor_set(train_set: str, factor: str) -> str:
     if factor not in FACTORS:
         raise UsageError(f"there is no factor '{factor}'; the factors are {', '.join(TRANSFORM_COLUMNS)}.")
     affine = sets.sibling(sets.find_set(train_set), "affine")
-    return sets.find_set(sets.varied_name(affine.name, only=factor, **FACTORS[factor])).name
+    reach = {factor.rpartition("_")[2]: FACTORS[factor]}
+    return sets.find_set(sets.varied_name(affine.name, only=factor, **reach)).name
 
 
 def factor_curve(run: Run, factor: str, workspace: Workspace, *, limit: int | None = None) -> FactorCurve:

@@ -66,8 +66,7 @@ class Table:
     def to_markdown(self, level: int = 2) -> str:
         """The table as GitHub-flavoured Markdown under a heading of `level`; everything in it is escaped."""
         rule = ["---:" if self.numeric(number) else ":---" for number in range(len(self.columns))]
-        texts = [self.columns, *((cell.text for cell in row) for row in self.rows)]
-        head, *body = [f"| {' | '.join(map(markdown_text, line))} |" for line in texts]
+        head, *body = [f"| {' | '.join(map(markdown_text, line))} |" for line in self._texts]
         lines = [f"{'#' * level} {markdown_text(self.title)}", "", head, f"| {' | '.join(rule)} |", *body]
         if self.caption:
             lines += ["", f"*{markdown_text(self.caption)}*"]
@@ -75,7 +74,7 @@ class Table:
 
     def to_csv(self) -> str:
         """The table as CSV, its headings first; lines of a cell are joined by blanks."""
-        return csv_text([map(_line, self.columns), *((_line(cell.text) for cell in row) for row in self.rows)])
+        return csv_text(map(_line, line) for line in self._texts)
 
     def to_latex(self) -> str:
         """The table as a LaTeX float for the package booktabs; everything in it is escaped."""
@@ -85,20 +84,15 @@ class Table:
             return " & ".join(own[0] if len(own) == 1 else rf"\shortstack[l]{{{_BREAK.join(own)}}}" for own in cells)
 
         columns = "".join("r" if self.numeric(number) else "l" for number in range(len(self.columns)))
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex_text(_line(f'{self.title}. {self.caption}')).strip()}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            rf"{line(self.columns)} \\",
-            r"\midrule",
-            *(rf"{line(cell.text for cell in row)} \\" for row in self.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
+        caption = latex_text(_line(f"{self.title}. {self.caption}")).strip()
+        begin = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{columns}}}"]
+        head, *body = [rf"{line(texts)} \\" for texts in self._texts]
+        lines = [*begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
         return "\n".join(lines) + "\n"
+
+    @property
+    def _texts(self) -> list[Iterable[str]]:
+        return [self.columns, *((cell.text for cell in row) for row in self.rows)]
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers, which stand at its right; the first names the rows."""
