@@ -54,12 +54,15 @@ def evaluate(
     part = images.part()
     if (weights is None) != (model is None) or (weights is not None and run is not None):
         raise UsageError("--model and --weights go together, and without --run: they name a network trained elsewhere.")
+    from affbench.experiment.reference import fetch_published
     from affbench.report.terminal import evaluation_tables
     from affbench.run.elsewhere import adopt, read_weights
     from affbench.run.folder import evaluation_document, find_run
     from affbench.run.record import evaluate_run
 
-    if weights is None:
+    if run is not None and run.startswith("reference/"):
+        tested = fetch_published(run, session.workspace.results)
+    elif weights is None:
         tested = find_run(session.workspace.results, run)
     else:
         network = run_config(model=model, option=option).model
@@ -119,15 +122,21 @@ def leaderboard(
     add: Annotated[
         list[str] | None, typer.Option(help="Copy a run to results/reference, ready to be committed; repeatable.")
     ] = None,
+    publish: Annotated[
+        list[str] | None, typer.Option(help="The same with its checkpoint in half precision, tested again; repeatable.")
+    ] = None,
     form: Form = "text",
 ) -> None:
     """All runs by set, committed ones included; ranks respect ties within the noise."""
     from affbench.experiment.reference import add_reference, leaderboards
+    from affbench.experiment.reference import publish as publish_run
     from affbench.report.terminal import leaderboard_table
     from affbench.run.folder import find_run
 
     for run in [find_run(session.workspace.results, name) for name in add or []]:
         session.workspace.progress.note(f"added: {add_reference(run, session.workspace.results).path}")
+    for run in [find_run(session.workspace.results, name) for name in publish or []]:
+        session.workspace.progress.note(f"published: {publish_run(run, session.workspace).path}")
     boards = leaderboards(session.workspace.results, set_name)
     session.tables([leaderboard_table(board) for board in boards], form)
     session.document({"leaderboards": [asdict(board) for board in boards]})

@@ -10,15 +10,14 @@ import torch
 from torch import nn
 
 from affbench.analysis.published import Published, published_for
-from affbench.base.errors import ArtefactError
 from affbench.base.progress import Progress
 from affbench.data.sets import default_data_dir, find_part
 from affbench.data.synthesis import COPIES
-from affbench.experiment.reference import reference_dir, reference_runs
+from affbench.experiment.reference import find_published, reference_runs
 from affbench.models import build_model, parameter_count
 from affbench.report.table import ABSENT, Cell, Table, interval, percent, whole
 from affbench.run.evaluate import evaluate
-from affbench.run.folder import CONFIG, WEIGHTS, default_results_dir, list_runs, pick_run
+from affbench.run.folder import default_results_dir, list_runs, pick_run
 from affbench.run.record import load_model as load_run
 
 SETS = ("mnist-translated", "affnist-synthetic")
@@ -150,13 +149,8 @@ def load_model(name: str, *, results_dir: Path | str | None = None, device: torc
     >>> model = affbench.load_model("capsnet-r3-seed0")  # doctest: +SKIP
     """
     results = default_results_dir() if results_dir is None else Path(results_dir)
-    published = {run.name: run for run in reference_runs(results)}
-    if (wanted := name.removeprefix("reference/")) != name:
-        run = pick_run(wanted, published, reference_dir(results))
-        if not (run.path / WEIGHTS).is_file():
-            again = f"'affbench train --config {run.path / CONFIG}' trains it"
-            raise ArtefactError(f"run {run.name} was published without its checkpoint; {again}.")
-        return load_run(run, device)
-    there = {known: run for known, run in published.items() if (run.path / WEIGHTS).is_file()}
+    if name.startswith("reference/"):
+        return load_run(find_published(name, results), device)
+    there = {run.name: run for run in reference_runs(results) if run.weights.is_file()}
     there |= {run.name: run for run in list_runs(results) if run.finished}
     return load_run(pick_run(name, there, results), device)

@@ -10,10 +10,26 @@ from affbench.analysis.published import published_for
 from affbench.analysis.ranking import Leaderboard, Origin, rank
 from affbench.base import store
 from affbench.base.errors import AffbenchError, ArtefactError, UsageError, nearest
-from affbench.data.sets import find_set, is_earlier_edition
-from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, WEIGHTS, EvaluationRecord, Run, list_runs
+from affbench.base.workspace import Workspace
+from affbench.data.sets import find_part, find_set, is_earlier_edition
+from affbench.data.synthesis import COPIES
+from affbench.run.folder import (
+    CONFIG,
+    ENVIRONMENT,
+    HISTORY,
+    PUBLISHED,
+    WEIGHTS,
+    EvaluationRecord,
+    Run,
+    list_runs,
+    pick_run,
+    read_files,
+    runs_dir,
+    write_files,
+)
 
 REPORTS = "reports"  # the folder among the committed runs that holds reports over them
+MAX_PUBLISHED = 40_000_000  # bytes of all published checkpoints together
 MAX_BYTES = 1_000_000  # of a committed file: results are small, checkpoints are not committed
 EARLIER = ", earlier edition"  # of a set that had other images when runs were tested on it
 _KNOWN = re.compile(r"config\.toml|history\.csv|environment\.json|manifest\.json|eval-.+\.json|model\.safetensors")
@@ -73,6 +89,55 @@ def add_reference(run: Run, results_dir: Path) -> Run:
     return Run(target)
 
 
+def publish(run: Run, workspace: Workspace) -> Run:
+    """Add a run with its checkpoint in half precision; what its results say was then evaluated from that file."""
+    from safetensors.torch import load_file
+
+    from affbench.run.record import evaluate_run
+    from affbench.run.resume import write_weights
+
+    target = reference_dir(workspace.results) / run.name
+    file = target.parent / PUBLISHED / f"{run.name}.safetensors"
+    store.verify(run.path, run.sealed, only=WEIGHTS)
+    half = {n: v.half() if v.is_floating_point() else v for n, v in load_file(run.path / WEIGHTS).items()}
+    with store.temporary_folder() as folder:
+        copy = Run(folder / run.name)
+        copy.path.mkdir()
+        for name in (CONFIG, HISTORY, ENVIRONMENT):
+            shutil.copyfile(run.path / name, copy.path / name)
+        write_weights(copy.path / WEIGHTS, half, run.config.model.name)
+        manifest = run.sealed
+        store.seal(copy.path, manifest.stage, manifest.version, manifest.inputs, list(manifest.files))
+        others = sum(path.stat().st_size for path in file.parent.glob("*.safetensors") if path != file)
+        if (size := others + (copy.path / WEIGHTS).stat().st_size) > MAX_PUBLISHED:
+            raise UsageError(f"published checkpoints would have {size:,} bytes in all; at most {MAX_PUBLISHED:,} may.")
+        for record in run.evaluations.values():
+            part = find_part(record.set, record.split, record.copies or COPIES, record.limit)
+            evaluate_run(copy, part, workspace)
+        store.write_bytes(file, (copy.path / WEIGHTS).read_bytes())
+        (copy.path / WEIGHTS).unlink()
+        return add_reference(copy, workspace.results)
+
+
+def find_published(name: str, results_dir: Path) -> Run:
+    """The published run called ``reference/NAME``, or whose name alone begins so, with its checkpoint."""
+    published, folder = {own.name: own for own in reference_runs(results_dir)}, reference_dir(results_dir)
+    run = pick_run(name.removeprefix("reference/"), published, folder)
+    if not run.weights.is_file():
+        again = f"'affbench train --config {run.path / CONFIG}' trains it"
+        raise ArtefactError(f"run {run.name} was published without its checkpoint; {again}.")
+    return run
+
+
+def fetch_published(name: str, results_dir: Path) -> Run:
+    """A published run as a run of one's own, ``reference-NAME``, that is tested like any other."""
+    run = find_published(name, results_dir)
+    files = {n: content for n, content in read_files(run.path).items() if not n.startswith("eval-")}
+    folder = runs_dir(results_dir) / f"reference-{run.name}"
+    write_files(folder, files | {WEIGHTS: run.weights.read_bytes()})
+    return Run(folder)
+
+
 def _may_be_committed(path: Path) -> bool:
     return path.is_file() and bool(_KNOWN.fullmatch(path.name)) and path.stat().st_size <= MAX_BYTES
 
@@ -104,5 +169,5 @@ def reference_runs(results_dir: Path) -> list[Run]:
     return [
         Run(path)
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
-        if path.is_dir() and not path.name.startswith(".") and path.name != REPORTS
+        if path.is_dir() and not path.name.startswith(".") and path.name not in (REPORTS, PUBLISHED)
     ]

@@ -26,6 +26,7 @@ from affbench.data.sets import find_set
 
 CONFIG, HISTORY, WEIGHTS, ENVIRONMENT = "config.toml", "history.csv", "model.safetensors", "environment.json"
 RESUME = "resume.pt"
+PUBLISHED = "weights"  # the folder of published checkpoints, beside the runs they are of
 MEASURED = "(factors|entropy)/"  # folders of what is measured of a finished run
 OWN = re.compile(  # names of the files that affbench writes into a run's folder
     r"config\.toml|history\.csv|model\.safetensors|(environment|manifest)\.json|resume\.pt|eval-[^/]+\.json"
@@ -212,6 +213,12 @@ class Run:
     def canvas(self) -> int:
         """Height and width of the images the model takes, in pixels."""
         return find_set(self.config.data.train_set).canvas
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint: in the run's folder, or of a published run beside it, in ``weights``."""
+        published = self.path.parent / PUBLISHED / f"{self.name}.safetensors"
+        return published if published.is_file() else self.path / WEIGHTS
 
     @property
     def made_at(self) -> float:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from affbench.run.plan import Recipe, answers_recipe, evaluation_recipe
 
 def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     """The trained model of a finished run, its checkpoint verified, in evaluation mode."""
-    store.verify(run.path, run.sealed, only=WEIGHTS)
-    path, named = run.path / WEIGHTS, run.config.model
+    path, named = run.weights, run.config.model
+    files = {path.name if name == WEIGHTS else name: entry for name, entry in run.sealed.files.items()}
+    store.verify(path.parent, replace(run.sealed, files=files), only=path.name)
     model = build_model(named.name, canvas=run.canvas, **named.options)
     try:
         weights = load_file(path)

@@ -13,10 +13,11 @@ import pytest
 from tiny import SAMPLE, Affbench, tiny_config
 
 import affbench as package
+from affbench.base import store
 from affbench.base.errors import ArtefactError, UsageError
 from affbench.base.workspace import Workspace
 from affbench.data.sets import find_part, load_dataset
-from affbench.experiment.reference import REPORTS, validate_reference
+from affbench.experiment.reference import PUBLISHED, REPORTS, publish, validate_reference
 from affbench.run.folder import list_runs
 from affbench.run.record import evaluate_run
 from affbench.run.train import train
@@ -27,7 +28,9 @@ AFFINE = "affnist-synthetic-sample"
 
 def test_reference_runs_are_whole() -> None:
     assert (REFERENCE / "README.md").is_file()
-    for folder in sorted(path for path in REFERENCE.iterdir() if path.is_dir() and path.name != REPORTS):
+    for folder in sorted(
+        path for path in REFERENCE.iterdir() if path.is_dir() and path.name not in (REPORTS, PUBLISHED)
+    ):
         assert validate_reference(folder).name == folder.name
 
 
@@ -156,3 +159,39 @@ def test_model_of_an_installed_package(
     assert (board["rows"][0]["model"], board["rows"][0]["rank"]) == ("dummy-linear", 1)
     standing = package.benchmark("dummy-linear", sets=(SAMPLE,), data_dir=data_dir, limit=50)
     assert json.loads(json.dumps(standing[SAMPLE].n)) == 50
+
+
+def test_a_published_checkpoint_is_half_as_large_and_what_it_says_is_of_that_file(
+    workspace: Workspace, affbench: Affbench
+) -> None:
+    run = train(tiny_config(epochs=1), workspace)
+    full = evaluate_run(run, find_part(AFFINE, limit=100), workspace)
+    assert affbench("leaderboard", "--publish", run.name).status == 0
+    folder = workspace.results / "reference"
+    weights = folder / "weights" / f"{run.name}.safetensors"
+    assert weights.stat().st_size < 0.6 * (run.path / "model.safetensors").stat().st_size
+    published = validate_reference(folder / run.name)
+    record = published.evaluations[AFFINE]
+    assert record.checkpoint_sha256 == store.file_hash(weights) != full.checkpoint_sha256
+    assert (record.n, record.run) == (100, run.name)
+    assert sorted(path.name for path in published.path.iterdir()) == sorted(
+        ["config.toml", "environment.json", f"eval-{AFFINE}.json", "history.csv", "manifest.json"]
+    )
+    shutil.rmtree(run.path)
+    model = package.load_model("capsnet", results_dir=workspace.results)
+    dataset = load_dataset(AFFINE, limit=100, data_dir=workspace.data)
+    assert package.evaluate(model, dataset).correct == record.correct
+    shown = affbench("eval", "--run", "reference/capsnet", "--set", AFFINE, "--limit", "100", "--json").document
+    assert (shown["correct"], shown["run"]) == (record.correct, f"reference-{run.name}")
+    assert not list(published.path.glob("predictions-*"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ArtefactError, match="is damaged"):
+        package.load_model("reference/capsnet", results_dir=workspace.results)
+
+
+def test_published_checkpoints_are_few(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(tiny_config(epochs=1), workspace)
+    monkeypatch.setattr("affbench.experiment.reference.MAX_PUBLISHED", 1000)
+    with pytest.raises(UsageError, match=r"bytes in all; at most 1,000 may"):
+        publish(run, workspace)
+    assert not (workspace.results / "reference").exists()
