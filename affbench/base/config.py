@@ -4,8 +4,6 @@ A *run* (``affbench train --config``, and ``config.toml`` in every run folder) h
 and ``[training]``; a *pipeline* (``affbench run``) also ``[evaluation]`` and ``[[runs]]``, which it expands to runs.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

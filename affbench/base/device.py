@@ -1,7 +1,5 @@
 """Which device computes, in which precision, and what it is called."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

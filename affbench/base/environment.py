@@ -1,7 +1,5 @@
 """What a run was made with: versions, machine, commit."""
 
-from __future__ import annotations
-
 import platform
 import resource
 import subprocess

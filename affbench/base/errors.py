@@ -1,7 +1,5 @@
 """The errors affbench raises on purpose: each message is the whole story, and the command line prints it as it is."""
 
-from __future__ import annotations
-
 import difflib
 import sysconfig
 import traceback

@@ -1,7 +1,5 @@
 """Stopping when asked to, without losing what was done."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

@@ -1,7 +1,5 @@
 """How long work tells what it is doing, without knowing who listens."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Random numbers of torch, NumPy and Python: seeded together, and kept, so that a run goes on with the same ones."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

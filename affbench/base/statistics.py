@@ -4,8 +4,6 @@
 original (affNIST has 32), `seed_summary` for several seeds, `holm` for several comparisons.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ in it), which holds the key, what the key was made from, and the size and sha256
 artefact without one is unfinished and never used.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """Where a stage reads and writes, what it computes on, and whom it tells."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The command line: every command in its place; what a command does lives in the modules it calls."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """The commands that say what there is: models and sets; and the one that takes a run away."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The commands that look at, convert, check and tidy data."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import asdict
 from pathlib import Path

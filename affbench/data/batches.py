@@ -1,7 +1,5 @@
 """Batches made on the device: the set lives there as uint8, and digits are placed afresh in every epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Nothing in here unpickles, follows a link or trusts a size before checking it, a
 of their own. What a file means is decided by its caller (`affbench.data.affnist`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """From fetched files to a converted set: digits placed or transformed, official files as they are."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

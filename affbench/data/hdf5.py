@@ -5,8 +5,6 @@
 ``split``, ``source``, ``sha256`` (of the inputs), ``license``, ``affbench_version``, and what a set adds of its own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import zlib

@@ -1,7 +1,5 @@
 """Reading IDX files, the format of MNIST: the header is checked against the file before anything is believed."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import struct

@@ -6,8 +6,6 @@ It prints a line of JSON: what is wrong, or the variables, a struct as an object
 shape, anything else as null. The values of the arrays follow in the same order, each with its axes reversed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sys

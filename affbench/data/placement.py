@@ -5,8 +5,6 @@ it may be negative, and what then lies outside the canvas is cut off. On a 40×4
 (6, 6), and the 13×13 offsets from (0, 0) to (12, 12) keep the whole frame on it (the authors' ``--pad=6 --shift=6``).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -9,8 +9,6 @@ A synthetic affine set can be varied in its name: ``affnist-synthetic@rotation=4
 intervals, see `affbench.data.transform.AffineRange.around`), ``affnist-synthetic@only=rotation,rotation=60``.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Mapping

@@ -43,8 +43,6 @@ seed and different ranges share their random numbers, and no chunk size or threa
 T. Tieleman, "affNIST", https://www.cs.toronto.edu/~tijmen/affNIST/
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping

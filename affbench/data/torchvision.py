@@ -1,7 +1,5 @@
 """affNIST as a torchvision dataset."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path

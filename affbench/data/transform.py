@@ -1,7 +1,5 @@
 """What an affine transformation is, and what it does to an image, by the convention of `affbench.data.synthesis`."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """Where a model stands: its accuracy on translated and on affine digits, beside published ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

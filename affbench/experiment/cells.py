@@ -1,7 +1,5 @@
 """Many runs: each cell is trained and tested as an ordinary cached run, so what was finished stays finished."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import time

@@ -1,7 +1,5 @@
 """Chosen runs side by side: their accuracies, and each with each on the same images."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

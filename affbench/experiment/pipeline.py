@@ -1,7 +1,5 @@
 """The stages and what each needs: fetch → convert → train → eval → report."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import re

@@ -4,8 +4,6 @@ A worker that sees the results folder works in it, like a second process of one 
 that the run has where the sweep was started, and puts every checkpoint, and in the end all files, back there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

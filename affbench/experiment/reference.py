@@ -1,7 +1,5 @@
 """All runs by set, committed ones included, ready to be ranked; and the checks of committed runs."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CapsNet with one transformation for all primary capsules, as in Gu and Tresp (2020)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from affbench.models.capsnet import MINIMUM_CANVAS, CapsuleNetwork, convolutional_primary, pixel_decoder

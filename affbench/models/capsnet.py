@@ -1,7 +1,5 @@
 """CapsNet as in Sabour, Frosst and Hinton (2017), for any canvas, and the parts it is composed of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """What a model is, as its own docstring says: what it does, its paper, and its options."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 All give raw class scores and are trained with cross-entropy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Losses: the margin loss and the reconstruction error of CapsNet, and the one call that trains any model."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

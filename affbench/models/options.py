@@ -1,7 +1,5 @@
 """Checks of model options: each returns the value in its final type or raises one clear sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 
 from affbench.base.errors import UsageError, nearest

@@ -5,8 +5,6 @@ paper (Dynamic Routing Between Capsules, arXiv 1710.09829) writes it; then what 
 without forming the votes (`kernels.routing_fast`).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """What computes a model: one hash over the source of its modules, comments, docstrings and layout apart."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import importlib.util

@@ -1,7 +1,5 @@
 """A spatial transformer in front of the CNN, as in Jaderberg, Simonyan, Zisserman and Kavukcuoglu (2015)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -6,8 +6,6 @@ original is close to no other digit of the same label. The digits found are rend
 images. Files whose ids do count in MNIST's order, such as exported ones, are recognised first.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -10,8 +10,6 @@ from 1 there and from 0 here.
 T. Tieleman, "affNIST", https://www.cs.toronto.edu/~tijmen/affNIST/
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math

@@ -1,7 +1,5 @@
 """Affine sets written: official files as converted sets, and any set as MATLAB files in affNIST's official layout."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import logging

@@ -5,8 +5,6 @@ checksum. ``checksums.json`` in the same folder holds the sha256 and the origin 
 published it is the reference: the first copy that is what its name says is trusted, and a different one later an error.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

@@ -1,7 +1,5 @@
 """One file over http: attempts with back-off, resumed where the server allows it, within limits of time and size."""
 
-from __future__ import annotations
-
 import re
 import time
 from dataclasses import dataclass

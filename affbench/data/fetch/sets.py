@@ -1,7 +1,5 @@
 """Fetching a set: its files from wherever they can be had, verified, and converted at once."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -16,8 +16,6 @@ Winograd (1980), Arithmetic Complexity of Computations; Lavin, Gray (2016), Fast
 Networks, CVPR, arXiv 1509.09308, section 4.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """How a model is laid out for the device it runs on, and the mode it is trained in; never changes what it computes."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -9,8 +9,6 @@ long axis last, where memory is contiguous: capsules (B, I, N), weight (J, O, I,
 output capsules (J, B, O), with I = D_in and O = D_out.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from types import ModuleType

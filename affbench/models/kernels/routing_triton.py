@@ -8,8 +8,6 @@ result to the sum of the output capsules that the next iteration's agreement is 
 ``gradient="last"`` is one kernel that recomputes the coupling the same way. Layouts as in `routing_fast`.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl
