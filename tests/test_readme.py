@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import typer.main
+from tiny import tiny_config
 
 from affbench.base import config
+from affbench.base.workspace import Workspace
 from affbench.cli.app import app
 from affbench.data.sets import SETS, find_set
 from affbench.models import model_names, model_options
 from affbench.report.page import SECTIONS
+from affbench.run.train import train
 
 REPOSITORY = Path(__file__).parents[1]
 GUIDE = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
@@ -50,6 +53,7 @@ def options(command: Any) -> set[str]:
 SPANS = [(page, span) for page, text in TEXT.items() for span in spans(text)]
 EXAMPLES = [(page, block) for page, text in TEXT.items() for block in blocks(text, "python")]
 PRINTED = {
+    "torch.save(": r"^affnist-synthetic-sample, test split, 500 images\naccuracy %  ",
     "affbench.evaluate(": r" 200 float32 None\n",
     "affbench.benchmark(": r"affnist-synthetic-sample",
     "synthesize(": r"^\(200, 40, 40\) \(200,\) \(200, 6\) \(200,\)\n\(40, 40, 40\)\n$",
@@ -128,11 +132,16 @@ def test_pipelines_that_are_shown_can_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("page", "code"), EXAMPLES)
 def test_python_runs_and_prints(
-    page: str, code: str, capsys: pytest.CaptureFixture[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, code: str, capsys: pytest.CaptureFixture[str], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    data_dir = workspace.data
     monkeypatch.setenv("AFFBENCH_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("AFFBENCH_RESULTS_DIR", str(workspace.results))
+    monkeypatch.chdir(workspace.results.parent)
+    if "load_model" in code:
+        train(tiny_config(epochs=1), workspace)
     exec(code.replace('"data"', repr(str(data_dir))), {})  # noqa: S102 - our own pages
-    (printed,) = [pattern for call, pattern in PRINTED.items() if call in code]
+    printed, *_ = [pattern for call, pattern in PRINTED.items() if call in code]
     assert re.search(printed, capsys.readouterr().out)
 
 
