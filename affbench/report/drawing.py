@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from affbench.base.store import atomic_path, write_text
-from affbench.report.table import csv_text
+from affbench.report.table import csv_text, inert
 
 # M. Okabe and K. Ito, "Color universal design", 2008, without the yellow that white swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -172,7 +172,7 @@ def save_drawing(
     """Write the figure under its title as PNG, and its numbers as CSV beside it; None is an empty cell."""
     figure.suptitle(literal(title), fontsize=10.5, color=INK)
     data = path.with_suffix(".csv")
-    write_text(data, csv_text([header, *(map(_inert, row) for row in rows)]))
+    write_text(data, csv_text([header, *(map(_cell, row) for row in rows)]))
     for own in figure.findobj(Text):  # whatever a matplotlibrc says: for its text LaTeX would have to be installed
         own.set_usetex(False)
     with atomic_path(path) as temporary, rc_context({"text.usetex": False}), warnings.catch_warnings():
@@ -181,8 +181,8 @@ def save_drawing(
     return Drawing(title, caption, path, data)
 
 
-def _inert(value: Any) -> Any:
-    """A cell as text or a short number, which a spreadsheet does not take for a formula."""
+def _cell(value: Any) -> Any:
+    """A cell as inert text or a short number."""
     if isinstance(value, float | np.floating):
         return f"{value:.6g}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return inert(value) if isinstance(value, str) else value

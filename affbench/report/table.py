@@ -74,7 +74,8 @@ class Table:
 
     def to_csv(self) -> str:
         """The table as CSV, its headings first; lines of a cell are joined by blanks."""
-        return csv_text(map(_line, line) for line in self._texts)
+        rows = ([_line(own.text) if own.sort is not None else inert(own.text) for own in row] for row in self.rows)
+        return csv_text([[inert(heading) for heading in self.columns], *rows])
 
     def to_latex(self) -> str:
         """The table as a LaTeX float for the package booktabs; everything in it is escaped."""
@@ -242,3 +243,9 @@ def shares_table(
         "seeds."
     )
     return Table(f"{title}: {described(name, groups)}", columns, rows, caption)
+
+
+def inert(text: str) -> str:
+    """A text in one line, which a spreadsheet does not take for a formula."""
+    line = _line(text)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
