@@ -104,11 +104,14 @@ def report(
         bool, typer.Option("--explain", help="Measure more: one factor at a time, and equivariance.")
     ] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    run: Runs = None,
+    set_name: Annotated[list[str] | None, typer.Option("--set", help="Set; repeatable, all by default.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder; results/reports/all by default.")] = None,
 ) -> None:
-    """Tables, figures and a page over all finished runs."""
+    """Tables, figures and a page over all finished runs, or some."""
     from affbench.experiment.pipeline import report_all
 
-    written = report_all(session.workspace, explain=explain)
+    written = report_all(session.workspace, names=run or (), sets=set_name or (), folder=output, explain=explain)
     session.show(written.table.to_rich(), f"report: {written.html} and {written.markdown}")
     session.document({"html": str(written.html), "markdown": str(written.markdown)})
     if open_page:

@@ -2,17 +2,16 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from affbench.analysis.results import LabelledRun, Results, read_results
+from affbench.analysis.results import LabelledRun, read_results
 from affbench.base.errors import ArtefactError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.data.sets import find_set
-from affbench.experiment.pipeline import on_common_images
+from affbench.experiment.pipeline import on_common_images, only_sets
 from affbench.report.sections.accuracy import summarise
 from affbench.report.sections.pairs import compared
 from affbench.report.table import Table
-from affbench.run.folder import Run, find_run, list_runs
+from affbench.run.folder import finished_runs
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,9 @@ def compare_runs(names: Sequence[str], set_name: str | None, workspace: Workspac
     """Compare models by the names of their runs, or how the names of all seeds of one begin."""
     if len(set(names)) < 2:
         raise UsageError("compare takes at least two runs: 'affbench status' lists them.")
-    results = select_runs(names, None if set_name is None else [set_name], workspace)
+    runs = [LabelledRun(name, run) for name in names for run in finished_runs(workspace.results, name)]
+    results = only_sets(read_results(runs, workspace), [] if set_name is None else [set_name])
+    results = on_common_images(results, workspace)
     for name in names:
         if len(own := [group for group in results.groups if group.label == name]) > 1:
             raise UsageError(f"{name} could mean several: {'; '.join(group.name for group in own)}; give more of it.")
@@ -40,26 +41,3 @@ def compare_runs(names: Sequence[str], set_name: str | None, workspace: Workspac
         )
     summary = summarise(results, title="Accuracy")
     return Comparison((summary, *pairs.tables), pairs.paragraphs, (*results.problems, *pairs.problems))
-
-
-def select_runs(names: Sequence[str], sets: Sequence[str] | None, workspace: Workspace) -> Results:
-    """The finished runs whose names begin so, labelled by these beginnings; of their tests, those on some sets only."""
-    runs = [LabelledRun(name, run) for name in names for run in _called(name, workspace)]
-    results = read_results(runs, workspace)
-    if sets is not None:
-        wanted = {find_set(name).name for name in sets}
-        results = replace(
-            results,
-            results=tuple(
-                replace(own, evaluations={name: e for name, e in own.evaluations.items() if name in wanted})
-                for own in results.results
-            ),
-        )
-    return on_common_images(results, workspace)
-
-
-def _called(name: str, workspace: Workspace) -> list[Run]:
-    finished = [run for run in list_runs(workspace.results) if run.finished]
-    exact = [run for run in finished if run.name == name]
-    begun = [run for run in finished if run.name.startswith(name)]
-    return exact or begun or [find_run(workspace.results, name)]

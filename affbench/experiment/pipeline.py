@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from affbench.analysis.results import LabelledRun, Results, read_results
+from affbench.analysis.results import LabelledRun, Result, Results, read_results
 from affbench.base import store
 from affbench.base.config import EvaluationConfig, Pipeline, RunConfig
 from affbench.base.errors import AffbenchError, DataError, UsageError
@@ -19,7 +19,7 @@ from affbench.experiment import ray as cluster
 from affbench.experiment.cells import Cell, CellResult, Engine, run_cells, sweep_cells, tested_parts
 from affbench.report.page import PLAIN, SECTIONS, Report, report_code, write_report
 from affbench.report.sections.accuracy import summarise
-from affbench.run.folder import EvaluationRecord, Run, list_runs, runs_dir
+from affbench.run.folder import EvaluationRecord, Run, finished_runs, runs_dir
 from affbench.run.plan import plan_run, training_part, validation_part
 from affbench.run.record import evaluate_run, is_evaluated
 
@@ -178,18 +178,39 @@ def run_cells_on(
     return cluster.run_cells(cells, evaluation, workspace, engine, sets)
 
 
-def report_all(workspace: Workspace, *, explain: bool = False) -> Report:
-    """A report over every finished run, in ``reports/all``; to `explain` is to measure more, as in a pipeline."""
+def report_all(
+    workspace: Workspace,
+    *,
+    names: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    folder: Path | None = None,
+    explain: bool = False,
+) -> Report:
+    """A report over every finished run, or those whose names begin so, on all sets or some, in ``reports/all``.
+
+    To `explain` is to measure more, as in a pipeline.
+    """
     runs = []
-    for run in (run for run in list_runs(workspace.results) if run.finished):
+    for run in finished_runs(workspace.results, *(names or [""])):
         label = run.name
         with contextlib.suppress(AffbenchError):  # said in the report
             label = run.config.model.name
         runs.append(LabelledRun(label, run))
     if not runs:
         raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
-    results = on_common_images(read_results(runs, workspace), workspace)
-    return _write_report(report_dir(workspace.results, "all"), results, workspace, explain, "All runs")
+    results = on_common_images(only_sets(read_results(runs, workspace), sets), workspace)
+    title = "Chosen runs" if names or sets else "All runs"
+    return _write_report(folder or report_dir(workspace.results, "all"), results, workspace, explain, title)
+
+
+def only_sets(results: Results, names: Sequence[str]) -> Results:
+    """The same with the evaluations on some sets only; on all of them where none is named."""
+    wanted = {find_set(name).name for name in names}
+
+    def chosen(own: Result) -> Result:
+        return replace(own, evaluations={name: e for name, e in own.evaluations.items() if name in wanted})
+
+    return replace(results, results=tuple(map(chosen, results.results))) if names else results
 
 
 def on_common_images(results: Results, workspace: Workspace, asked: Sequence[SetPart] = ()) -> Results:

@@ -370,6 +370,18 @@ def list_runs(results_dir: Path) -> list[Run]:
     return sorted(found, key=lambda run: (run.made_at, run.name))
 
 
+def finished_runs(results_dir: Path, *names: str) -> list[Run]:
+    """The finished runs of these names, or whose names begin so; `UsageError` where a name is that of none."""
+    finished = {run.name: run for run in list_runs(results_dir) if run.finished}
+    found: dict[str, Run] = {}
+    for name in names:
+        begun = [known for known in finished if known.startswith(name)]
+        if name and not begun:
+            pick_run(name, finished, runs_dir(results_dir))
+        found |= {known: finished[known] for known in ([name] if name in finished else begun)}
+    return list(found.values())
+
+
 def find_run(results_dir: Path, name: str | None = None) -> Run:
     """The finished run called `name` (or whose name alone begins so); the latest one when None."""
     finished = {run.name: run for run in list_runs(results_dir) if run.finished}

@@ -37,7 +37,8 @@ class Course:
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of an optimiser step, from 0."""
-        return SCHEDULES[self.settings.schedule].rate(self.settings.learning_rate, step, self.batches)
+        settings = self.settings
+        return SCHEDULES[settings.schedule].rate(settings.learning_rate, step, self.batches, settings.epochs)
 
     def leg(self, history: Sequence[Epoch]) -> Leg:
         """The part of an epoch that is under way: it ends with the next validation."""
@@ -58,22 +59,39 @@ class Course:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A learning rate, made of the first step's, the step (from 0) and the batches of an epoch, and its description."""
+    """A learning rate, made of the highest, the step (from 0), the batches of an epoch and the epochs; and its name."""
 
-    rate: Callable[[float, int, int], float]
+    rate: Callable[[float, int, int, int], float]
     text: str
+
+
+def _warm(shape: Callable[[float], float]) -> Callable[[float, int, int, int], float]:
+    """Rising in a straight line over the first tenth of all steps; then `shape` of what is left, from 1 to 0."""
+
+    def rate(highest: float, step: int, batches: int, epochs: int) -> float:
+        steps, warm = batches * epochs, max(1, batches * epochs // 10)
+        return highest * ((step + 1) / warm if step < warm else shape((steps - step) / (steps - warm)))
+
+    return rate
 
 
 SCHEDULES = {
     "paper": Schedule(
-        lambda rate, step, batches: max(rate * 0.96 ** (step / 2000), min(1e-6, rate)),
+        lambda rate, step, batches, epochs: max(rate * 0.96 ** (step / 2000), min(1e-6, rate)),
         "multiplied continuously by 0.96 every 2,000 steps, down to 1e-6 (the schedule of the authors' code)",
     ),
     "keras": Schedule(
-        lambda rate, step, batches: rate * 0.9 ** (step // batches),
+        lambda rate, step, batches, epochs: rate * 0.9 ** (step // batches),
         "multiplied by 0.9 after each epoch (the schedule of CapsNet-Keras)",
     ),
-    "constant": Schedule(lambda rate, step, batches: rate, "kept constant"),
+    "constant": Schedule(lambda rate, step, batches, epochs: rate, "kept constant"),
+    "linear": Schedule(
+        _warm(lambda left: left), "raised linearly over the first tenth of the steps, then lowered linearly to zero"
+    ),
+    "cosine": Schedule(
+        _warm(lambda left: 0.5 - 0.5 * math.cos(math.pi * left)),
+        "raised linearly over the first tenth of the steps, then lowered to zero along half a cosine",
+    ),
 }
 
 

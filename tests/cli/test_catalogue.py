@@ -79,6 +79,22 @@ def test_runs_are_compared_in_several_forms(affbench: Affbench) -> None:
     assert affbench("compare", first, second, "--set", "mnist").status == 1
 
 
+def test_a_report_is_over_chosen_runs_and_sets_in_a_chosen_folder(affbench: Affbench, tmp_path: Path) -> None:
+    first, second = train(affbench, 0), train(affbench, 1)
+    for name, tested in ((first, AFFINE), (second, AFFINE), (first, SAMPLE)):
+        assert affbench("eval", "--run", name, "--set", tested, "--limit", "50").status == 0
+    chosen = ("--run", first, "--set", AFFINE, "--output", str(tmp_path / "paper"))
+    page = Path(affbench("report", *chosen, "--json").document["markdown"])
+    assert page == tmp_path / "paper" / "report.md"
+    assert (first in page.read_text(), second in page.read_text()) == (True, False)
+    assert SAMPLE not in (page.parent / "tables" / "summary.csv").read_text()
+    assert affbench("report", "--run", "nobody").status == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    assert affbench("report", "--output", str(tmp_path / "mine")).status == 1
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
 @pytest.mark.parametrize(("form", "begins"), [("csv", "Model,"), ("latex", "\\begin{table}"), ("markdown", "## ")])
 def test_tables_are_printed_in_the_form_asked_for(affbench: Affbench, form: str, begins: str) -> None:
     shown = affbench("models", "--format", form)

@@ -4,6 +4,7 @@ import errno
 import importlib
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -404,6 +405,15 @@ def test_tensorboard_logs_are_written_on_request(workspace: Workspace) -> None:
         ("keras", 999, 1000, 1e-3),
         ("keras", 15, 5, 1e-3 * 0.9**3),
         ("constant", 9999, 100, 1e-3),
+        ("linear", 0, 10, 1e-3 / 30),  # 30 epochs of 10 batches: 300 steps, 30 of them to warm up
+        ("linear", 29, 10, 1e-3),
+        ("linear", 30, 10, 1e-3),
+        ("linear", 165, 10, 0.5e-3),
+        ("linear", 299, 10, 1e-3 / 270),
+        ("cosine", 14, 10, 0.5e-3),
+        ("cosine", 165, 10, 0.5e-3),
+        ("cosine", 255, 10, 1e-3 * (0.5 - 0.5 * math.cos(math.pi / 6))),
+        ("linear", 0, 1, 1e-3 / 3),
     ],
 )
 def test_schedules_are_the_published_ones(schedule: Any, step: int, batches: int, expected: float) -> None:
