@@ -26,6 +26,7 @@ class Row:
     low: float
     high: float
     warning: str | None
+    stop_at: float | None  # the validation accuracy that its training ended at; None where it went to the end
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,6 @@ def rank(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, 
     rows = []
     for (origin, run, own), (low, high) in zip(entries, intervals, strict=True):
         place = 1 + sum(other > high for other, _ in intervals)
-        found = (own.n, own.accuracy, low, high, own.warning)
+        found = (own.n, own.accuracy, low, high, own.warning, run.config.training.stop_at)
         rows.append(Row(place, run.name, own.model, own.routings, own.seed, run.environment.parameters, origin, *found))
     return tuple(sorted(rows, key=lambda row: (row.rank, -row.accuracy, row.run)))

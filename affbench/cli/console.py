@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import sys
 import time
@@ -15,6 +16,13 @@ from affbench.base.progress import Progress, Task
 if TYPE_CHECKING:
     from rich import progress
     from rich.console import Console
+
+
+SILENCE = 50.0  # seconds after which a log without bars is told how far work has come
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 class ConsoleProgress(Progress):
@@ -42,7 +50,7 @@ class ConsoleProgress(Progress):
         self._bars.start()
         identity = self._bars.add_task(title, total=total, rate="", text="")
         try:
-            yield _Bar(self._bars, identity, unit)
+            yield _Bar(self._bars, identity, unit, self.note if self._bars.disable else None)
         finally:
             self._bars.remove_task(identity)
             if not self._bars.tasks and not self._bars.disable:
@@ -54,9 +62,13 @@ class ConsoleProgress(Progress):
 
 
 class _Bar(Task):
-    def __init__(self, bars: progress.Progress, identity: progress.TaskID, unit: str) -> None:
-        self._bars, self._identity, self._unit = bars, identity, unit
-        self._start = time.perf_counter()
+    """Without a terminal, `say` prints a line now and then, so that a log shows life."""
+
+    def __init__(
+        self, bars: progress.Progress, identity: progress.TaskID, unit: str, say: Callable[[str], None] | None
+    ) -> None:
+        self._bars, self._identity, self._unit, self._say = bars, identity, unit, say
+        self._start = self._said = time.perf_counter()
         self._done = 0.0
 
     def advance(self, amount: float, text: str = "") -> None:
@@ -64,6 +76,12 @@ class _Bar(Task):
         rate = self._done / max(time.perf_counter() - self._start, 1e-9)
         shown = f"{rate / 1e6:.1f} MB/s" if self._unit == "bytes" else f"{rate:,.0f} {self._unit}/s"
         self._bars.update(self._identity, advance=amount, rate=shown if self._unit else "", text=text)
+        if self._say is not None and (now := time.perf_counter()) - self._said > SILENCE:
+            self._said, bar = now, self._bars.tasks[self._bars.task_ids.index(self._identity)]
+            left = "" if bar.total is None else f", {_clock((bar.total - self._done) / max(rate, 1e-9))} left"
+            share = "" if bar.total is None else f" {self._done / max(bar.total, 1):.0%},"
+            about = ", ".join(filter(None, (shown if self._unit else "", text)))
+            self._say(f"{time.strftime('%H:%M:%S')}  {bar.description}:{share} {about}{left}")
 
 
 def console(stream: TextIO, *, quiet: bool = False) -> Console:

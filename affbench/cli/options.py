@@ -139,6 +139,15 @@ class OfRun(TyperCommand):
         taken |= {"seed"} if "seeds" in taken else set()
         return own + [option for option in _made() if option.name not in taken]
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help, with what is taken here where nothing is said."""
+        from affbench.base.device import resolve_device, resolve_precision
+
+        device = resolve_device("auto")
+        precision = resolve_precision("auto", device)
+        self.epilog = f"On this machine --device auto is {device}, and --precision auto is {precision}."
+        super().format_help(ctx, formatter)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, and keep the function's arguments and what is said of the run apart."""
         rest = super().parse_args(ctx, args)

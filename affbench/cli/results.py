@@ -133,7 +133,7 @@ def leaderboard(
     """All runs by set, committed ones included; ranks respect ties within the noise."""
     from affbench.experiment.reference import add_reference, leaderboards
     from affbench.experiment.reference import publish as publish_run
-    from affbench.report.terminal import leaderboard_table
+    from affbench.report.terminal import leaderboard_tables
     from affbench.run.folder import find_run
 
     for run in [find_run(session.workspace.results, name) for name in add or []]:
@@ -141,7 +141,7 @@ def leaderboard(
     for run in [find_run(session.workspace.results, name) for name in publish or []]:
         session.workspace.progress.note(f"published: {publish_run(run, session.workspace).path}")
     boards = leaderboards(session.workspace.results, set_name)
-    session.tables([leaderboard_table(board) for board in boards], form)
+    session.tables([table for board in boards for table in leaderboard_tables(board)], form)
     session.document({"leaderboards": [asdict(board) for board in boards]})
 
 

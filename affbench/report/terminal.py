@@ -2,34 +2,44 @@
 
 from affbench.analysis.ranking import Leaderboard
 from affbench.data.dataset import TRANSFORM_UNITS
-from affbench.report.table import ABSENT, Cell, Table, interval, percent, whole
+from affbench.report.table import Cell, Table, interval, percent, whole
 from affbench.run.folder import EvaluationRecord, Share
 
+_PROTOCOLS = {"translated": "T", "centred": "C", "unknown": "?"}
 
-def leaderboard_table(board: Leaderboard) -> Table:
-    """A leaderboard as a table, the published results without rank below our own."""
-    columns = ("Rank", "Model", "Run", "Parameters", "n", "Accuracy %", "95% interval", "Origin")
+
+def leaderboard_tables(board: Leaderboard) -> list[Table]:
+    """A leaderboard, and the published results beside it, narrow enough for a terminal of 80 columns."""
     rows = []
     for row in board.rows:
-        model = Cell(row.model if row.routings is None else f"{row.model}, routing {row.routings}")
-        counts = (whole(row.parameters), whole(row.n))
-        accuracy = (Cell(percent(row.accuracy), 100 * row.accuracy), Cell(interval((row.low, row.high))))
-        rows.append((whole(row.rank), model, Cell(row.run), *counts, *accuracy, Cell(row.origin)))
-    for other in sorted(board.published, key=lambda published: -published.value):
-        origin = Cell(f"{other.source}, on {other.set}, trained on {other.trained}; {other.status}")
-        accuracy = (Cell(f"{other.value:g}", other.value), ABSENT)
-        rows.append((ABSENT, Cell(other.method), ABSENT, Cell(other.parameters or "–"), ABSENT, *accuracy, origin))
+        name = row.run if row.stop_at is None else f"{row.run}\nmatched at {100 * row.stop_at:g}%"
+        accuracy = Cell(f"{percent(row.accuracy)} {interval((row.low, row.high))}", 100 * row.accuracy)
+        origin = Cell("yours" if row.origin == "yours" else "ref.")
+        rows.append((whole(row.rank), Cell(name), whole(row.n), accuracy, origin))
     caption = (
         "Rank: 1 + the number of runs whose whole 95% interval lies above; equal ranks are ties within the noise. "
         "Intervals are over test images of one run (originals resampled where a set holds several versions of each "
-        "digit) and leave out the choice of seed."
+        "digit) and leave out the choice of seed. ref.: committed to results/reference."
     )
-    if board.published:
-        caption += " Published results are on the sets named in them, without rank."
     if len({row.n for row in board.rows}) > 1:
         caption += " Not all were tested on as many images: compare rows of one n."
     notes = [caption, *(f"Warning, {row.run}: {row.warning}" for row in board.rows if row.warning), *board.left_out]
-    return Table(f"Leaderboard: {board.set}", columns, tuple(rows), "\n".join(notes))
+    columns = ("Rank", "Run", "n", "Accuracy %", "From")
+    tables = [Table(f"Leaderboard: {board.set}", columns, tuple(rows), "\n".join(notes))]
+    published = sorted(board.published, key=lambda other: -other.value)
+    if published:
+        shown = tuple(
+            (Cell(other.method), Cell(str(other.year), other.year), Cell(_PROTOCOLS[other.protocol]),
+             Cell(f"{other.value:g}{'' if other.status.startswith('stated') else '*'}", other.value))
+            for other in published
+        )  # fmt: skip
+        sets = ", ".join(dict.fromkeys(other.set for other in published))
+        about = (
+            f"On {sets}; without rank. T: trained on translated digits, C: on centred ones, ?: not known. "
+            "*: quoted elsewhere, not checked at its source. Reports name each source."
+        )
+        tables.append(Table("Published results", ("Method", "Year", "Trained", "%"), shown, about))
+    return tables
 
 
 def evaluation_tables(record: EvaluationRecord) -> list[Table]:

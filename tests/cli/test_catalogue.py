@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,13 @@ def test_models_are_listed_with_their_parameters_and_options(affbench: Affbench)
         shown.replace("│", "").split()
     )
     assert affbench("models", "capsnett").status == 2
+
+
+def test_help_says_what_is_taken_here(affbench: Affbench) -> None:
+    shown = " ".join(affbench("train", "--help").stdout.replace("│", "").split())
+    assert "--device auto is cpu" in shown or "--device auto is cuda" in shown or "--device auto is mps" in shown
+    assert re.search(r"--precision auto is (bfloat16|float32)", shown)
+    assert "paper, keras, constant, linear, cosine" in shown
 
 
 def test_sets_say_how_to_get_them(affbench: Affbench, tmp_path: Path) -> None:
