@@ -8,6 +8,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from affbench.base import store
 from affbench.base.config import DataConfig, ModelConfig, RunConfig
@@ -18,7 +19,6 @@ from affbench.base.workspace import Workspace
 from affbench.data.sets import default_data_dir, find_part, find_set
 from affbench.data.synthesis import COPIES
 from affbench.models import build_model, parameter_count
-from affbench.models.registry import check_model
 from affbench.run.evaluate import Evaluation, predict
 from affbench.run.folder import (
     CONFIG,
@@ -31,7 +31,8 @@ from affbench.run.folder import (
     runs_dir,
 )
 from affbench.run.plan import elsewhere_recipe, resolved_options
-from affbench.run.record import load_model, record_evaluation
+from affbench.run.record import load_model, make_whole, record_evaluation
+from affbench.run.resume import apart
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which training scripts save a state dict
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, and of torch.compile
@@ -66,11 +67,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def adopt(config: ModelConfig, weights: Mapping[str, Tensor], workspace: Workspace) -> Run:
     """The run of a network with these weights; made once, and the same one for the same network and weights."""
     canvas, options = find_set(DataConfig().train_set).canvas, resolved_options(config)
-    check_model(config.name, canvas, options)
     model = build_model(config.name, canvas=canvas, **options)
     own = model.state_dict()
     while not weights.keys() <= own.keys() and all(name.startswith(_PREFIXES) for name in weights):
         weights = {name.partition(".")[2]: value for name, value in weights.items()}
+    if any(map(is_lazy, own.values())) or weights.keys() - own.keys():
+        make_whole(model, canvas)
+        own = model.state_dict()
     for what, names in {
         "it lacks": own.keys() - weights.keys(),
         "it has, and the network has not,": weights.keys() - own.keys(),
@@ -80,8 +83,7 @@ def adopt(config: ModelConfig, weights: Mapping[str, Tensor], workspace: Workspa
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             some = ", ".join(sorted(names)[:_NAMED]) + more
             raise UsageError(f"these weights are not those of '{config.name}' with its options (-o): {what} {some}.")
-    # The format stores no memory twice, so tensors that share it are stored as copies.
-    content = safetensors.torch.save({name: value.contiguous().clone() for name, value in weights.items()})
+    content = safetensors.torch.save(apart(weights))
     run_config = RunConfig(model=config.model_copy(update={"options": options}))
     recipe = elsewhere_recipe(run_config.model, content)
     folder = runs_dir(workspace.results) / run_name(run_config.model, "elsewhere", recipe.key)

@@ -37,9 +37,8 @@ def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     model = build_model(named.name, canvas=run.canvas, **named.options)
     try:
         weights = load_file(path)
-        if weights.keys() - model.state_dict().keys():  # of parts that a first forward pass makes
-            with contextlib.suppress(Exception), torch.no_grad():
-                model.eval()(torch.zeros(2, 1, run.canvas, run.canvas))
+        if weights.keys() - model.state_dict().keys():
+            make_whole(model, run.canvas)
         model.load_state_dict(weights)
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -48,6 +47,12 @@ def load_model(run: Run, device: torch.device | str = "cpu") -> nn.Module:
             f"config.toml ({reason}); train the run again (--force)."
         ) from error
     return prepare(model, torch.device(device)).eval()
+
+
+def make_whole(model: nn.Module, canvas: int) -> None:
+    """Let a first forward pass make the parts of a model that wait for one."""
+    with contextlib.suppress(Exception), torch.no_grad():
+        model.eval()(torch.zeros(2, 1, canvas, canvas))
 
 
 def evaluate_run(run: Run, part: SetPart, workspace: Workspace) -> EvaluationRecord:

@@ -104,7 +104,10 @@ def finish(plan: Plan, step: Step, at: Position, validation: Dataset, train_imag
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], model: str) -> None:
     """Write weights of a model as safetensors; the same weights give the same bytes."""
-    # The format stores no memory twice, so tensors that share it are stored as copies.
-    tensors = {name: value.contiguous().clone() for name, value in weights.items()}
     # A second entry would make the bytes a matter of chance: safetensors writes entries in no fixed order.
-    save_file(tensors, path, metadata={"model": model})
+    save_file(apart(weights), path, metadata={"model": model})
+
+
+def apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as safetensors takes them: it stores no memory twice, so tensors that share it become copies."""
+    return {name: value.contiguous().clone() for name, value in weights.items()}

@@ -68,6 +68,16 @@ def test_state_dicts_are_read_however_training_scripts_save_them(
     assert all(torch.equal(kept[name], value) for name, value in state.items())
 
 
+def test_a_network_that_waits_for_its_first_images_is_completed(tmp_path: Path, workspace: Workspace) -> None:
+    path = tmp_path / "lazy.py"
+    path.write_text("from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))\n")
+    config, fitting, other = ModelConfig(name=f"{path}:make"), nn.Linear(1600, 10), nn.Linear(784, 10)
+    run = adopt(config, nn.Sequential(nn.Flatten(), fitting).state_dict(), workspace)
+    assert run.environment.parameters == 16_010
+    with pytest.raises(UsageError, match=r"of another shape are 1\.weight"):
+        adopt(config, nn.Sequential(nn.Flatten(), other).state_dict(), workspace)
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return Path.touch, (Path("ran"),)  # type: ignore[return-value]
