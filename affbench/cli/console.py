@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 SILENCE = 50.0  # seconds after which a log without bars is told how far work has come
 
 
-def _clock(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
-
-
 class ConsoleProgress(Progress):
     """Bars on a terminal, while there is work, and notes as lines, both on standard error."""
 
@@ -50,7 +46,7 @@ class ConsoleProgress(Progress):
         self._bars.start()
         identity = self._bars.add_task(title, total=total, rate="", text="")
         try:
-            yield _Bar(self._bars, identity, unit, self.note if self._bars.disable else None)
+            yield _Bar(self._bars, identity, title, total, unit, self.note if self._bars.disable else None)
         finally:
             self._bars.remove_task(identity)
             if not self._bars.tasks and not self._bars.disable:
@@ -65,9 +61,16 @@ class _Bar(Task):
     """Without a terminal, `say` prints a line now and then, so that a log shows life."""
 
     def __init__(
-        self, bars: progress.Progress, identity: progress.TaskID, unit: str, say: Callable[[str], None] | None
+        self,
+        bars: progress.Progress,
+        identity: progress.TaskID,
+        title: str,
+        total: float | None,
+        unit: str,
+        say: Callable[[str], None] | None,
     ) -> None:
-        self._bars, self._identity, self._unit, self._say = bars, identity, unit, say
+        self._bars, self._identity, self._title, self._total = bars, identity, title, total
+        self._unit, self._say = unit, say
         self._start = self._said = time.perf_counter()
         self._done = 0.0
 
@@ -77,11 +80,14 @@ class _Bar(Task):
         shown = f"{rate / 1e6:.1f} MB/s" if self._unit == "bytes" else f"{rate:,.0f} {self._unit}/s"
         self._bars.update(self._identity, advance=amount, rate=shown if self._unit else "", text=text)
         if self._say is not None and (now := time.perf_counter()) - self._said > SILENCE:
-            self._said, bar = now, self._bars.tasks[self._bars.task_ids.index(self._identity)]
-            left = "" if bar.total is None else f", {_clock((bar.total - self._done) / max(rate, 1e-9))} left"
-            share = "" if bar.total is None else f" {self._done / max(bar.total, 1):.0%},"
+            self._said = now
+            share = left = ""
+            if self._total is not None:
+                share = f" {self._done / max(self._total, 1):.0%},"
+                seconds = round((self._total - self._done) / max(rate, 1e-9))
+                left = f", {datetime.timedelta(seconds=seconds)} left"
             about = ", ".join(filter(None, (shown if self._unit else "", text)))
-            self._say(f"{time.strftime('%H:%M:%S')}  {bar.description}:{share} {about}{left}")
+            self._say(f"{time.strftime('%H:%M:%S')}  {self._title}:{share} {about}{left}")
 
 
 def console(stream: TextIO, *, quiet: bool = False) -> Console:

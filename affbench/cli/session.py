@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from affbench.base.distributed import launched
-from affbench.base.errors import AffbenchError, StorageError, UsageError, nearest
+from affbench.base.errors import AffbenchError, StorageError, UsageError
 from affbench.base.workspace import Workspace
 from affbench.cli.console import ConsoleProgress, console, let_go
 
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 _option = functools.partial(typer.Option, rich_help_panel="Common")
+
+
+FORMS: dict[str, Callable[[Table], RenderableType]] = {
+    "text": lambda table: table.to_rich(),
+    "markdown": lambda table: table.to_markdown(),
+    "csv": lambda table: table.to_csv(),
+    "latex": lambda table: table.to_latex(),
+}
+"""How a table is printed."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +70,7 @@ class Session:
 
     def tables(self, tables: Iterable[Table], form: str) -> None:
         """Print tables in one of several forms."""
-        forms: dict[str, Callable[[Table], RenderableType]] = {
-            "text": lambda table: table.to_rich(),
-            "markdown": lambda table: table.to_markdown(),
-            "csv": lambda table: table.to_csv(),
-            "latex": lambda table: table.to_latex(),
-        }
-        if form not in forms:
-            raise UsageError(f"--format {form} is unknown: {nearest(form, forms)}")
-        self.show(*map(forms[form], tables))
+        self.show(*map(FORMS[form], tables))
 
     def document(self, content: Any) -> None:
         """Print the JSON document, if it is wanted."""

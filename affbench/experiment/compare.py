@@ -29,10 +29,10 @@ def compare_runs(names: Sequence[str], set_name: str | None, workspace: Workspac
         raise UsageError("compare takes at least two runs: 'affbench status' lists them.")
     runs = [LabelledRun(name, run) for name in names for run in finished_runs(workspace.results, name)]
     results = only_sets(read_results(runs, workspace), [] if set_name is None else [set_name])
-    results = on_common_images(results, workspace)
     for name in names:
         if len(own := [group for group in results.groups if group.label == name]) > 1:
             raise UsageError(f"{name} could mean several: {'; '.join(group.name for group in own)}; give more of it.")
+    results = on_common_images(results, workspace)
     pairs = compared(results, lambda groups: itertools.combinations(groups, 2))
     if not pairs.tables:
         raise ArtefactError(

@@ -111,6 +111,7 @@ def test_tables_are_printed_in_the_form_asked_for(affbench: Affbench, form: str,
     wrong = affbench("models", "--format", f"{form}s")
     assert wrong.status == 2
     assert f"did you mean '{form}'?" in wrong.stderr
+    assert "--format" in affbench("eval", "--format", f"{form}s").stderr  # before anything is looked for, or tested
 
 
 def test_shells_complete_names(affbench: Affbench, tmp_path: Path) -> None:
