@@ -23,6 +23,7 @@ class Published:
     matched: bool = False  # whether it was tested where it had the accuracy of the others on translated digits
     note: str = ""
     sd: float | None = None
+    study: str = ""  # the series of variants that it belongs to: shown beside runs that make it again only
 
     @property
     def trained(self) -> str:
@@ -35,20 +36,11 @@ _LINES = (files("affbench.analysis") / "published.csv").read_text(encoding="utf-
 _ROWS = [{name: text for name, text in row.items() if text} for row in csv.DictReader(_LINES)]
 PUBLISHED = TypeAdapter(tuple[Published, ...]).validate_python(_ROWS)
 _SHOWN = {"affnist-synthetic": ("affnist", "another synthetic affNIST")}  # sets whose own figures nobody published
-
-ABLATION = {
-    (1, False): ((0.34, 0.032), (0.39, 0.024)),
-    (1, True): ((0.29, 0.011), (0.36, 0.009)),
-    (3, False): ((0.35, 0.036), (0.40, 0.016)),
-    (3, True): ((0.25, 0.005), (0.34, 0.016)),
-}
-"""By iterations and reconstruction, of Sabour, Frosst, Hinton 2017 as quoted by X. Guo's CapsNet-Keras, and of itself.
-
-Test error in percent on centred MNIST with shifts up to 2 pixels, mean and standard deviation of 3 trials.
-"""
+METHODS = frozenset(row.method for row in PUBLISHED)
 
 
-def published_for(name: str) -> tuple[Published, ...]:
-    """The published accuracies to show beside our own on a set; the official ones for affNIST's like."""
+def published_for(name: str, method: str = "") -> tuple[Published, ...]:
+    """The published accuracies to show beside our own on a set, or those of one method; official ones for affNIST's."""
     base = name.partition("@")[0].removesuffix("-sample")
-    return tuple(row for row in PUBLISHED if row.set in _SHOWN.get(base, (base,)))
+    found = (row for row in PUBLISHED if row.set in _SHOWN.get(base, (base,)))
+    return tuple(row for row in found if (row.method == method if method else not row.study))

@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from affbench.base.config import RunConfig
 from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
-from affbench.data.sets import is_earlier_edition
+from affbench.data.placement import FRAME
+from affbench.data.sets import find_set, is_earlier_edition
 from affbench.run.folder import EvaluationRecord, Run
 
 _SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "affnist-synthetic", "affnist")
@@ -23,6 +24,7 @@ class LabelledRun:
 
     label: str
     run: Run
+    published: str = field(default="", kw_only=True)  # the published network it makes again
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,18 @@ class Group:
     def routings(self) -> int | None:
         """Routing iterations; None for a model without routing."""
         return self.config.model.routings
+
+    @property
+    def published(self) -> str:
+        """The published network it makes again; "" where none is named."""
+        return self.results[0].published
+
+    @property
+    def protocol(self) -> Literal["translated", "centred"]:
+        """The digits it was trained on, as literature has it: moved over a larger canvas, or not (but for jitter)."""
+        data, spec = self.config.data, find_set(self.config.data.train_set)
+        moved = spec.form == "translated" if data.shift is None else data.shift > 0
+        return "translated" if moved and spec.canvas > FRAME else "centred"
 
     @property
     def parameters(self) -> int:
@@ -197,7 +211,7 @@ def _read(labelled: LabelledRun) -> tuple[Result, list[str]]:
             problems.append(f"Run {run.name} was tested on {record.set} with other code of its model than trained it.")
     if not evaluations:
         problems.append(f"Run {run.name} was not tested on any set yet; only its training is shown.")
-    return Result(labelled.label, run, evaluations), problems
+    return Result(labelled.label, run, evaluations, published=labelled.published), problems
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

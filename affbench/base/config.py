@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -134,11 +134,20 @@ class PipelineRuns(_Frozen):
 
     model: str
     label: str | None = None  # what tables and figures call it; the model's name when absent
+    published: str = ""  # the published network it makes again, by its method in analysis/published.csv
     routings: Routings | None = None
     seeds: Seeds | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)  # keys that differ from the pipeline's table of this name
     training: dict[str, Any] = Field(default_factory=dict)
+
+
+class PipelineCell(NamedTuple):
+    """One run of a pipeline."""
+
+    label: str
+    config: RunConfig
+    published: str
 
 
 class Pipeline(_Frozen):
@@ -157,8 +166,8 @@ class Pipeline(_Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     runs: tuple[PipelineRuns, ...] = Field(min_length=1)
 
-    def expand(self) -> list[tuple[str, RunConfig]]:
-        """Every run of the pipeline with its label, as in the file, seeds innermost; matched ones end their entry."""
+    def expand(self) -> list[PipelineCell]:
+        """Every run of the pipeline, as in the file, seeds innermost; matched ones end their entry."""
         cells = []
         for number, entry in enumerate(self.runs, start=1):
             where = f"[[runs]] number {number} of pipeline '{self.name}'"
@@ -174,7 +183,8 @@ class Pipeline(_Frozen):
                 model = ModelConfig(name=entry.model, options=options)
                 for seed in entry.seeds or self.seeds:
                     own = kind.model_copy(update={"seed": seed})
-                    cells.append((name, RunConfig(model=model, data=data, training=own)))
+                    run = RunConfig(model=model, data=data, training=own)
+                    cells.append(PipelineCell(name, run, entry.published))
         return cells
 
 

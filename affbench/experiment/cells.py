@@ -58,6 +58,7 @@ class Cell:
     label: str
     plan: Plan
     stops: tuple[float, ...] = ()  # validation accuracies at which other cells stop this training
+    published: str = ""  # the published network it makes again
 
     def unfinished(self, error: str | None = None) -> CellResult:
         """What is known before it is run, or when it came to nothing."""

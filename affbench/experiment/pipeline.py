@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from affbench.analysis.published import METHODS
 from affbench.analysis.results import LabelledRun, Result, Results, read_results
 from affbench.base import store
 from affbench.base.config import EvaluationConfig, Pipeline, RunConfig
-from affbench.base.errors import AffbenchError, DataError, UsageError
+from affbench.base.errors import AffbenchError, DataError, UsageError, nearest
 from affbench.base.workspace import Workspace
 from affbench.data.sets import FAMILIES, SetPart, find_part, find_set
 from affbench.data.synthesis import COPIES
@@ -96,7 +97,7 @@ class Experiment:
         """All that its report shows."""
         return {
             "code": report_code(),
-            "texts": [self.title, self.note, *(cell.label for cell in self.cells)],
+            "texts": [self.title, self.note, *((cell.label, cell.published) for cell in self.cells)],
             "evaluation": self.evaluation.model_dump(mode="json"),
             "explain": self.explain,
             "runs": [cell.plan.key for cell in self.cells],
@@ -110,10 +111,13 @@ class Experiment:
 
 def from_pipeline(pipeline: Pipeline, workspace: Workspace) -> Experiment:
     """The experiment that a pipeline describes."""
+    for entry in pipeline.runs:
+        if entry.published and entry.published not in METHODS:
+            raise UsageError(f"nothing is published as '{entry.published}': {nearest(entry.published, METHODS)}")
     stops = () if pipeline.matched is None else (pipeline.matched,)
     cells = tuple(
-        Cell(label, plan_run(config, workspace), () if config.training.stop_at else stops)
-        for label, config in pipeline.expand()
+        Cell(label, plan_run(config, workspace), () if config.training.stop_at else stops, published)
+        for label, config, published in pipeline.expand()
     )
     return Experiment(pipeline.name, pipeline.title, pipeline.note, cells, pipeline.evaluation, pipeline.explain)
 
@@ -153,7 +157,11 @@ def run_experiment(experiment: Experiment, workspace: Workspace, engine: Engine 
     store.refuse_foreign(folder)
     _prepare(experiment, workspace)
     made = run_cells_on(engine or Engine(), experiment.cells, experiment.evaluation, workspace)
-    runs = [LabelledRun(cell.label, cell.plan.run) for cell in experiment.cells if cell.plan.is_trained]
+    runs = [
+        LabelledRun(cell.label, cell.plan.run, published=cell.published)
+        for cell in experiment.cells
+        if cell.plan.is_trained
+    ]
     if not runs:
         raise AffbenchError(f"no cell of '{experiment.name}' finished; the first one failed because {made[0].error}")
     results = on_common_images(read_results(runs, workspace), workspace, tested_parts(experiment.evaluation))

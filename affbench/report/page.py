@@ -25,7 +25,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 MEASURED = ("factors", "equivariance")
 """Sections for which something is measured, on some thousand images a model."""
 SHOWN = (
-    "accuracy", "matched", "pairs", "published", "routing", "ablation", "training", "transformation", "classes",
+    "accuracy", "matched", "pairs", "published", "replication", "routing", "training", "transformation", "classes",
     "mistakes", "positions", *MEASURED, "capsules", "entropy", "samples", "methods", "evaluations",
 )  # fmt: skip
 """The sections of a report in this order, by their files in `affbench.report.sections`."""

@@ -99,7 +99,7 @@ def test_missing_pipeline_suggests_one_that_is_there(monkeypatch: pytest.MonkeyP
 def test_pipeline_expands_to_routings_times_seeds_with_seeds_innermost(tmp_path: Path) -> None:
     text = 'title = "t"\nseeds = [4, 5]\n[training]\nepochs = 7\n[[runs]]\nmodel = "capsnet"\nroutings = [1, 3]\n'
     text += 'training = { batch_size = 8 }\n[[runs]]\nmodel = "cnn"\nseeds = 9\n'
-    cells = [config for _, config in read_pipeline(written(tmp_path, text)).expand()]
+    cells = [config for _, config, _ in read_pipeline(written(tmp_path, text)).expand()]
     assert [(c.model.routings, c.training.seed) for c in cells] == [(1, 4), (1, 5), (3, 4), (3, 5), (None, 9)]
     assert {c.training.epochs for c in cells} == {7}
     assert [c.training.batch_size for c in cells] == [8, 8, 8, 8, 128]
@@ -111,10 +111,10 @@ def test_shipped_pipelines_are_valid(path: Path) -> None:
 
 
 def test_shipped_sweep_and_ablation_are_the_ones_announced() -> None:
-    sweep = [config for _, config in read_pipeline(PIPELINES / "routing-sweep.toml").expand()]
+    sweep = [config for _, config, _ in read_pipeline(PIPELINES / "routing-sweep.toml").expand()]
     expected = [(routings, seed) for routings in (1, 2, 3, 5, 7, 10) for seed in (0, 1, 2)]
     assert [(c.model.routings, c.training.seed) for c in sweep] == expected
-    ablation = [config for _, config in read_pipeline(PIPELINES / "ablation.toml").expand()]
+    ablation = [config for _, config, _ in read_pipeline(PIPELINES / "ablation.toml").expand()]
     rows = {(c.model.routings, c.model.options["reconstruction"]) for c in ablation}
     assert rows == {(1, 0), (3, 0), (1, 0.0005), (3, 0.0005)}
     assert len(ablation) == 12

@@ -21,9 +21,8 @@ def published_table(results: Results, name: str) -> Table | None:
     groups = [own for own in results.groups if own.records(name)]
     rows = []
     for own in groups:
-        trained = "translated digits" if own.config.data.shift else own.config.data.train_set
         status = f"measured, {counted(len(own.records(name)), 'seed')}"
-        about = map(Cell, (name, trained, "this report", status))
+        about = map(Cell, (name, f"{own.protocol} digits", "this report", status))
         rows.append((Cell(own.name), ABSENT, whole(own.parameters), accuracy_cell(own, name), *about))
     for row in published:
         spread = "" if row.sd is None else f" ± {row.sd:g}"
