@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(data.fetch)
 app.command(cls=OfRun)(train.train)
 app.command("eval")(results.evaluate)
+app.command(cls=OfRun)(train.speedrun)
 app.command(cls=OfRun)(train.sweep)
 app.command()(train.run)
 app.command()(results.compare)

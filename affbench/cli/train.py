@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from affbench.base.errors import ArtefactError, UsageError
+from affbench.base.errors import AffbenchError, ArtefactError, UsageError
+from affbench.base.version import __version__
 from affbench.cli.options import (
     CheckpointMinutes,
     Copies,
@@ -77,6 +78,44 @@ def _unfinished(session: Session) -> RunConfig:
             f"longer those it began with; 'affbench train --config {latest.path / 'config.toml'}' begins anew."
         )
     return latest.config
+
+
+RECIPE: dict[str, Any] = {"epochs": 8, "batch_size": 32, "learning_rate": 0.003, "schedule": "linear"}
+
+
+@command
+def speedrun(
+    session: Session,
+    context: typer.Context,
+    target: Annotated[float, typer.Option(min=0, max=1, help="Validation accuracy to reach.")] = 0.9923,
+    checkpoint_minutes: CheckpointMinutes = 1,
+    device: Device = "auto",
+) -> None:
+    """Train to an accuracy and print the record: a line for the table of docs/speed.md."""
+    resolved = run_config(**RECIPE | context.obj | {"stop_at": target})
+    from affbench.data.sets import find_part
+    from affbench.run.plan import plan_run
+    from affbench.run.record import evaluate_run
+    from affbench.run.train import train as run_training
+
+    run = run_training(plan_run(resolved, session.workspace), session.workspace)
+    made, last, settings = run.environment, run.history[-1], run.config.training
+    if made.stop_at_reached_epoch is None:
+        best = run.selected.validation_accuracy
+        raise AffbenchError(f"{run.name} reached {best:.2%} in {last.epoch:g} epochs, not {target:.2%}: no record.")
+    seconds = sum(row.seconds for row in run.history)
+    tested = evaluate_run(run, find_part(run.config.data.train_set), session.workspace)
+    images = round(last.epoch * made.train_images)
+    recipe = f"batch {settings.batch_size}, {settings.schedule} from {settings.learning_rate:g}, seed {settings.seed}"
+    columns = (
+        f"{run.name} ({made.parameters:,} parameters)", f"{made.device_name}, {made.precision}", recipe,
+        f"{last.epoch:g} of {settings.epochs}", f"{images:,}", f"{seconds:,.0f}",
+        f"{last.validation_accuracy:.2%}", f"{tested.accuracy:.2%} (n {tested.n:,})", __version__,
+    )  # fmt: skip
+    session.show(f"| {' | '.join(columns)} |")
+    accuracy = {"validation_accuracy": last.validation_accuracy, "test_accuracy": tested.accuracy, "test_n": tested.n}
+    spent = {"seconds": seconds, "epochs": last.epoch, "images": images, "device": made.device_name}
+    session.document({"run": run.name, "target": target, **spent, **accuracy, "precision": made.precision})
 
 
 @command

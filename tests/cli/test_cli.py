@@ -402,3 +402,20 @@ def test_bench_prints_the_ratios(affbench: Affbench) -> None:
     for name in ("step_over_floor", "textbook_over_step", "routing_10_over_1"):
         assert document[name]["median"] > 0
     assert document["peak_memory_bytes"] > 0
+
+
+def test_a_speedrun_prints_one_line_for_the_table_of_records(affbench: Affbench, workspace: Workspace) -> None:
+    tiny = ("speedrun", *TRAIN[1:], "--schedule", "constant")
+    line = affbench(*tiny, "--epochs", "3", "--target", "0.01").stdout
+    run, *_ = list_runs(workspace.results)
+    assert len(line.splitlines()) == 1
+    cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+    assert len(cells) == 9
+    assert cells[0].startswith(run.name)
+    assert cells[3:5] == ["1 of 3", "64"]
+    assert cells[6] == f"{run.history[-1].validation_accuracy:.2%}"
+    document = json.loads(affbench(*tiny, "--epochs", "3", "--target", "0.01", "--json").stdout)
+    assert (document["run"], document["images"], document["epochs"]) == (run.name, 64, 1.0)
+    ended = affbench(*tiny, "--target", "1")
+    assert ended.status == 1
+    assert "not 100.00%: no record" in one_sentence(ended)
