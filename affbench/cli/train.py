@@ -92,7 +92,7 @@ def speedrun(
     device: Device = "auto",
 ) -> None:
     """Train to an accuracy and print the record: a line for the table of docs/speed.md."""
-    resolved = run_config(**RECIPE | context.obj | {"stop_at": target})
+    resolved = run_config(**{**RECIPE, **context.obj, "stop_at": target})
     from affbench.data.sets import find_part
     from affbench.run.plan import plan_run
     from affbench.run.record import evaluate_run
@@ -105,7 +105,7 @@ def speedrun(
         raise AffbenchError(f"{run.name} reached {best:.2%} in {last.epoch:g} epochs, not {target:.2%}: no record.")
     seconds = sum(row.seconds for row in run.history)
     tested = evaluate_run(run, find_part(run.config.data.train_set), session.workspace)
-    images = round(last.epoch * made.train_images)
+    images = round(last.epoch * (made.train_images or 0))
     recipe = f"batch {settings.batch_size}, {settings.schedule} from {settings.learning_rate:g}, seed {settings.seed}"
     columns = (
         f"{run.name} ({made.parameters:,} parameters)", f"{made.device_name}, {made.precision}", recipe,
