@@ -1,5 +1,7 @@
 """Losses: the margin loss and the reconstruction error of CapsNet, and the one call that trains any model."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,10 @@ def margin_loss(
     too_short = F.relu(present - lengths).square()
     too_long = F.relu(lengths - absent).square()
     return (truth * too_short + absent_weight * (1 - truth) * too_long).sum(-1).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"margin": margin_loss, "cross-entropy": F.cross_entropy}
+"""Of class scores (B, K) and labels (B,), by the names that options give them."""
 
 
 def reconstruction_error(reconstructions: Tensor, images: Tensor) -> Tensor:

@@ -30,6 +30,13 @@ def number(name: str, value: object, minimum: float, below: float = float("inf")
     return float(value)
 
 
+def flag(name: str, value: object) -> bool:
+    """True or False, and nothing that merely counts as such."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be true or false, not {value!r}.")
+    return value
+
+
 def choice(name: str, value: object, known: Collection[str]) -> str:
     """One of the known words."""
     if not isinstance(value, str) or value not in known:

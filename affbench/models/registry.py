@@ -36,6 +36,8 @@ _BUILT_IN = {
     "aff-capsnet": "affbench.models.aff_capsnet:AffCapsNet",
     "cnn-gap": "affbench.models.cnn:GlobalPoolingCNN",
     "stn-cnn": "affbench.models.stn:SpatialTransformerCNN",
+    "cnn-fc": "affbench.models.cnn:ConvNetFC",
+    "cnn-avg": "affbench.models.cnn:ConvNetAvg",
 }
 
 

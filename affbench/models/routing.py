@@ -5,18 +5,26 @@ paper (Dynamic Routing Between Capsules, arXiv 1710.09829) writes it; then what 
 without forming the votes (`kernels.routing_fast`).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from affbench.base.errors import UsageError
 from affbench.models.kernels import routing_fast
-from affbench.models.options import choice, whole
+from affbench.models.options import choice, flag, whole
 
 GRADIENTS = ("last", "all")
 
 
-def dynamic_routing_reference(capsules: Tensor, weight: Tensor, iterations: int, gradient: str = "last") -> Tensor:
-    """Procedure 1 as the paper writes it: arguments and result as those of :func:`dynamic_routing`."""
+def dynamic_routing_reference(
+    capsules: Tensor,
+    weight: Tensor,
+    iterations: int,
+    gradient: str = "last",
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Procedure 1 as the paper writes it: as :func:`dynamic_routing`, squashed or with what takes its place."""
     u_hat = torch.einsum("njod,bnd->bnjo", weight, capsules)  # prediction vectors, the "votes"
     b = u_hat.new_zeros(u_hat.shape[:3])
     for iteration in range(iterations):
@@ -24,7 +32,7 @@ def dynamic_routing_reference(capsules: Tensor, weight: Tensor, iterations: int,
         if gradient == "last":
             c = c.detach()
         s = torch.einsum("bnj,bnjo->bjo", c, u_hat)
-        v = squash(s)
+        v = (activation or squash)(s)
         if iteration < iterations - 1:
             b = b + torch.einsum("bnjo,bjo->bnj", u_hat, v)
     return v
@@ -111,9 +119,10 @@ class CapsuleLayer(nn.Module):
         out_dim: int,
         iterations: int = 3,
         gradient: str = "last",
+        squashed: bool = True,
     ) -> None:
         super().__init__()
-        self.routing: nn.Module = DynamicRouting(iterations, gradient)
+        self.routing: nn.Module = DynamicRouting(iterations, gradient, squashed)
         self.weight = nn.Parameter(torch.empty(out_capsules, out_dim, in_dim, in_capsules))
         nn.init.normal_(self.weight, std=0.1)
 
@@ -129,37 +138,61 @@ class CapsuleLayer(nn.Module):
 
 
 class DynamicRouting(nn.Module):
-    """:func:`dynamic_routing` as a layer without parameters, in the form a capsule layer composes."""
+    """:func:`dynamic_routing` as a layer without parameters; where capsules are not squashed it forms the votes."""
 
-    def __init__(self, iterations: int = 3, gradient: str = "last") -> None:
+    def __init__(self, iterations: int = 3, gradient: str = "last", squashed: bool = True) -> None:
         super().__init__()
         self.iterations = whole("routings", iterations)
         self.gradient = choice("routing_gradient", gradient, GRADIENTS)
+        self.squashed = flag("squash", squashed)
 
     def forward(self, capsules: Tensor, matrices: Tensor) -> Tensor:
         """(B, N, D_in), (N, J, D_out, D_in) -> (B, J, D_out)."""
-        return dynamic_routing(capsules, matrices, self.iterations, self.gradient)
+        if self.squashed:
+            return dynamic_routing(capsules, matrices, self.iterations, self.gradient)
+        with torch.autocast(capsules.device.type, enabled=False):
+            inputs = *_in_precision(capsules, matrices), self.iterations, self.gradient
+            return dynamic_routing_reference(*inputs, activation=nn.Identity())
 
 
 class SharedCapsuleLayer(nn.Module):
-    """A layer of capsules with one transformation matrix per output capsule, shared by all input capsules, no routing.
+    """A layer of capsules with one transformation matrix per output capsule, shared by all input capsules.
 
-    Every input capsule is coupled to every output capsule with 1/J: :class:`CapsuleLayer` with one iteration and N
-    equal matrices. Since the votes are W u, it is W times the sum of the input capsules; neither their order nor, up
-    to the borders, the place of what they see matters. Sizes as in :class:`CapsuleLayer`, weight (J, D_out, D_in).
+    It is :class:`CapsuleLayer` with N equal matrices, by default with one iteration: every coupling coefficient is
+    1/J. As the votes are W u, none is formed: s = W Σ c u, and a vote agrees with v as u does with Wᵀ v. Neither the
+    order of the input capsules nor, up to the borders, the place of what they see matters. The weight is
+    (J, D_out, D_in).
     """
 
-    def __init__(self, in_dim: int, out_capsules: int, out_dim: int) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        out_capsules: int,
+        out_dim: int,
+        iterations: int = 1,
+        gradient: str = "last",
+        squashed: bool = True,
+    ) -> None:
         super().__init__()
+        self.iterations = whole("routings", iterations)
+        self.gradient = choice("routing_gradient", gradient, GRADIENTS)
+        self.activation = squash if flag("squash", squashed) else nn.Identity()
         self.weight = nn.Parameter(torch.empty(out_capsules, out_dim, in_dim))
         nn.init.normal_(self.weight, std=0.1)
 
     def forward(self, capsules: Tensor) -> Tensor:
         """(B, N, D_in) -> (B, J, D_out), for any N."""
         with torch.autocast(capsules.device.type, enabled=False):
-            capsules, weight = _in_precision(capsules, self.weight)
-            coupled = capsules.sum(1) / len(weight)
-            return squash(torch.einsum("joi,bi->bjo", weight, coupled))
+            u, weight = _in_precision(capsules, self.weight)
+            b = u.new_zeros(*u.shape[:2], len(weight))
+            v: Tensor = self.activation(torch.einsum("joi,bi->bjo", weight, u.sum(1) / len(weight)))
+            for _ in range(self.iterations - 1):
+                b = b + u @ torch.einsum("joi,bjo->bij", weight, v)
+                c = b.softmax(-1)
+                if self.gradient == "last":
+                    c = c.detach()
+                v = self.activation(torch.einsum("joi,bji->bjo", weight, c.transpose(1, 2) @ u))
+            return v
 
 
 def _in_precision(capsules: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -88,6 +88,40 @@ def test_the_layer_is_routing_once_with_equal_matrices_in_values_and_gradients()
         torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("norm", [1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("squashed", [True, False])
+@pytest.mark.parametrize(("iterations", "gradient"), [(1, "last"), (3, "last"), (2, "all"), (3, "all")])
+def test_with_routing_it_is_procedure_1_with_equal_matrices(iterations, gradient, squashed, norm):
+    layer = SharedCapsuleLayer(4, 3, 5, iterations, gradient, squashed).double()
+    capsules = norm * torch.randn(2, 7, 4, dtype=torch.float64)
+    capsules[0, 3] = 0
+    grad = torch.randn(2, 3, 5, dtype=torch.float64)
+    results = []
+
+    def written_out(u):
+        activation = None if squashed else nn.Identity()
+        return dynamic_routing_reference(u, layer.weight.expand(7, -1, -1, -1), iterations, gradient, activation)
+
+    for route in (layer, written_out):
+        v = route(capsules.requires_grad_())
+        results.append((v, *torch.autograd.grad(v, (capsules, layer.weight), grad)))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_without_routing_it_is_the_network_of_one_iteration():
+    images, networks = torch.rand(2, 1, 20, 20), []
+    for routings in (None, 1, 3):
+        torch.manual_seed(0)
+        networks.append(AffCapsNet(**SMALL, routings=routings))
+        with torch.no_grad():
+            networks[-1].digits.weight.mul_(1000)  # so that there is something to agree on
+    none, one, three = (model(images) for model in networks)
+    assert torch.equal(none, one)
+    assert not torch.allclose(none, three, rtol=1e-3)
+    assert parameter_count(networks[0]) == parameter_count(networks[2])
+
+
 def test_the_layer_is_the_squashed_average_of_the_votes_times_n_over_j():
     layer = SharedCapsuleLayer(2, 3, 4)
     u = np.random.default_rng(0).normal(size=(2, 6, 2))
@@ -151,7 +185,12 @@ def test_capsule_networks_are_composed_of_parts_of_ones_own():
         ("digit_dim", "16", "digit_dim"),
         ("classes", 0, "classes"),
         ("decoder", [512, 0], "decoder"),
-        ("routings", 3, "no option 'routings'"),
+        ("routings", 0, "routings"),
+        ("routing_gradient", "first", "routing_gradient"),
+        ("squash", "off", "squash must be true or false"),
+        ("conditional", 1, "conditional must be true or false"),
+        ("loss", "spread", "loss 'spread' is unknown"),
+        ("kernel", 0, "kernel"),
     ],
 )
 def test_bad_options_are_named(option, value, words):

@@ -28,6 +28,50 @@ def test_parameters_are_as_many_as_published(canvas, reconstruction, millions):
     assert round(parameter_count(model) / 1e6, 1) == millions
 
 
+@pytest.mark.parametrize(
+    ("kernel", "parameters"), [(3, 16_111_424), (5, 14_378_816), (7, 13_500_224), (9, 13_475_648), (11, 14_305_088)]
+)
+def test_parameters_by_kernel_are_those_of_gu_tresp_and_hu(kernel, parameters):
+    with torch.device("meta"):
+        assert parameter_count(build_model("capsnet", kernel=kernel)) == parameters
+
+
+@pytest.mark.parametrize("kernel", [2, 4, 5])
+def test_a_kernel_fits_canvases_from_twice_its_side(kernel):
+    options = SMALL | {"kernel": kernel, "canvas": 2 * kernel - 1}
+    assert build_model("capsnet", **options)(torch.rand(2, 1, 2 * kernel - 1, 2 * kernel - 1)).shape == (2, 10)
+    with pytest.raises(UsageError, match=f"at least {2 * kernel - 1}, not"):
+        build_model("capsnet", **options | {"canvas": 2 * kernel - 2})
+
+
+@pytest.mark.parametrize("routings", [1, 3])
+def test_without_squashing_no_capsule_is_squashed(routings):
+    model = CapsNet(**SMALL, squash=False, routings=routings).double()
+    images = torch.rand(2, 1, 20, 20).double()
+    u = model.primary.network(images).unflatten(1, (3, 8)).permute(0, 1, 3, 4, 2).reshape(2, 12, 8) / 3
+    votes = torch.einsum("njod,bnd->bnjo", model.digits.matrices, u)
+    b = torch.zeros(2, 12, 10).double()
+    for _ in range(routings):
+        v = (b.softmax(2)[..., None] * votes).sum(1)
+        b = b + (votes * v[:, None]).sum(3)
+    torch.testing.assert_close(model.capsules(images), v)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.float()(images.float()).dtype == torch.float32
+
+
+def test_unconditional_reconstruction_sees_every_capsule():
+    model = CapsNet(**SMALL, conditional=False)
+    capsules, labels = torch.rand(2, 10, 16), torch.tensor([3, 7])
+    torch.testing.assert_close(model.decode(capsules, labels), model.decoder(capsules.flatten(1)).view(2, 1, 20, 20))
+
+
+def test_cross_entropy_takes_lengths_as_scores():
+    model = CapsNet(**SMALL, loss="cross-entropy", reconstruction=0)
+    images, labels = torch.rand(3, 1, 20, 20), torch.tensor([0, 5, 9])
+    loss, scores = model.loss_and_scores(images, labels)
+    torch.testing.assert_close(loss, (scores.exp().sum(1).log() - scores[[0, 1, 2], labels]).mean())
+
+
 @pytest.mark.parametrize(("canvas", "capsules"), [(28, 1152), (40, 4608)])
 def test_primary_capsules_are_as_many_as_published(canvas, capsules):
     model = CapsNet(canvas=canvas, filters=2)

@@ -11,6 +11,8 @@ SMALL = {
     "cnn": {"canvas": 20, "filters": (4, 3), "hidden": 8},
     "cnn-sabour": {"canvas": 9, "filters": (4, 3, 2), "hidden": (8, 6)},
     "cnn-gap": {"canvas": 20, "filters": (4, 3, 5), "hidden": 8},
+    "cnn-fc": {"canvas": 14, "filters": (4, 3, 2), "hidden": (8, 6)},
+    "cnn-avg": {"canvas": 17, "filters": (4, 8)},
 }
 
 
@@ -19,6 +21,30 @@ def test_parameters_are_as_many_as_published(name, canvas, millions):
     with torch.device("meta"):
         model = build_model(name, canvas=canvas)
     assert round(parameter_count(model) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "parameters"),
+    [
+        *(("cnn-fc", 3, 49_486_610), ("cnn-fc", 5, 35_445_522), ("cnn-fc", 7, 25_215_762)),
+        *(("cnn-avg", 3, 595_210), ("cnn-avg", 5, 1_647_882), ("cnn-avg", 7, 3_226_890)),
+        *(("cnn-avg", 9, 5_332_234), ("cnn-avg", 11, 7_963_914)),
+    ],
+)
+def test_parameters_by_kernel_are_those_of_gu_tresp_and_hu(name, kernel, parameters):
+    with torch.device("meta"):
+        model, usual = build_model(name, kernel=kernel), build_model(name)
+    assert parameter_count(model) == parameters
+    assert parameter_count(usual) in (35_445_522, 5_332_234)
+
+
+def test_the_two_networks_of_35_million_differ_in_padding_alone():
+    padded, unpadded = build_model("cnn-sabour", **SMALL["cnn-sabour"]), build_model("cnn-fc", **SMALL["cnn-fc"])
+    assert [type(layer) for layer in padded.modules()][1:] == [type(layer) for layer in unpadded.modules()][1:]
+    assert [layer.padding for layer in padded.features[::2]] == [(2, 2)] * 3
+    assert [layer.padding for layer in unpadded.features[::2]] == [(0, 0)] * 3
+    with torch.device("meta"):
+        assert parameter_count(build_model("cnn-sabour", canvas=40)) == 69_704_466
 
 
 CONVOLUTIONS = (512 * 25 + 512) + (256 * 512 * 25 + 256)  # of the affNIST baseline
@@ -88,7 +114,7 @@ def test_with_global_pooling_bfloat16_autocast_leaves_scores_in_float32_and_clos
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("canvas", [16, 28, 40])
+@pytest.mark.parametrize("canvas", [17, 28, 40])
 def test_scores_are_raw_and_one_per_class(name, canvas):
     torch.manual_seed(0)
     model = build_model(name, **(SMALL[name] | {"canvas": canvas, "classes": 7})).eval()
@@ -97,7 +123,7 @@ def test_scores_are_raw_and_one_per_class(name, canvas):
     assert not torch.allclose(scores.exp().sum(-1), torch.ones(3))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "cnn-avg"])
 def test_dropout_acts_in_training_only(name):
     torch.manual_seed(0)
     model = build_model(name, **SMALL[name])
@@ -110,7 +136,7 @@ def test_dropout_acts_in_training_only(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_training_lowers_the_loss(name):
     torch.manual_seed(0)
-    model = build_model(name, **SMALL[name], dropout=0.0)
+    model = build_model(name, **SMALL[name], **({} if name == "cnn-avg" else {"dropout": 0.0}))
     images, labels = torch.rand(10, 1, SMALL[name]["canvas"], SMALL[name]["canvas"]), torch.arange(10)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
@@ -138,6 +164,12 @@ def test_training_lowers_the_loss(name):
         ("cnn-gap", "dropout", 1.0, "below 1"),
         ("cnn-sabour", "filters", [4, 4], "3 whole numbers"),
         ("cnn-sabour", "hidden", 8, "hidden must be a list"),
+        ("cnn-fc", "canvas", 12, "at least 13"),
+        ("cnn-fc", "kernel", 0, "kernel"),
+        ("cnn-fc", "hidden", [4], "2 whole numbers"),
+        ("cnn-avg", "canvas", 16, "at least 17"),
+        ("cnn-avg", "kernel", 2.5, "kernel"),
+        ("cnn-avg", "filters", 4, "filters must be a list"),
     ],
 )
 def test_bad_options_are_named(name, option, value, words):
