@@ -48,6 +48,7 @@ def _folder_name(name: str) -> str:
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(_as_list), Field(min_length=1)]
 Routings = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+Accuracies = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_list)]
 
 
 class _Frozen(BaseModel):
@@ -157,9 +158,9 @@ class Pipeline(_Frozen):
     title: str
     note: str = ""  # a sentence under each table of the report
     seeds: Seeds = (0,)
-    # Every run is kept, too, as it was when it first reached this validation accuracy, as a run of its own (`stop_at`):
-    # models are then compared at equal accuracy, not only at their best.
-    matched: float | None = Field(default=None, gt=0, le=1)
+    # Every run is kept, too, as it was when it first reached each of these validation accuracies, as a run of its own
+    # (`stop_at`): models are then compared at equal accuracy, not only at their best.
+    matched: Accuracies = ()
     explain: bool = False  # the report also measures where and why models fail
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
@@ -175,9 +176,9 @@ class Pipeline(_Frozen):
             training = _validate(TrainingConfig, self.training.model_dump() | entry.training, f"training of {where}")
             label = entry.label or entry.model
             kinds = [(label, training)]
-            if self.matched is not None and training.stop_at is None:
-                stopping = training.model_copy(update={"stop_at": self.matched})
-                kinds.append((f"{label}, matched at {100 * self.matched:g}%", stopping))
+            for accuracy in self.matched if training.stop_at is None else ():
+                stopping = training.model_copy(update={"stop_at": accuracy})
+                kinds.append((f"{label}, matched at {100 * accuracy:g}%", stopping))
             for (name, kind), routings in itertools.product(kinds, entry.routings or (None,)):
                 options = entry.options | ({} if routings is None else {"routings": routings})
                 model = ModelConfig(name=entry.model, options=options)

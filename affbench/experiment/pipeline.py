@@ -114,9 +114,8 @@ def from_pipeline(pipeline: Pipeline, workspace: Workspace) -> Experiment:
     for entry in pipeline.runs:
         if entry.published and entry.published not in METHODS:
             raise UsageError(f"nothing is published as '{entry.published}': {nearest(entry.published, METHODS)}")
-    stops = () if pipeline.matched is None else (pipeline.matched,)
     cells = tuple(
-        Cell(label, plan_run(config, workspace), () if config.training.stop_at else stops, published)
+        Cell(label, plan_run(config, workspace), () if config.training.stop_at else pipeline.matched, published)
         for label, config, published in pipeline.expand()
     )
     return Experiment(pipeline.name, pipeline.title, pipeline.note, cells, pipeline.evaluation, pipeline.explain)

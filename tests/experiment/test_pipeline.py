@@ -250,13 +250,13 @@ def test_matched_runs_cost_no_training_and_stand_beside_the_best(
 ) -> None:
     trained = trainings(monkeypatch)
     monkeypatch.setattr(factors, "EXPLAINED_DIGITS", 50)
-    matched = tiny_pipeline(matched=0.05, explain=True, training={"epochs": 2})
+    matched = tiny_pipeline(matched=[0.05, 0.06], explain=True, training={"epochs": 2})
     outcome = run_experiment(from_pipeline(matched, workspace), workspace)
     assert [cell.label for cell in outcome.cells] == [
-        *("CapsNet", "CapsNet, matched at 5%", "CNN", "CNN, matched at 5%")
+        f"{label}{kept}" for label in ("CapsNet", "CNN") for kept in ("", ", matched at 5%", ", matched at 6%")
     ]
     assert len(trained) == 2
-    assert len(list_runs(workspace.results)) == 4
+    assert len(list_runs(workspace.results)) == 6
     page = outcome.report.html.read_text()
     for section in ("Matched accuracy", "Pair by pair", "One factor at a time", "Variance explained", "Samples of the"):
         assert section in page

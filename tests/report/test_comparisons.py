@@ -99,18 +99,16 @@ def test_matched_runs_are_compared_with_matched_ones_and_stand_over_the_best(tmp
     runs = []
     for label in ("capsnet", "cnn"):
         runs += several(tmp_path, label, [0.80, 0.81])
-        for entry in several(tmp_path, f"{label}, matched at 95%", [0.75, 0.76], stop_at=0.95):
-            runs.append(entry)
+        for stop_at, accuracies in ((0.95, [0.75, 0.76]), (0.97, [0.78, 0.79])):
+            runs += several(tmp_path, f"{label}, matched at {100 * stop_at:g}%", accuracies, stop_at=stop_at)
     results = read_results(runs)
     (table,) = matched_tables(results)
-    assert [row[0].text for row in table.rows] == ["capsnet", "capsnet", "cnn", "cnn"]
-    assert [row[1].text.split("\n")[0] for row in table.rows] == ["matched at 95%", "best"] * 2
-    assert table.rows[0][4].text.startswith("75.")
-    assert table.rows[1][4].text.startswith("80.")
+    assert [row[0].text for row in table.rows] == ["capsnet"] * 3 + ["cnn"] * 3
+    assert [row[1].text.split("\n")[0] for row in table.rows] == ["matched at 95%", "matched at 97%", "best"] * 2
+    assert [row[4].text[:3] for row in table.rows[:3]] == ["75.", "78.", "80."]
     (pair_table,) = pairs.section(results, tmp_path).tables
     assert [(row[0].text, row[1].text) for row in pair_table.rows] == [
-        ("capsnet\nminus cnn", "best"),
-        ("capsnet\nminus cnn", "matched at 95%"),
+        ("capsnet\nminus cnn", kept) for kept in ("best", "matched at 95%", "matched at 97%")
     ]
 
 

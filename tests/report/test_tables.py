@@ -124,6 +124,8 @@ def test_a_network_made_again_stands_beside_what_is_published_of_it(tmp_path: Pa
     assert rows[0][2].text == "79\nCapsNet"
     figures = [float(part) for part in re.findall(r"[+-]?[0-9.]+", rows[0][3].text.replace("−", "-"))]
     assert figures == pytest.approx([-1, -3.48, 1.48], abs=0.1)
+    stopped_before = made("CapsNet", "net stopped before", 0.7, 0, stop_at=0.985)  # the highest accuracy counts
+    assert replication.section(read_results([*runs, *stopped_before]), tmp_path).tables[0].rows == rows
     assert rows[0][4].text == "the interval holds it\n(3 seeds: interval over seeds)"
     shown = replication.section(read_results(runs[:3]), tmp_path).tables[0].rows
     assert [row[0].text for row in shown] == ["net"]

@@ -12,7 +12,7 @@ from affbench.report.table import ABSENT, Cell, accuracy_table
 def section(results: Results, folder: Path) -> Section | None:
     """Every model at matched validation accuracy and at its best; None where no run stopped at an accuracy."""
     lines: list[tuple[Group, tuple[Cell, ...]]] = []
-    for matched in results.groups:
+    for number, matched in enumerate(results.groups, start=1):
         if (target := matched.config.training.stop_at) is None:
             continue
         best = results.best_of(matched)
@@ -21,7 +21,7 @@ def section(results: Results, folder: Path) -> Section | None:
         reached = [epoch for epoch in epochs if epoch is not None]
         how = Cell(f"matched at {100 * target:g}%\n{len(reached)} of {len(epochs)} seeds reached it")
         lines.append((matched, (name, how, _epochs(reached))))
-        if best is not None:
+        if best is not None and best not in map(results.best_of, results.groups[number:]):  # under the last of its own
             kept = [result.run.selected.epoch for result in best.results]
             lines.append((best, (name, Cell("best"), _epochs(kept))))
     if not lines:

@@ -53,11 +53,11 @@ def _table(results: Results, name: str) -> Table | None:
 
 
 def _pairs(results: Results, name: str) -> Iterator[tuple[Group, Published]]:
-    """Every configuration beside what is published for its network and protocol; matched beside matched if it can."""
+    """Every configuration beside what is published for its network and protocol; the highest matched beside matched."""
     for own in results.groups:
         alike = [other for other in results.groups if other.published == own.published]
-        kinds = {other.config.training.stop_at is not None for other in alike}
+        ends = [other.config.training.stop_at or 0.0 for other in alike]
         for row in published_for(name, own.published) if own.published else ():
-            wanted = row.matched if row.matched in kinds else not row.matched
-            if row.protocol == own.protocol and wanted is (own.config.training.stop_at is not None):
+            wanted = max(ends) if row.matched else min(ends)
+            if row.protocol == own.protocol and wanted == (own.config.training.stop_at or 0.0):
                 yield own, row
