@@ -10,8 +10,7 @@ from affbench.models.routing import SharedCapsuleLayer
 class AffCapsNet(CapsuleNetwork):
     """Aff-CapsNet: all primary capsules share one transformation matrix per class, by default without routing.
 
-    ``routings`` and ``routing_gradient`` make it Aff-CapsNet-DR: dynamic routing as in CapsNet, None for none. Other
-    parameters, primary capsules, decoder and loss are those of :class:`affbench.models.capsnet.CapsNet`;
+    Primary capsules, decoder and loss are those of :class:`affbench.models.capsnet.CapsNet`;
     ``primary.network`` may be replaced by any module of output (B, T·D, H', W'), for any T, H' and W'. With the
     defaults it has 7.6 million parameters on a 40×40 canvas, 6.7 million on 28×28 images, and 5.3 million without the
     decoder, whatever the canvas; 1,280 of them are the transformations, against CapsNet's 5.9 million.
@@ -19,6 +18,15 @@ class AffCapsNet(CapsuleNetwork):
     That there is no routing is stated in the paper's abstract, the shared transformation in summaries of the paper. Not
     confirmed at the source: the sizes of the layers, which are CapsNet's here; the constant that multiplies the sum of
     the votes, here 1/J as in CapsNet's first routing iteration; squashing; and initialisation.
+
+    Parameters
+    ----------
+    routings, routing_gradient
+        Dynamic routing as in CapsNet, which makes it Aff-CapsNet-DR; None for no routing.
+    canvas, classes, reconstruction, conditional, loss, squash, kernel
+        As those of CapsNet.
+    filters, primary_types, primary_dim, digit_dim, decoder
+        As those of CapsNet.
 
     References
     ----------

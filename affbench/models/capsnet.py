@@ -101,11 +101,16 @@ class CapsNet(CapsuleNetwork):
         Side of the square images, at least twice the kernel less one, in pixels.
     classes
         Number of classes, K.
-    routings, routing_gradient
-        Iterations and gradient of :func:`affbench.models.routing.dynamic_routing`. One iteration is the network without
-        routing; gradients through ``"all"`` are those of the authors' code.
-    reconstruction, conditional, loss
-        As those of :class:`CapsuleNetwork`; with a reconstruction of 0 there is no decoder.
+    routings
+        Routing iterations; with one, coupling is uniform: the network without routing.
+    routing_gradient
+        ``"last"`` or ``"all"``: whether gradients flow through every iteration, as in the authors' code.
+    reconstruction
+        Weight of the sum of squared pixel errors in the loss; 0 builds a network without a decoder.
+    conditional
+        Whether the decoder sees the capsule of the label alone, all others masked, or all of them.
+    loss
+        ``"margin"``, or ``"cross-entropy"`` with the lengths as raw scores.
     squash
         False leaves primary and class capsules as long as they are; which of them the ablation of Gu et al. (2021)
         leaves so is not confirmed. Routing then forms the votes.

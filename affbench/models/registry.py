@@ -38,6 +38,10 @@ _BUILT_IN = {
     "stn-cnn": "affbench.models.stn:SpatialTransformerCNN",
     "cnn-fc": "affbench.models.cnn:ConvNetFC",
     "cnn-avg": "affbench.models.cnn:ConvNetAvg",
+    "self-routing": "affbench.models.self_routing:SelfRoutingCapsNet",
+    "em-capsnet": "affbench.models.em_capsnet:EMCapsNet",
+    "efficient-capsnet": "affbench.models.efficient_capsnet:EfficientCapsNet",
+    "group-cnn": "affbench.models.group_cnn:GroupCNN",
 }
 
 

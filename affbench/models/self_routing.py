@@ -1,0 +1,124 @@
+"""Self-routing capsules, as in Hahn, Pyeon and Kim (2019): every capsule decides itself where it goes, in one pass.
+
+Sizes: B batch, P positions of parents, M children of each, J types of parents, C and D dimensions of a child's and a
+parent's pose.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from affbench.models.kernels.convolution import Conv2d
+from affbench.models.options import whole
+from affbench.models.receptive_fields import as_map, receptive_fields
+
+_TINY = torch.finfo(torch.float32).tiny  # keeps quotients and logarithms of capsules that are all off finite
+
+
+class SelfRoutingCapsNet(nn.Module):
+    """A convolution, primary capsules, a convolution of self-routed capsules, and the classes from its whole map.
+
+    The small network of the authors' code: 2,557,984 parameters on a 40×40 canvas with the defaults. Its scores are the
+    logarithms of the activations of the classes, which sum to 1, so that the usual cross-entropy is the paper's loss.
+
+    Parameters
+    ----------
+    canvas, classes
+        Side of the square images, at least 9 pixels; number of classes, K.
+    filters, types, pose
+        Filters of the convolution; types of capsules at each position, and dimensions of a pose, of both layers.
+
+    Notes
+    -----
+    As in the authors' code (coder3000/SR-CapsNet), which trains with SGD (0.1, momentum 0.9, weight decay 1e-4, batches
+    of 64); affbench trains with Adam. The sizes of the maps are what its layers make of a 40×40 canvas: the published
+    one takes 32×32 images.
+
+    References
+    ----------
+    Hahn, Pyeon, Kim (2019), Self-Routing Capsule Networks, NeurIPS.
+    """
+
+    def __init__(
+        self, *, canvas: int = 40, classes: int = 10, filters: int = 256, types: int = 16, pose: int = 16
+    ) -> None:
+        super().__init__()
+        canvas = whole("canvas", canvas, 9)
+        filters, types, pose = whole("filters", filters), whole("types", types), whole("pose", pose)
+        self.side = ((canvas - 5) // 2 - 1 - 1) // 2 + 1  # of the second capsule layer's map
+        self.features = nn.Sequential(
+            Conv2d(1, filters, 7, stride=2, padding=1, bias=False), nn.BatchNorm2d(filters), nn.ReLU()
+        )
+        self.activations = nn.Sequential(
+            Conv2d(filters, types, 5, padding=1, bias=False), nn.BatchNorm2d(types), nn.Sigmoid()
+        )
+        self.poses = nn.Sequential(
+            Conv2d(filters, types * pose, 5, padding=1, bias=False), nn.BatchNorm2d(types * pose)
+        )
+        self.routing = SelfRouting(9 * types, pose, types)
+        self.transformation = PoseTransformation(9 * types, pose, types, pose)
+        self.norm = nn.BatchNorm2d(types * pose)
+        self.classes = SelfRouting(self.side**2 * types, pose, whole("classes", classes))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logarithms of the classes' activations: float32 (B, 1, H, W) in [0, 1] -> (B, K)."""
+        features = self.features(images)
+        a = self.activations(features).unsqueeze(2)  # (B, types, 1, H', W')
+        poses = self.poses(features).unflatten(1, (a.shape[1], -1))  # (B, types, pose, H', W')
+        with torch.autocast(images.device.type, enabled=False):
+            dtype = torch.promote_types(a.dtype, torch.float32)
+            fields = receptive_fields(poses.to(dtype), 3, stride=2, padding=1)
+            a, shares = self.routing(receptive_fields(a.to(dtype), 3, stride=2, padding=1).squeeze(3), fields)
+            poses = as_map(self.transformation(fields, shares))
+            poses = self.norm(poses.flatten(1, 2)).view_as(poses)
+            fields = receptive_fields(poses, self.side)
+            a, _ = self.classes(receptive_fields(as_map(a[..., None]), self.side).squeeze(3), fields)
+            scores: Tensor = a.squeeze(1).clamp_min(_TINY).log()
+            return scores
+
+
+class SelfRouting(nn.Module):
+    """How the children of a receptive field divide themselves among the J types of parents (section 3).
+
+    Attributes
+    ----------
+    weight, bias : torch.nn.Parameter
+        W₂ (M, J, C) and b₂ (M, J), which start at 0: uniform coupling.
+    """
+
+    def __init__(self, children: int, pose: int, types: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(children, types, pose))
+        self.bias = nn.Parameter(torch.zeros(children, types))
+
+    def forward(self, a: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations (B, P, M) and poses (B, P, M, C) -> the parents' activations (B, P, J), and shares (B, P, M, J).
+
+        The shares of the children in a parent's pose sum to 1.
+        """
+        r = (torch.einsum("bpmc,mjc->bpmj", poses, self.weight) + self.bias).softmax(-1)
+        ar = a[..., None] * r
+        total = ar.sum(2)
+        return total / a.sum(2)[..., None].clamp_min(_TINY), ar / total[:, :, None].clamp_min(_TINY)
+
+
+class PoseTransformation(nn.Module):
+    """The poses of parents: the votes W₁ u of their children, by their shares.
+
+    Attributes
+    ----------
+    weight : torch.nn.Parameter
+        W₁, (M, J, D, C).
+    """
+
+    def __init__(self, children: int, pose: int, types: int, out_pose: int) -> None:
+        super().__init__()
+        weight = nn.init.kaiming_uniform_(torch.empty(children, types * out_pose, pose))
+        self.weight = nn.Parameter(weight.unflatten(1, (types, out_pose)))
+
+    def forward(self, poses: Tensor, shares: Tensor) -> Tensor:
+        """Poses (B, P, M, C) and shares (B, P, M, J) of the children -> poses of the parents (B, P, J, D)."""
+        votes = torch.einsum("bpmc,mjdc->bpmjd", poses, self.weight)
+        return torch.einsum("bpmj,bpmjd->bpjd", shares, votes)
