@@ -89,7 +89,8 @@ def test_sets_models_and_pipelines_are_named() -> None:
 
 
 def test_every_model_stands_in_the_table_of_models() -> None:
-    assert re.findall(r"^\| `([a-z-]+)` \|", TEXT["docs/models.md"], re.MULTILINE) == list(model_names())
+    named = re.findall(r"^\| `([a-z-]+)` \|", TEXT["docs/models.md"], re.MULTILINE)
+    assert sorted(named) == sorted(model_names())
 
 
 def test_keys_of_pipelines_are_named() -> None:
