@@ -92,7 +92,7 @@ def publish(run: Run, workspace: Workspace) -> Run:
     from safetensors.torch import load_file
 
     from affbench.run.record import evaluate_run
-    from affbench.run.resume import write_weights
+    from affbench.run.resume import pack
 
     target = reference_dir(workspace.results) / run.name
     file = target.parent / PUBLISHED / f"{run.name}.safetensors"
@@ -103,7 +103,7 @@ def publish(run: Run, workspace: Workspace) -> Run:
         copy.path.mkdir()
         for name in (CONFIG, HISTORY, ENVIRONMENT):
             shutil.copyfile(run.path / name, copy.path / name)
-        write_weights(copy.path / WEIGHTS, half, run.config.model.name)
+        store.write_bytes(copy.path / WEIGHTS, pack(half, run.config.model.name))
         manifest = run.sealed
         store.seal(copy.path, manifest.stage, manifest.version, manifest.inputs, list(manifest.files))
         others = sum(path.stat().st_size for path in file.parent.glob("*.safetensors") if path != file)

@@ -1,6 +1,5 @@
 """Networks that were trained elsewhere: weights from a file, or of a module, become a run like any other."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,16 @@ from torch.nn.parameter import is_lazy
 from affbench.base import store
 from affbench.base.config import DataConfig, ModelConfig, RunConfig
 from affbench.base.device import resolve_device
-from affbench.base.environment import describe
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
 from affbench.data.sets import default_data_dir, find_part, find_set
 from affbench.data.synthesis import COPIES
-from affbench.models import build_model, parameter_count
+from affbench.models import build_model
 from affbench.run.evaluate import Evaluation, predict
-from affbench.run.folder import (
-    CONFIG,
-    ENVIRONMENT,
-    WEIGHTS,
-    Environment,
-    Run,
-    default_results_dir,
-    run_name,
-    runs_dir,
-)
+from affbench.run.folder import WEIGHTS, Run, default_results_dir, run_name, runs_dir
 from affbench.run.plan import elsewhere_recipe, resolved_options
 from affbench.run.record import load_model, make_whole, record_evaluation
-from affbench.run.resume import apart
+from affbench.run.resume import conclude, pack
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which training scripts save a state dict
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, and of torch.compile
@@ -83,23 +72,13 @@ def adopt(config: ModelConfig, weights: Mapping[str, Tensor], workspace: Workspa
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             some = ", ".join(sorted(names)[:_NAMED]) + more
             raise UsageError(f"these weights are not those of '{config.name}' with its options (-o): {what} {some}.")
-    content = safetensors.torch.save(apart(weights))
+    content = pack(weights)
     run_config = RunConfig(model=config.model_copy(update={"options": options}))
     recipe = elsewhere_recipe(run_config.model, content)
     folder = runs_dir(workspace.results) / run_name(run_config.model, "elsewhere", recipe.key)
     with store.lock(folder):
         if not store.cached(folder, *recipe):
-            environment = Environment(
-                run=folder.name,
-                parameters=parameter_count(model),
-                seed=0,
-                finished_at=round(time.time(), 3),
-                **describe(resolve_device(workspace.device)),
-            )
-            store.write_text(folder / CONFIG, run_config.to_toml())
-            store.write_bytes(folder / WEIGHTS, content)
-            store.write_json(folder / ENVIRONMENT, environment.model_dump())
-            store.seal(folder, *recipe, [CONFIG, WEIGHTS, ENVIRONMENT])
+            conclude(folder, recipe, run_config, {WEIGHTS: content}, model, resolve_device(workspace.device))
     return Run(folder)
 
 

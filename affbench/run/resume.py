@@ -5,20 +5,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from affbench.base import store
+from affbench.base.config import RunConfig
 from affbench.base.environment import describe
 from affbench.base.errors import ArtefactError
 from affbench.base.randomness import random_state, restore_random_state, seed_all
 from affbench.data.batches import stream_seed
 from affbench.data.dataset import Dataset
 from affbench.models import parameter_count
-from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, RESUME, WEIGHTS, Environment, Epoch, best
-from affbench.run.plan import Plan
+from affbench.run.folder import CONFIG, ENVIRONMENT, HISTORY, RESUME, WEIGHTS, Environment, Epoch, best, history_to_csv
+from affbench.run.plan import Plan, Recipe
 from affbench.run.step import Step
 from affbench.run.stopping import crossing
 
@@ -79,35 +81,56 @@ def resume(plan: Plan, step: Step) -> Position:
 def finish(plan: Plan, step: Step, at: Position, validation: Dataset, train_images: int) -> Environment:
     """Write what a finished run still lacks; nothing is needed to go on any more."""
     target = plan.config.training.stop_at
-    environment = Environment(
-        run=plan.folder.name,
-        parameters=parameter_count(step.model),
-        seed=plan.config.training.seed,
+    history, weights = history_to_csv(at.history).encode(), pack(at.selected, plan.config.model.name)
+    environment = conclude(
+        plan.folder,
+        plan.recipe,
+        plan.config,
+        {HISTORY: history, WEIGHTS: weights},
+        step.model,
+        step.device,
         selected_epoch=best(at.history).epoch,
         selected_by=f"validation accuracy on {validation.name}, n = {len(validation):,}",
         stop_at=target,
         stop_at_reached_epoch=None if target is None else crossing(at.history, target),
         train_images=train_images,
-        finished_at=round(time.time(), 3),
         train_seconds=round(sum(row.seconds for row in at.history), 3),
         precision=step.precision,
         processes=step.ranks.size,
-        **describe(step.device),
     )
-    with store.atomic_path(plan.folder / WEIGHTS) as path:
-        write_weights(path, at.selected, plan.config.model.name)
-    store.write_json(plan.folder / ENVIRONMENT, environment.model_dump())
-    store.seal(plan.folder, *plan.recipe, [CONFIG, HISTORY, WEIGHTS, ENVIRONMENT])
     (plan.folder / RESUME).unlink(missing_ok=True)
     return environment
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor], model: str) -> None:
-    """Write weights of a model as safetensors; the same weights give the same bytes."""
-    # A second entry would make the bytes a matter of chance: safetensors writes entries in no fixed order.
-    save_file(apart(weights), path, metadata={"model": model})
+def conclude(
+    folder: Path,
+    recipe: Recipe,
+    config: RunConfig,
+    files: Mapping[str, bytes],
+    model: nn.Module,
+    device: torch.device,
+    **known: Any,
+) -> Environment:
+    """Write the files of a finished run, and the manifest that makes them count; its environment holds all `known`."""
+    environment = Environment(
+        run=folder.name,
+        parameters=parameter_count(model),
+        seed=config.training.seed,
+        finished_at=round(time.time(), 3),
+        **known,
+        **describe(device),
+    )
+    for name, content in {CONFIG: config.to_toml().encode(), **files}.items():
+        store.write_bytes(folder / name, content)
+    store.write_json(folder / ENVIRONMENT, environment.model_dump())
+    store.seal(folder, *recipe, [CONFIG, *files, ENVIRONMENT])
+    return environment
 
 
-def apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as safetensors takes them: it stores no memory twice, so tensors that share it become copies."""
-    return {name: value.contiguous().clone() for name, value in weights.items()}
+def pack(weights: Mapping[str, Tensor], model: str | None = None) -> bytes:
+    """Weights as safetensors; the same weights give the same bytes."""
+    # It stores no memory twice, so tensors that share it become copies. A second entry beside them would make the bytes
+    # a matter of chance, for entries are written in no fixed order.
+    apart = {name: value.contiguous().clone() for name, value in weights.items()}
+    packed: bytes = safetensors.torch.save(apart, {"model": model} if model else None)
+    return packed

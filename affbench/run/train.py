@@ -230,8 +230,6 @@ class _Training:
                 if course.ended(at.history) and not course.ended(at.history[:-1]):
                     with store.lock(plan.folder):
                         if not plan.is_trained:
-                            store.write_text(plan.folder / CONFIG, plan.config.to_toml())
-                            store.write_text(plan.folder / HISTORY, history_to_csv(at.history))
                             self._finish(plan)
         ended = self.course.ended(at.history)
         if max(self.ranks.numbers(self._due())) and not ended:
