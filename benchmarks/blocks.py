@@ -23,11 +23,11 @@ from unittest.mock import patch
 import torch
 import triton
 import triton.backends.nvidia
+from model_speed import in_turns
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from affbench.base.progress import Progress
-from affbench.experiment.bench import in_turns
 from affbench.models.kernels import routing_triton
 from affbench.models.kernels.routing_fast import kernel_error
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 def squash(vectors: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return norm**2 / (1 + norm**2) * vectors / (norm + 1e-8)
+    squashed: Tensor = norm**2 / (1 + norm**2) * vectors / (norm + 1e-8)
+    return squashed
 
 
 class TextbookCapsNet(nn.Module):

@@ -75,6 +75,17 @@ def test_no_module_imports_itself_through_others() -> None:
     assert [module for module in GRAPH if module in reachable(module)] == []
 
 
+def test_one_call_alone_reaches_from_the_package_into_benchmarks() -> None:
+    own = {path.stem for path in (PACKAGE.parent / "benchmarks").glob("*.py")} | {"benchmarks"}
+    found = [
+        (name_of(path), node.module)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module in own
+    ]
+    assert found == [("affbench.cli.train", "model_speed")]
+
+
 def test_importing_the_package_is_light() -> None:
     code = "import sys, affbench; affbench.__version__; sys.exit(bool({'torch', 'numpy', 'rich'} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -240,10 +240,14 @@ def read_pipeline(path: Path) -> Pipeline:
 
 
 def shipped_pipelines() -> dict[str, Path]:
-    """The pipelines that affbench comes with by their names: inside an installed package, beside it in a clone."""
-    inside = Path(__file__).parents[1] / "pipelines"
-    folder = inside if inside.is_dir() else inside.parents[1] / "pipelines"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    """The pipelines that affbench comes with, by their names."""
+    return {path.stem: path for path in sorted(shipped("pipelines").glob("*.toml"))}
+
+
+def shipped(folder: str) -> Path:
+    """A folder of the repository that affbench carries along: inside an installed package, beside it in a clone."""
+    inside = Path(__file__).parents[1] / folder
+    return inside if inside.is_dir() else inside.parents[1] / folder
 
 
 def override(config: _Model, where: str = "the command line", **changes: Any) -> _Model:

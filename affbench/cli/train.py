@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -214,7 +215,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are shown.")] = 7,
     textbook: Annotated[
-        Path | None, typer.Option(help="Textbook formulation to compare with; benchmarks/textbook.py where it is.")
+        Path | None, typer.Option(help="Textbook formulation to compare with, if not benchmarks/textbook.py.")
     ] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
@@ -223,8 +224,11 @@ def bench(
     ] = False,
 ) -> None:
     """Throughput of training and evaluation against the floor, measured in one run."""
+    from affbench.base.config import shipped
     from affbench.base.device import resolve_device, resolve_precision
-    from affbench.experiment.bench import Workload, benchmark_speed, draw_curves
+
+    sys.path.append(str(shipped("benchmarks")))  # a process of its own, which measures memory, searches there too
+    from model_speed import Workload, benchmark_speed, draw_curves
 
     target = resolve_device(device)
     config = run_config(model=model, routings=routings, option=option, precision=precision)

@@ -6,15 +6,17 @@ import io
 import json
 from pathlib import Path
 
+import model_speed
 import pytest
 import torch
+import torch.nn.functional as F
+from model_speed import Candidate, CostPoint, Speed, Spread, Workload, benchmark_speed, cost_curves, cost_figure
 from rich.console import Console
+from torch import nn
 
 from affbench.base.errors import UsageError
 from affbench.base.progress import Progress
-from affbench.experiment import bench
-from affbench.experiment.bench import CostPoint, Speed, Spread, Workload, benchmark_speed, cost_curves, cost_figure
-from affbench.models import build_model
+from affbench.models import build_model, model_names
 
 CPU = torch.device("cpu")
 SMALL = {"filters": 4, "primary_types": 2, "decoder": [8]}
@@ -67,6 +69,38 @@ def test_the_measurement_is_one_json_document_and_one_table(speed):
         assert words in text
 
 
+@pytest.mark.parametrize("name", model_names())
+def test_every_network_is_timed_beside_its_own_convolutions(name):
+    options = SMALL if name == "capsnet" else {}
+    found = model_speed._convolutions(workload(name, options=options).tried(model_speed.SILENT))
+    assert "floor" in found
+    for action in found.values():
+        action()
+
+
+def test_convolutions_without_a_module_are_timed_as_well():
+    class Called(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 1, 5, 3))
+
+        def forward(self, images):
+            maps = F.conv2d(F.conv2d(images, self.weight, None, 2, (1, 0)), weight=self.weight, groups=4)
+            return maps.mean((2, 3))[:, :1].expand(-1, 10)
+
+    shapes = []
+    conv2d = nn.Conv2d.forward
+
+    def counted(module, images):
+        shapes.append((tuple(images.shape), tuple(module.weight.shape), images.requires_grad))
+        return conv2d(module, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Conv2d, "forward", counted)
+        model_speed._convolutions(Candidate(workload(), Called()))["floor"]()
+    assert shapes == [((2, 1, 40, 40), (4, 1, 5, 3), False), ((2, 4, 19, 19), (4, 1, 5, 3), True)]
+
+
 def test_a_cnn_has_a_floor_but_no_routing_and_no_textbook():
     options = {"filters": [4, 4], "hidden": 8}
     speed = benchmark_speed(workload("cnn", options=options), repeats=1)
@@ -84,7 +118,7 @@ def test_a_textbook_step_without_room_is_left_out_with_a_note(monkeypatch):
     notes = Progress()
     monkeypatch.setattr(notes, "note", lambda text: said.append(text))
     said = []
-    monkeypatch.setattr(bench, "_free_memory", lambda device: 2**20)
+    monkeypatch.setattr(model_speed, "_free_memory", lambda device: 2**20)
     speed = benchmark_speed(workload(), repeats=1, textbook=TEXTBOOK, progress=notes)
     assert "textbook" not in speed.times
     assert "textbook_over_step" not in speed.ratios
@@ -94,7 +128,7 @@ def test_a_textbook_step_without_room_is_left_out_with_a_note(monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="free memory on the CPU is read from /proc")
 def test_free_memory_is_known():
-    assert 2**20 < bench._free_memory(CPU) < 2**50
+    assert 2**20 < model_speed._free_memory(CPU) < 2**50
 
 
 def test_the_textbook_computes_the_loss_that_capsnet_computes():

@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from affbench.base.device import Computed, autocast, device_name, synchronise
 from affbench.base.progress import Progress
@@ -34,7 +36,7 @@ from affbench.report.table import Cell, Table
 from affbench.run.step import WARM_UP, make_step
 from affbench.run.trial import try_model
 
-TEXTBOOK = Path("benchmarks/textbook.py")
+TEXTBOOK = Path(__file__).with_name("textbook.py")
 _TIMES = {  # what is reported in seconds
     "step": "training step",  # forward, backward, optimiser; the batch is there already
     "evaluation": "evaluation",  # a forward pass in inference mode
@@ -216,6 +218,32 @@ def benchmark_speed(
     )
 
 
+class _Calls(TorchFunctionMode):
+    """Notices convolutions by filters that no module of torch's holds, as if one did."""
+
+    def __init__(self, held: list[nn.Conv2d], record: Callable[[nn.Conv2d, tuple[Tensor], Tensor], None]) -> None:
+        super().__init__()
+        self.held, self.record = held, record
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is F.conv2d:
+            self.called(result, *args, **(kwargs or {}))
+        return result
+
+    def called(
+        self, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None, *also: Any, **more: Any
+    ) -> None:
+        """A call of `torch.nn.functional.conv2d`."""
+        if any(weight is module.weight for module in self.held):
+            return
+        groups = input.shape[1] // weight.shape[1]
+        kernel = weight.shape[2], weight.shape[3]
+        geometry = (input.shape[1], weight.shape[0], kernel, *also[:3])  # the fourth of the others is the groups
+        module = nn.Conv2d(*geometry, **more | {"groups": groups, "bias": bias is not None})
+        self.record(module.to(weight), (input,), output)
+
+
 def _convolutions(candidate: Candidate) -> dict[str, Action]:
     """The convolutions of a model, each on the input it meets there, and nothing else, as torch and as it does them.
 
@@ -229,7 +257,7 @@ def _convolutions(candidate: Candidate) -> dict[str, Action]:
 
     found = [module for module in candidate.model.modules() if isinstance(module, nn.Conv2d)]
     hooks = [module.register_forward_hook(record) for module in found]
-    with autocast(candidate.device, candidate.precision):
+    with autocast(candidate.device, candidate.precision), _Calls(found, record):
         candidate.model(candidate.images)
     for hook in hooks:
         hook.remove()
@@ -254,8 +282,6 @@ def _other_steps(model: CapsNet, workload: Workload, textbook: Path | None, prog
     for count in (1, 10):
         other = replace(workload, options=workload.options | {"routings": count})
         actions[f"routing_{count}"] = Candidate(other, other.build()).step
-    if textbook is None and not TEXTBOOK.is_file():
-        return actions
     sizes = {name: value for name, value in workload.options.items() if name != "routing_gradient"}
     compared = replace(workload, model=f"{textbook or TEXTBOOK}:TextbookCapsNet", options=sizes)
     reference = compared.build()
