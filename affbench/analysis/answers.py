@@ -117,7 +117,7 @@ def accuracy_by_position(
         accuracy, low, high = None, None, None
         if n:
             accuracy = correct / n
-            low, high = wilson_interval(correct, n)
+            low, high = wilson_interval(accuracy, n)
             if originals < n:
                 low, high = clustered_interval(hits, source[inside], resamples=1000)
         found.append(PositionBin(vertical, horizontal, n, originals, correct, accuracy, low, high))

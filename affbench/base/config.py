@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -143,14 +143,6 @@ class PipelineRuns(_Frozen):
     training: dict[str, Any] = Field(default_factory=dict)
 
 
-class PipelineCell(NamedTuple):
-    """One run of a pipeline."""
-
-    label: str
-    config: RunConfig
-    published: str
-
-
 class Pipeline(_Frozen):
     """A whole experiment: runs, and the sets each is tested on."""
 
@@ -167,8 +159,8 @@ class Pipeline(_Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     runs: tuple[PipelineRuns, ...] = Field(min_length=1)
 
-    def expand(self) -> list[PipelineCell]:
-        """Every run of the pipeline, as in the file, seeds innermost; matched ones end their entry."""
+    def expand(self) -> list[tuple[str, RunConfig, str]]:
+        """Every run as in the file, seeds innermost, matched ones last: its label, itself, what it makes again."""
         cells = []
         for number, entry in enumerate(self.runs, start=1):
             where = f"[[runs]] number {number} of pipeline '{self.name}'"
@@ -184,8 +176,7 @@ class Pipeline(_Frozen):
                 model = ModelConfig(name=entry.model, options=options)
                 for seed in entry.seeds or self.seeds:
                     own = kind.model_copy(update={"seed": seed})
-                    run = RunConfig(model=model, data=data, training=own)
-                    cells.append(PipelineCell(name, run, entry.published))
+                    cells.append((name, RunConfig(model=model, data=data, training=own), entry.published))
         return cells
 
 

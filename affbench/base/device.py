@@ -49,14 +49,13 @@ def resolve_precision(asked: Precision, device: torch.device) -> Computed:
 def cpu_bfloat16_rate() -> float:
     """How many times as fast as float32 the processor multiplies bfloat16, nominally; below 1 where it emulates it."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    for name, private, rate in (
-        ("amx_bf16", "_is_amx_tile_supported", 16.0),
-        ("avx512_bf16", "_is_avx512_bf16_supported", 2.0),
-    ):
-        asked = getattr(torch.cpu, private, None)  # before torch had get_capabilities
-        if capabilities.get(name, False) or bool(asked and asked()):
-            return rate
-    return 0.5
+
+    def has(name: str, before: str) -> bool:  # as it was asked before torch had get_capabilities
+        return bool(capabilities.get(name) or getattr(torch.cpu, before, bool)())
+
+    if has("amx_bf16", "_is_amx_tile_supported"):
+        return 16.0
+    return 2.0 if has("avx512_bf16", "_is_avx512_bf16_supported") else 0.5
 
 
 @functools.cache

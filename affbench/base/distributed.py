@@ -80,9 +80,7 @@ class Ranks:
             return [own]
         import torch
 
-        return [
-            int(number) for number in self.gather(torch.tensor([int(own)]))
-        ]  # on the CPU: no process waits for a device
+        return [int(number) for number in self.gather(torch.tensor([int(own)]))]  # on the CPU: none waits
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of the first process."""

@@ -54,14 +54,8 @@ class _Clusters:
         return float(self.count @ self.total) / float(self.count @ self.size)
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Wilson's score interval of a share of independent images, without continuity correction."""
-    if n < 1 or not 0 <= correct <= n:
-        raise UsageError(f"{correct} correct of {n} images is not possible: it takes 0 to n correct and n at least 1.")
-    return _wilson(correct / n, n)
-
-
-def _wilson(share: float, n: float) -> tuple[float, float]:
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a share, 0 to 1, of n independent images, without continuity correction."""
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -83,7 +77,7 @@ def clustered_interval(
     """
     data = _gather(np.asarray(correct, np.float64), cluster)
     if len(data.count) == 1 or data.mean in (0.0, 1.0):
-        return _wilson(data.mean, int(data.count.sum()))
+        return wilson_interval(data.mean, int(data.count.sum()))
     return _bca(data, resamples, seed)
 
 
@@ -95,8 +89,6 @@ def paired_difference(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike, cluste
     21). With one image an original it is McNemar's.
     """
     a, b = np.asarray(correct_a, np.float64), np.asarray(correct_b, np.float64)
-    if a.shape != b.shape:
-        raise UsageError(f"two models are compared on the same images, not on {a.shape} and {b.shape}.")
     data = _gather(a - b, cluster)
     low, high = _bca(data, resamples=4000, seed=0) if len(data.count) > 1 else (data.mean, data.mean)
     return PairedDifference(data.mean, low, high, _randomisation_p(data))

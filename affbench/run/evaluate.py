@@ -273,7 +273,7 @@ def confusion_of(labels: npt.NDArray[np.uint8], predictions: npt.NDArray[np.uint
 def _counted(right: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """The fields of a `Share`."""
     correct, n = int(right.sum()), len(right)
-    return {"n": n, "correct": correct, "accuracy": correct / n, "ci95": wilson_interval(correct, n)}
+    return {"n": n, "correct": correct, "accuracy": correct / n, "ci95": wilson_interval(correct / n, n)}
 
 
 def bin_shares(values: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], bins: int = BINS) -> Iterator[BinShare]:

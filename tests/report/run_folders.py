@@ -34,7 +34,7 @@ FACTORS = {"rotation": (-20, 20), "shear": (-0.2, 0.2), "horizontal_translation"
 
 def share(right: np.ndarray) -> dict[str, Any]:
     n, correct = len(right), int(right.sum())
-    return {"n": n, "correct": correct, "accuracy": correct / n, "ci95": wilson_interval(correct, n)}
+    return {"n": n, "correct": correct, "accuracy": correct / n, "ci95": wilson_interval(correct / n, n)}
 
 
 def record(run: Path, config: RunConfig, name: str, accuracy: float, n: int = 640, copies: int = 1) -> EvaluationRecord:

@@ -48,7 +48,7 @@ def marked(labels: list[int], says: list[int]) -> Dataset:
 
 def test_an_evaluation_prints_as_a_short_table_and_goes_into_json() -> None:
     result = evaluate(Oracle(), marked(labels=[0, 0, 1, 1], says=[0, 1, 1, 1]))
-    low, high = wilson_interval(3, 4)
+    low, high = wilson_interval(3 / 4, 4)
     assert str(result).splitlines()[:2] == [
         "marked, test split, 4 images",
         f"accuracy %  75.00, 95% interval over images [{100 * low:.2f}, {100 * high:.2f}]",
@@ -64,7 +64,7 @@ def test_accuracy_and_confusion_are_counted_right() -> None:
     result = evaluate(Oracle(), dataset, batch_size=4)
     assert result.predictions.tolist() == [0, 1, 1, 1, 2, 7]
     assert (result.n, result.correct, result.accuracy) == (6, 4, pytest.approx(4 / 6))
-    assert result.ci95 == pytest.approx(wilson_interval(4, 6))
+    assert result.ci95 == pytest.approx(wilson_interval(4 / 6, 6))
     assert {(row.label, row.n, row.correct) for row in result.per_class} == {(0, 2, 1), (1, 3, 2), (7, 1, 1)}
     assert list(result.confusion[1]) == [0, 2, 1, 0, 0, 0, 0, 0, 0, 0]
     assert sum(map(sum, result.confusion)) == 6
