@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from affbench.cli.options import Form, known_models, known_runs
+from affbench.cli.options import known_models, known_runs
 from affbench.cli.session import Session, command
 
 
@@ -15,7 +15,6 @@ def models(
     name: Annotated[
         str | None, typer.Argument(help="Show the options of this one.", autocompletion=known_models)
     ] = None,
-    form: Form = "text",
 ) -> None:
     """The networks that affbench has, or the options of one: type, default, meaning."""
     from affbench.models.card import model_card
@@ -32,12 +31,12 @@ def models(
         rows = [(Cell(own.name), whole(own.parameters), Cell(own.summary)) for own in cards]
         more = "Parameters with default options, on 40×40 images. 'affbench models NAME' shows options and paper."
         table = Table("Models", ("Model", "Parameters", "What it is"), tuple(rows), more)
-    session.tables([table], form)
+    session.show(table)
     session.document({"models": [asdict(card) for card in cards]})
 
 
 @command
-def sets(session: Session, form: Form = "text") -> None:
+def sets(session: Session) -> None:
     """The sets of images: how many, whether they are here, and how to get them."""
     from affbench.data.sets import FAMILIES, SPLITS, SetPart
     from affbench.report.table import Cell, Table
@@ -60,7 +59,7 @@ def sets(session: Session, form: Form = "text") -> None:
         "Original digits, padded ones in the middle of the canvas, translated ones anywhere on it, affine ones under "
         "transformations drawn as affNIST's; official sets are read from their own files."
     )
-    session.tables([Table("Sets", ("Set", "What", "Images", "Here"), tuple(rows), caption)], form)
+    session.show(Table("Sets", ("Set", "What", "Images", "Here"), tuple(rows), caption))
     session.document({"sets": listed})
 
 

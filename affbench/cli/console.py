@@ -54,7 +54,7 @@ class ConsoleProgress(Progress):
 
     def note(self, text: str) -> None:
         """A line on standard error, above the bars."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_line(self._console, text)
 
 
 class _Bar(Task):
@@ -90,12 +90,22 @@ class _Bar(Task):
             self._say(f"{time.strftime('%H:%M:%S')}  {self._title}:{share} {about}{left}")
 
 
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line, which a terminal breaks between words, and anything else gets whole."""
+    from affbench.report.table import wrapped
+
+    shown = wrapped(text, console.width) if console.is_terminal else text
+    console.print(shown, markup=False, style=style, soft_wrap=True)
+
+
 def console(stream: TextIO, *, quiet: bool = False) -> Console:
     """What prints on standard output or, as long as that can be written, on standard error; a quiet one does not."""
     from rich.console import Console
 
     file = _Steady(stream) if stream is sys.stderr else stream
-    return Console(file=file, quiet=quiet, highlight=False, width=None if stream.isatty() else 120)  # type: ignore[arg-type]
+    # A pager or `grep` behind a pipe stands on a terminal whose width rich finds; a log has none.
+    width = None if "COLUMNS" in os.environ or any(map(os.isatty, range(3))) else 120
+    return Console(file=file, quiet=quiet, highlight=False, width=width)  # type: ignore[arg-type]
 
 
 class _Steady:

@@ -99,7 +99,7 @@ def verify(
         (check.factor.replace("_", " "), check.reading, best, f"{check.neutral_difference:.2f}")
         for check in outcome.factors
     ]
-    session.show(Table(title, headings, tuple(tuple(map(Cell, row)) for row in rows)).to_rich(), outcome.sentence)
+    session.show(Table(title, headings, tuple(tuple(map(Cell, row)) for row in rows)), outcome.sentence)
     session.document(outcome.to_dict())
     if not outcome.agrees:
         raise typer.Exit(1)
@@ -114,10 +114,11 @@ def clean(
     from affbench.experiment.housekeeping import find_leftovers, remove
 
     leftovers = find_leftovers(session.workspace.data, session.workspace.results)
-    for leftover in leftovers:
-        session.show(f"{leftover.path}: {leftover.bytes / 1e6:,.1f} MB, {leftover.reason}")
     freed = sum(leftover.bytes for leftover in leftovers) if dry_run else remove(leftovers)
-    session.show(f"{'would free' if dry_run else 'freed'} {freed / 1e6:,.1f} MB")
+    for reason in dict.fromkeys(leftover.reason for leftover in leftovers):
+        own = sorted((item.bytes, item.path.name) for item in leftovers if item.reason == reason)
+        session.show(f"{sum(size for size, _ in own) / 1e6:,.1f} MB, {len(own)} such as {own[-1][1]}: {reason}")
+    session.show(f"{'would free' if dry_run else 'freed'} {freed / 1e6:,.1f} MB; --json names every file")
     session.document({"freed_bytes": freed, "dry_run": dry_run, "paths": [str(item.path) for item in leftovers]})
 
 

@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from affbench.base.errors import UsageError, nearest
-from affbench.cli.session import FORMS, home
+from affbench.cli.session import home
 
 if TYPE_CHECKING:
     from affbench.base.config import RunConfig
@@ -74,17 +74,6 @@ Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each dig
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
 
 
-def _known_form(form: str) -> str:
-    """Refuse a form before the work whose tables would be printed in it."""
-    if form not in FORMS:
-        raise typer.BadParameter(f"{form} is unknown: {nearest(form, FORMS)}")
-    return form
-
-
-Form = Annotated[
-    str,
-    typer.Option("--format", help="How tables are printed: text, markdown, csv or latex.", callback=_known_form),
-]
 ImageLimit = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
 
 

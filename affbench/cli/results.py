@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from affbench.base.errors import UsageError
-from affbench.cli.options import Device, Form, ImageLimit, Images, ModelOptions, RunName, known_runs, run_config
+from affbench.cli.options import Device, ImageLimit, Images, ModelOptions, RunName, known_runs, run_config
 from affbench.cli.session import Session, command
 
 if TYPE_CHECKING:
     from affbench.analysis.results import LabelledRun
     from affbench.base.workspace import Workspace
     from affbench.report.drawing import Drawing
+    from affbench.report.table import Table
 
 _about = "Draw what trained models do: a PNG, and a CSV of its numbers beside it."
 figure = typer.Typer(name="figure", help=_about, no_args_is_help=True)
@@ -48,7 +49,6 @@ def evaluate(
         Path | None, typer.Option(help="A state dict of a network trained elsewhere: .safetensors, or of torch.save.")
     ] = None,
     device: Device = "auto",
-    form: Form = "text",
 ) -> None:
     """Test a run, or a network trained elsewhere, on a set: accuracy with its 95% interval, per class, by factor."""
     part = images.part()
@@ -69,7 +69,7 @@ def evaluate(
         tested = adopt(network, read_weights(weights), session.workspace)
         session.workspace.progress.note(f"run {tested.name}: {network.name} with the weights of {weights}")
     record = evaluate_run(tested, part, session.workspace)
-    session.tables(evaluation_tables(record), form)
+    session.show(*evaluation_tables(record))
     session.document(evaluation_document(record))
 
 
@@ -83,7 +83,6 @@ def compare(
         ),
     ],
     set_name: Annotated[str | None, typer.Option("--set", help="One set only; all that are common by default.")] = None,
-    form: Form = "text",
 ) -> None:
     """Compare runs on the same images: accuracies, paired differences with intervals, and a sentence."""
     from affbench.experiment.compare import compare_runs
@@ -91,9 +90,7 @@ def compare(
     found = compare_runs(runs, set_name, session.workspace)
     for problem in found.problems:
         session.workspace.progress.note(problem)
-    session.tables(found.tables, form)
-    if form == "text":
-        session.show(*found.sentences)
+    session.show(*found.tables, *found.sentences)
     session.document({"tables": [asdict(table) for table in found.tables], "sentences": found.sentences})
 
 
@@ -112,7 +109,7 @@ def report(
     from affbench.experiment.pipeline import report_all
 
     written = report_all(session.workspace, names=run or (), sets=set_name or (), folder=output, explain=explain)
-    session.show(written.table.to_rich(), f"report: {written.html} and {written.markdown}")
+    session.show(written.table, f"report: {written.html} and {written.markdown}")
     session.document({"html": str(written.html), "markdown": str(written.markdown)})
     if open_page:
         typer.launch(str(written.html.resolve()))
@@ -128,7 +125,6 @@ def leaderboard(
     publish: Annotated[
         list[str] | None, typer.Option(help="The same with its checkpoint in half precision, tested again; repeatable.")
     ] = None,
-    form: Form = "text",
 ) -> None:
     """All runs by set, committed ones included; ranks respect ties within the noise."""
     from affbench.experiment.reference import add_reference, leaderboards
@@ -141,7 +137,7 @@ def leaderboard(
     for run in [find_run(session.workspace.results, name) for name in publish or []]:
         session.workspace.progress.note(f"published: {publish_run(run, session.workspace).path}")
     boards = leaderboards(session.workspace.results, set_name)
-    session.tables([table for board in boards for table in leaderboard_tables(board)], form)
+    session.show(*(table for board in boards for table in leaderboard_tables(board)))
     session.document({"leaderboards": [asdict(board) for board in boards]})
 
 
@@ -179,8 +175,7 @@ def equivariance(
     from affbench.report.sections.equivariance import equivariance_figure
 
     drawing, table = equivariance_figure(*canvas.place(session), digit=digit, per_class=per_class)
-    session.show(table.to_rich())
-    _show(session, drawing)
+    _show(session, drawing, table)
 
 
 @figure.command()
@@ -239,7 +234,7 @@ def _found(session: Session, name: str | None) -> LabelledRun:
     return LabelledRun(run.name, run)
 
 
-def _show(session: Session, drawing: Drawing) -> None:
-    session.show(drawing.caption, f"{drawing.title}: {drawing.path} and {drawing.data}")
+def _show(session: Session, drawing: Drawing, *tables: Table) -> None:
+    session.show(*tables, drawing.caption, f"{drawing.title}: {drawing.path} and {drawing.data}")
     files = {"figure": str(drawing.path), "data": str(drawing.data)}
     session.document({"title": drawing.title, "caption": drawing.caption} | files)

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -19,12 +19,12 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from affbench.base.distributed import launched
-from affbench.base.errors import AffbenchError, StorageError, UsageError
+from affbench.base.errors import AffbenchError, StorageError, UsageError, nearest
 from affbench.base.workspace import Workspace
-from affbench.cli.console import ConsoleProgress, console, let_go
+from affbench.cli.console import ConsoleProgress, console, let_go, print_line
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from affbench.report.table import Table
 
@@ -32,13 +32,20 @@ INTERRUPTED = 130
 _option = functools.partial(typer.Option, rich_help_panel="Common")
 
 
-FORMS: dict[str, Callable[[Table], RenderableType]] = {
-    "text": lambda table: table.to_rich(),
+FORMS: dict[str, Callable[[Table], Any]] = {
+    "text": lambda table: table,
     "markdown": lambda table: table.to_markdown(),
     "csv": lambda table: table.to_csv(),
     "latex": lambda table: table.to_latex(),
 }
 """How a table is printed."""
+
+
+def _known_form(form: str) -> str:
+    """Refuse a form before the work whose tables would be printed in it."""
+    if form not in FORMS:
+        raise typer.BadParameter(f"{form} is unknown: {nearest(form, FORMS)}")
+    return form
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,9 @@ class Common:
 
     data_dir: Annotated[Path, _option(envvar="AFFBENCH_DATA_DIR", help="Downloads and converted sets.")] = Path("data")
     results_dir: Annotated[Path, _option(envvar="AFFBENCH_RESULTS_DIR", help="Runs and reports.")] = Path("results")
+    form: Annotated[str, _option("--format", help="Of tables: text, markdown, csv or latex.", callback=_known_form)] = (
+        "text"
+    )
     json: Annotated[bool, _option("--json", help="One JSON document on standard output.")] = False
     quiet: Annotated[bool, _option("--quiet", help="Print errors only.")] = False
     debug: Annotated[bool, _option("--debug", help="Print a traceback with errors.")] = False
@@ -59,18 +69,27 @@ class Session:
     workspace: Workspace
     console: Console  # on standard output
     json: bool
+    form: str
 
-    def show(self, *results: RenderableType) -> None:
-        """Print what was asked for, tables or lines, on standard output; a JSON document takes their place."""
+    def show(self, *results: Table | str) -> None:
+        """Print what was asked for on standard output: tables in their form, and lines; a JSON document replaces them.
+
+        Lines beside tables for another program go to standard error.
+        """
+        lines = [result for result in results if isinstance(result, str)]
+        aside = self.form != "text" and len(lines) < len(results)
         with self.console.capture() as printed:
-            for result in results:
-                text = isinstance(result, str)
-                self.console.print(result, markup=not text, soft_wrap=text)
+            for number, result in enumerate(results):
+                if not isinstance(result, str):
+                    if number:
+                        self.console.print()
+                    shown, whole = FORMS[self.form](result), self.form != "text"
+                    self.console.print(shown, end="", markup=False, soft_wrap=whole, crop=False)
+                elif not aside:
+                    print_line(self.console, result)
         say(printed.get(), self.console.file)
-
-    def tables(self, tables: Iterable[Table], form: str) -> None:
-        """Print tables in one of several forms."""
-        self.show(*map(FORMS[form], tables))
+        for line in lines if aside else ():
+            self.workspace.progress.note(line)
 
     def document(self, content: Any) -> None:
         """Print the JSON document, if it is wanted."""
@@ -156,7 +175,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             if not ranks.alone and function.__name__ != "train":
                 raise UsageError(f"torchrun starts 'affbench train' on several devices, not '{function.__name__}'.")
             with contextlib.redirect_stdout(screen.file):
-                function(Session(workspace, shown, common.json), **options)
+                function(Session(workspace, shown, common.json, common.form), **options)
         except (typer.Exit, typer.Abort):
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -184,5 +203,5 @@ def _end(error: BaseException, *, debug: bool) -> typer.Exit:
     if debug:
         sys.stderr.write("".join(traceback.format_exception(error)))
     style = "yellow" if status == INTERRUPTED else "bold red"
-    screen.print(f"affbench: {text}", markup=False, style=style, soft_wrap=True)
+    print_line(screen, f"affbench: {text}", style)
     return typer.Exit(status)

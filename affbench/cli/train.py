@@ -168,7 +168,7 @@ def run(
     if dry_run:
         steps = plan_experiment(experiment, session.workspace)
         rows = tuple((Cell(step.stage), Cell(step.what), Cell(step.state)) for step in steps)
-        session.show(Table(pipeline.title, ("Stage", "What", "State"), rows).to_rich())
+        session.show(Table(pipeline.title, ("Stage", "What", "State"), rows))
         session.document({"pipeline": pipeline.name, "steps": [vars(step) for step in steps]})
     else:
         _end(session, run_experiment(experiment, session.workspace, engine))
@@ -198,7 +198,7 @@ def changed(
 def _end(session: Session, outcome: Outcome) -> None:
     """Show what many runs ended in, with status 1 when some failed; the others are finished and reported."""
     report = outcome.report
-    session.show(report.table.to_rich(), f"report: {report.html}", f"        {report.markdown}")
+    session.show(report.table, f"report: {report.html}", f"        {report.markdown}")
     session.document(outcome.to_dict())
     for cell in outcome.failed:
         session.workspace.progress.note(str(cell))
@@ -235,7 +235,7 @@ def bench(
     computed = resolve_precision(config.training.precision, target)
     workload = Workload(config.model.name, config.model.options, target, computed, batch_size)
     result = benchmark_speed(workload, repeats=repeats, textbook=textbook, progress=session.workspace.progress)
-    session.show(result.table().to_rich())
+    session.show(result.table())
     document = result.to_dict()
     if curves:
         path, points = draw_curves(workload, session.workspace)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import h5py
 from filelock import FileLock, Timeout
@@ -22,10 +22,9 @@ from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.version import __version__
 from affbench.data import sets
 from affbench.data.sets import FAMILIES, SOURCES
+from affbench.experiment.reference import reference_runs
+from affbench.report.table import Cell, Table
 from affbench.run.folder import HISTORY, MEASURED, Run, list_runs
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
 
 _SET = r"(?P<name>[^/]+)-(?P<split>train|validation|test)(-\d+x)?-(?P<key>[0-9a-f]{8})\.h5"
 _TEMPORARY = r"(\.[a-z0-9_]{8}\.part|\.lock)"  # what `store.atomic_path` and `store.lock` add to the name of a file
@@ -80,6 +79,17 @@ class RunState:
     accuracy: dict[str, float]
     bytes: int
 
+    @property
+    def how(self) -> str:
+        """How it ended, and after how many epochs."""
+        return f"{self.epochs:g}/{self.of_epochs} {self.state}" if self.of_epochs else self.state
+
+    @property
+    def shares(self) -> str:
+        """Its accuracies in percent."""
+        first = {} if self.validation_accuracy is None else {"validation": self.validation_accuracy}
+        return "\n".join(f"{100 * share:5.2f} {name}" for name, share in (first | self.accuracy).items()) or "–"
+
 
 @dataclass(frozen=True)
 class Status:
@@ -90,13 +100,15 @@ class Status:
     raw: list[RawFiles]
     sets: list[ConvertedSet]
     runs: list[RunState]
+    reference: list[RunState]
 
 
 def read_status(data_dir: Path, results_dir: Path) -> Status:
     """Look at both folders; what is damaged is said, not raised."""
     raw = [RawFiles(own, FAMILIES[own].is_there(data_dir), _size(sets.raw_dir(data_dir, own))) for own in _FETCHED]
-    converted, runs = [_converted(path) for path in _set_files(data_dir)], [_run(run) for run in list_runs(results_dir)]
-    return Status(str(data_dir), str(results_dir), raw, converted, runs)
+    converted = [_converted(path) for path in _set_files(data_dir)]
+    runs, committed = (list(map(_run, found)) for found in (list_runs(results_dir), reference_runs(results_dir)))
+    return Status(str(data_dir), str(results_dir), raw, converted, runs, committed)
 
 
 def _set_files(data_dir: Path) -> list[Path]:
@@ -128,41 +140,43 @@ def _run(run: Run) -> RunState:
         history = run.history if run.finished or (run.path / HISTORY).is_file() else []
         epochs, validated = (history[-1].epoch, run.selected.validation_accuracy) if history else (0, None)
         accuracy = {name: record.accuracy for name, record in run.evaluations.items()}
-        state = "trained elsewhere" if run.trained_elsewhere else "finished" if run.finished else "unfinished"
+        stop_at = run.config.training.stop_at
+        state = "unfinished" if not run.finished else f"matched at {100 * stop_at:g}%" if stop_at else "finished"
         of_epochs = 0 if run.trained_elsewhere else run.config.training.epochs
-        return RunState(run.name, state, epochs, of_epochs, validated, accuracy, _size(run.path))
+        return RunState(
+            run.name,
+            state if of_epochs else "trained elsewhere",
+            epochs,
+            of_epochs,
+            validated,
+            accuracy,
+            _size(run.path),
+        )
     except AffbenchError as error:
         return RunState(run.name, f"damaged: {error}", 0, 0, None, {}, _size(run.path))
 
 
-def status_tables(state: Status) -> list[RichTable]:
+def status_tables(state: Status) -> list[Table]:
     """The same for a terminal."""
-    there = ("there", "not there ('affbench fetch {}')")
-    raw = [(own.family, there[not own.complete].format(own.family), own.bytes) for own in state.raw]
-    sets = [(own.name, own.split, f"{own.images:,}", own.source, own.bytes) for own in state.sets]
-    headings, runs = ("run", "state", "epochs", "validation %", "tested on (accuracy %)"), []
-    for run in state.runs:
-        tested = ", ".join(f"{name} {100 * accuracy:.2f}" for name, accuracy in run.accuracy.items())
-        validated = "" if run.validation_accuracy is None else f"{100 * run.validation_accuracy:.2f}"
-        runs.append((run.name, run.state, f"{run.epochs:g}/{run.of_epochs}", validated, tested or "–", run.bytes))
+
+    raw = [(own.family, "here" if own.complete else f"affbench fetch {own.family}", own) for own in state.raw]
+    sets = [(own.name, own.split, f"{own.images:,}" if own.images else own.source, own) for own in state.sets]
+    sources = "; ".join(dict.fromkeys(own.source for own in state.sets if own.images))
+    runs = [(own.name, own.how, own.shares, own) for own in state.runs]
+    committed = [(own.name, own.how, own.shares.split(" ")[0], own) for own in state.reference]
+    more = "'affbench leaderboard' shows their accuracies on test sets beside those of your runs."
     return [
-        _table(f"Downloads in {state.data_dir}", ("family", "state"), raw),
-        _table("Converted sets", ("set", "split", "images", "source"), sets),
-        _table(f"Runs in {state.results_dir}", headings, runs),
+        _table(f"Downloads in {state.data_dir}", ("Family", "State"), raw),
+        _table("Converted sets", ("Set", "Split", "Images"), sets, f"From {sources}." if sources else ""),
+        _table(f"Runs in {state.results_dir}", ("Run", "Epochs", "Accuracy %"), runs),
+        _table("Committed runs", ("Run", "Epochs", "Validation %"), committed, more),
     ]
 
 
-def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str | int, ...]]) -> RichTable:
-    """Rows of texts, the last of each a number of bytes."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left")
-    for heading in (*headings, "MB"):
-        table.add_column(heading, overflow="fold")
-    for *texts, size in rows:
-        table.add_row(*(Text(str(text)) for text in texts), f"{float(size) / 1e6:,.1f}")
-    return table
+def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], caption: str = "") -> Table:
+    """Rows of texts, and what each is about, whose size is shown."""
+    cells = tuple((*map(Cell, texts), Cell(f"{own.bytes / 1e6:,.1f}", own.bytes)) for *texts, own in rows)
+    return Table(title, (*columns, "MB"), cells, caption)
 
 
 @dataclass(frozen=True)

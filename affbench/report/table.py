@@ -1,18 +1,27 @@
 """Tables: one model of them, its renderings, and the cells that several of them share."""
 
+from __future__ import annotations
+
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from affbench.analysis.results import Group, Results
-from affbench.base.statistics import SeedSummary, seed_summary
-from affbench.run.folder import Share
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+
+    from affbench.analysis.results import Group, Results
+    from affbench.base.statistics import SeedSummary
+    from affbench.run.folder import Share
 
 INTERVALS = (
     "Brackets hold 95% intervals: with one seed over the choice of test images (originals resampled where a set holds "
@@ -53,15 +62,26 @@ class Table:
         if any(len(row) != len(self.columns) for row in self.rows):
             raise ValueError(f"table '{self.title}' has rows that do not fit its {len(self.columns)} columns")
 
-    def to_rich(self) -> RichTable:
-        """The table for a terminal; nothing in it is taken as markup."""
-        below = Text(plain(self.caption), style="dim italic") if self.caption else None
-        rich = RichTable(title=Text(plain(self.title)), caption=below, title_justify="left", caption_justify="left")
-        for number, heading in enumerate(self.columns):
-            rich.add_column(Text(plain(heading)), justify="right" if self.numeric(number) else "left", overflow="fold")
-        for row in self.rows:
-            rich.add_row(*(Text(plain(cell.text)) for cell in row))
-        return rich
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Segment]:
+        """The table for a terminal: no word in it is ever broken, and nothing in it is taken as markup."""
+        yield Text(plain(self.title), style="bold italic")
+        for grid in self._grids(options.max_width):
+            yield from console.render(grid, options.update(width=10_000))
+        if self.caption:
+            yield Text(wrapped(plain(self.caption), options.max_width), style="dim italic", no_wrap=True)
+
+    def _grids(self, room: int) -> Iterator[RichTable]:
+        """The table where its words fit into its columns, else its rows as columns, as many at a time as fit."""
+        heads, *rows = ([plain(text) for text in line] for line in self._texts)
+        if _fits(columns := list(zip(heads, *rows, strict=True)), room):
+            yield _grid(columns, room, [self.numeric(number) for number in range(len(columns))])
+            return
+        while rows:
+            count = 1
+            while count < len(rows) and _fits([heads, *rows[: count + 1]], room):
+                count += 1
+            yield _grid([heads, *rows[:count]], room, [False] * (count + 1))
+            rows = rows[count:]
 
     def to_markdown(self, level: int = 2) -> str:
         """The table as GitHub-flavoured Markdown under a heading of `level`; everything in it is escaped."""
@@ -98,6 +118,38 @@ class Table:
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers, which stand at its right; the first names the rows."""
         return column > 0 and any(row[column].sort is not None for row in self.rows)
+
+
+def _least(column: Iterable[str]) -> int:
+    """The width of the longest word."""
+    return max((cell_len(word) for text in column for word in text.split()), default=0)
+
+
+def _fits(columns: Sequence[Iterable[str]], room: int) -> bool:
+    return sum(map(_least, columns)) + 2 * (len(columns) - 1) <= room
+
+
+def _grid(columns: Sequence[Sequence[str]], room: int, right: Sequence[bool]) -> RichTable:
+    """Columns, the first text of each its heading, as wide as their words; then the narrow ones get what they lack."""
+    widths = list(map(_least, columns))
+    lacking = [max(map(cell_len, "\n".join(c).split("\n"))) - w for c, w in zip(columns, widths, strict=True)]
+    spare = room - sum(widths) - 2 * (len(widths) - 1)
+    for number in sorted(range(len(widths)), key=lacking.__getitem__):
+        more = max(min(lacking[number], spare), 0)
+        widths[number] += more
+        spare -= more
+    grid = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for (head, *_), width, numeric in zip(columns, widths, right, strict=True):
+        grid.add_column(Text(head), width=width, justify="right" if numeric else "left")
+    for row in zip(*(texts for _, *texts in columns), strict=True):
+        grid.add_row(*map(Text, row))
+    return grid
+
+
+def wrapped(text: str, room: int) -> str:
+    """Lines broken between words only."""
+    lines = text.split("\n")
+    return "\n".join(textwrap.fill(line, room, break_long_words=False, break_on_hyphens=False) for line in lines)
 
 
 def csv_text(lines: Iterable[Iterable[Any]]) -> str:
@@ -197,6 +249,8 @@ def accuracy_cell(own: Group, name: str, among: Sequence[Group] = ()) -> Cell:
 
 def over_seeds(shares: Sequence[Share]) -> tuple[SeedSummary, tuple[float, float]]:
     """The accuracy of one part of a set over seeds, and its band: the interval of one seed, the range of several."""
+    from affbench.base.statistics import seed_summary
+
     summary = seed_summary([share.accuracy for share in shares])
     return summary, shares[0].ci95 if summary.n == 1 else (summary.minimum, summary.maximum)
 
@@ -210,9 +264,8 @@ def accuracy_table(
     columns = [*heads, "Validation\naccuracy %"]
     for name in sets:
         split, n, originals = extent(name, shown)
-        breaking = name.replace("-sample", "\n-sample").replace("@", "\n@")  # where a narrow terminal may do so
         size = f"n {n}" if n == originals else f"n {n} of\n{originals} digits"
-        columns.append(f"{breaking}\n{split} accuracy %\n{size}")
+        columns.append(f"{name}\n{split} accuracy %\n{size}")
     rows = []
     for own, cells in lines:
         validation = Cell("trained elsewhere")

@@ -57,7 +57,7 @@ def test_peak_memory_is_that_of_training_not_of_the_process(speed):
 def test_the_measurement_is_one_json_document_and_one_table(speed):
     assert json.loads(json.dumps(speed.to_dict(), allow_nan=False))["step"]["median"] == speed.times["step"].median
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(speed.table().to_rich())
+    console.print(speed.table())
     text = console.export_text()
     for words in (
         "images/s",

@@ -128,3 +128,39 @@ def test_shells_complete_names(affbench: Affbench, tmp_path: Path) -> None:
     assert completed("affbench eval --run cnn").split() == [name]
     assert completed("affbench train --model caps").split() == ["capsnet"]
     assert "affnist-synthetic-sample" in completed("affbench show --set affnist-s").split()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_status_shows_names_whole_and_committed_runs(
+    affbench: Affbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    name = train(affbench)
+    assert affbench("eval", "--run", name, "--set", AFFINE, "--limit", "50").status == 0
+    assert affbench("leaderboard", "--add", name).status == 0
+    shown = affbench("status").stdout
+    assert max(map(len, shown.splitlines())) <= max(width, len(str(tmp_path)) + len("Downloads in /data"))
+    assert shown.split().count(name) == 2  # as a run, and among the committed ones
+    assert {AFFINE, "mnist-translated-sample", "validation"} <= set(shown.split())
+    assert [run["name"] for run in json.loads(affbench("status", "--json").stdout)["reference"]] == [name]
+
+
+def test_clean_is_short_and_names_an_example_of_each_kind(affbench: Affbench) -> None:
+    for name in ("mnist-sample", "mnist-padded-sample", AFFINE):
+        assert affbench("show", "--set", name).status == 0
+    lines = affbench("clean", "--dry-run").stdout.splitlines()
+    assert len(lines) <= 10
+    assert any(
+        re.fullmatch(r"[\d.]+ MB, \d+ such as .+\.h5: no run was trained or tested on it", line) for line in lines
+    )
+    assert lines[-1].startswith("would free ")
+    assert len(json.loads(affbench("clean", "--dry-run", "--json").stdout)["paths"]) > len(lines)
+
+
+def test_lines_beside_tables_for_another_program_are_messages(affbench: Affbench, tmp_path: Path) -> None:
+    name = train(affbench)
+    assert affbench("eval", "--run", name, "--set", AFFINE, "--limit", "50").status == 0
+    shown = affbench("report", "--format", "csv", "--output", str(tmp_path / "paper"))
+    assert shown.stdout.splitlines()[0].startswith("Model,Parameters,")
+    assert len(shown.stdout.splitlines()) == 2
+    assert "report.html" in shown.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import statistics
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from run_folders import make_run, record, study
 
 from affbench.analysis.published import published_for
@@ -216,3 +218,29 @@ def test_a_table_is_csv_and_latex_for_booktabs_as_well() -> None:
             "",
         ]
     )
+
+
+@pytest.mark.parametrize("width", [34, 40, 60, 80, 120])
+def test_a_terminal_of_any_width_never_breaks_a_word(width: int) -> None:
+    names = ("capsnet-r3-seed0-0601a964", "my_very.own.module-Net-seed0-9ee2d418")
+    rows = tuple((Cell(name), Cell("13,475,648", 13_475_648), Cell("97.18\n[96.84, 97.49]", 97.18)) for name in names)
+    heads = ("Run", "Parameters", "affnist-synthetic-sample@only=rotation\ntest accuracy %")
+    screen = io.StringIO()
+    Console(file=screen, width=width).print(Table("Two runs", heads, rows, "Their n is 100."), crop=False)
+    lines = screen.getvalue().splitlines()
+    words = {word for line in lines for word in line.split()}
+    assert {*names, "13,475,648", "[96.84,", "97.49]", "affnist-synthetic-sample@only=rotation"} <= words
+    assert max(map(len, lines)) <= max(width, 79)  # the longest name beside the longest heading, and two blanks
+    if width == 120:
+        assert next(line for line in lines if line.startswith(names[0])).endswith("97.18")
+
+
+def test_a_table_that_is_too_wide_stands_on_its_side() -> None:
+    rows = tuple((Cell(name), *(Cell(f"{name}{number}" * 5) for number in range(4))) for name in "abc")
+    screen = io.StringIO()
+    Console(file=screen, width=40).print(Table("T", ("Run", "First heading", "Second", "Third", "Fourth"), rows))
+    lines = [line.split() for line in screen.getvalue().splitlines()]
+    assert lines[1] == ["Run", "a", "b"]
+    assert lines[3] == ["First", "heading", "a0a0a0a0a0", "b0b0b0b0b0"]
+    assert ["Run", "c"] in lines
+    assert lines[-1] == ["Fourth", "c3c3c3c3c3"]
