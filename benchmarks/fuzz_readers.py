@@ -27,6 +27,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -116,9 +117,9 @@ def seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
 
     (folder / "model.safetensors").write_bytes((run.path / "model.safetensors").read_bytes())
     return {
-        "idx images": (at("images-idx3-ubyte"), idx.read_images),
-        "idx images, gzip": (at("images-idx3-ubyte.gz"), idx.read_images),
-        "idx labels": (at("labels-idx1-ubyte"), idx.read_labels),
+        "idx images": (at("images-idx3-ubyte"), partial(idx.read, what="images")),
+        "idx images, gzip": (at("images-idx3-ubyte.gz"), partial(idx.read, what="images")),
+        "idx labels": (at("labels-idx1-ubyte"), partial(idx.read, what="labels")),
         "mat 7, compressed": (at("v5.mat"), read_mat),
         "mat 5": (at("plain.mat"), read_mat),
         "mat 7.3": (at("v73.mat"), read_mat),

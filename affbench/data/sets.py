@@ -9,6 +9,7 @@ A synthetic affine set can be varied in its name: ``affnist-synthetic@rotation=4
 intervals, see `affbench.data.transform.AffineRange.around`), ``affnist-synthetic@only=rotation,rotation=60``.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -168,17 +169,8 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in _ROWS}
 SETS: Mapping[str, SetSpec] = {spec.name: spec for family in _ROWS for spec in family.sets}
 """All sets by name, without the variations of synthetic ones."""
 
-SOURCES: Mapping[str, tuple[Source, ...]] = {
-    name: ways for family in _ROWS if not family.embedded for name, ways in family.sources.items()
-}
+SOURCES = {name: ways for family in _ROWS if not family.embedded for name, ways in family.sources.items()}
 """All that can be fetched, by name, with the ways to get it, best first."""
-
-
-def sources_of(name: str) -> tuple[Source, ...]:
-    """The ways to get what is fetched by this name, in the order in which they are tried; `UsageError` if none."""
-    if name not in SOURCES:
-        raise UsageError(f"no set called '{name}' can be fetched; {nearest(name, SOURCES)}.")
-    return SOURCES[name]
 
 
 def find_set(name: str) -> SetSpec:
@@ -318,10 +310,9 @@ class SetPart:
     def is_ready(self, data_dir: Path) -> bool:
         """Whether the converted set is there (its checksum is verified only when it is read)."""
         path = self.path(data_dir)
-        try:
+        with contextlib.suppress(ArtefactError):
             return path.is_file() and store.read_manifest(path) is not None
-        except ArtefactError:
-            return False
+        return False
 
     def ensure(self, data_dir: Path) -> Path:
         """The finished, verified HDF5 file, made from its digits if it is not there yet."""
@@ -362,11 +353,10 @@ def find_part(name: str, split: str = "test", copies: int = COPIES, limit: int |
 
 def is_earlier_edition(name: str, split: str, key: str) -> bool:
     """Whether a set that affbench makes had other images when it had this key: results on both cannot be compared."""
-    try:
+    with contextlib.suppress(UsageError):
         part = find_part(name, split)
         return part.spec.form != "official" and key != part.key(Path())
-    except UsageError:
-        return False
+    return False
 
 
 def load_dataset(

@@ -34,7 +34,7 @@ def write(path: Path, content: bytes) -> Path:
 
 @pytest.mark.parametrize("pack", [bytes, zipped])
 def test_images_come_row_by_row_plain_or_compressed(tmp_path: Path, pack: type[bytes]) -> None:
-    images = idx.read_images(write(tmp_path / "any-name", pack(image_bytes())))
+    images = idx.read(write(tmp_path / "any-name", pack(image_bytes())), "images")
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images, np.arange(60).reshape(3, 4, 5))
     images[0, 0, 0] = 7  # writable, as torch.from_numpy wants it
@@ -42,7 +42,7 @@ def test_images_come_row_by_row_plain_or_compressed(tmp_path: Path, pack: type[b
 
 @pytest.mark.parametrize("pack", [bytes, zipped])
 def test_labels(tmp_path: Path, pack: type[bytes]) -> None:
-    labels = idx.read_labels(write(tmp_path / "labels", pack(label_bytes(0, 9, 5))))
+    labels = idx.read(write(tmp_path / "labels", pack(label_bytes(0, 9, 5))), "labels")
     assert labels.dtype == np.uint8
     assert labels.tolist() == [0, 9, 5]
 
@@ -59,14 +59,14 @@ def test_every_cut_of_a_gzip_file_is_told(tmp_path: Path) -> None:
     packed = zipped(image_bytes())
     for stop in range(len(packed)):
         with pytest.raises(DataError, match=r"cut\.gz is not an IDX file of images, or is damaged"):
-            idx.read_images(write(tmp_path / "cut.gz", packed[:stop]))
+            idx.read(write(tmp_path / "cut.gz", packed[:stop]), "images")
 
 
 def test_every_cut_of_a_plain_file_is_told(tmp_path: Path) -> None:
     content = image_bytes()
     for stop in range(len(content)):
         with pytest.raises(DataError, match=r"cut is not an IDX file of images, or is damaged"):
-            idx.read_images(write(tmp_path / "cut", content[:stop]))
+            idx.read(write(tmp_path / "cut", content[:stop]), "images")
 
 
 def test_flipped_bits_in_a_gzip_file_are_told(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_flipped_bits_in_a_gzip_file_are_told(tmp_path: Path) -> None:
         damaged = bytearray(packed)
         damaged[at] ^= 0x10
         with pytest.raises(DataError, match=r"bits\.gz"):
-            idx.read_images(write(tmp_path / "bits.gz", bytes(damaged)))
+            idx.read(write(tmp_path / "bits.gz", bytes(damaged)), "images")
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_flipped_bits_in_a_gzip_file_are_told(tmp_path: Path) -> None:
 )
 def test_a_header_that_lies_is_told(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        idx.read_images(write(tmp_path / "digits", content))
+        idx.read(write(tmp_path / "digits", content), "images")
     assert "digits" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_labels_are_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"label 10 \(example 2\)"):
-        idx.read_labels(write(tmp_path / "labels", label_bytes(1, 2, 10)))
+        idx.read(write(tmp_path / "labels", label_bytes(1, 2, 10)), "labels")
 
 
 def test_as_many_images_as_labels(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_as_many_images_as_labels(tmp_path: Path) -> None:
 
 def test_a_missing_file_or_a_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none cannot be read: No such file"):
-        idx.read_images(tmp_path / "none")
+        idx.read(tmp_path / "none", "images")
     with pytest.raises(DataError, match="cannot be read"):
-        idx.read_images(tmp_path)
+        idx.read(tmp_path, "images")
 
 
 @pytest.mark.parametrize("pack", [bytes, zipped])
@@ -133,9 +133,9 @@ def test_mutated_files_are_read_or_told_never_worse(tmp_path: Path, pack: type[b
         at = rng.integers(0, len(content) if n % 4 < 2 else 12, size=rng.integers(1, 5))
         content[at] = rng.integers(0, 256, size=at.size)
         path.write_bytes(content.tobytes()[: rng.integers(1, 2 * len(content))])
-        for read in (idx.read_images, idx.read_labels):
+        for kind in ("images", "labels"):
             with contextlib.suppress(DataError):
-                assert read(path).dtype == np.uint8
+                assert idx.read(path, kind).dtype == np.uint8
 
 
 def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
     try:
         for path in (bomb, lie):
             with pytest.raises(DataError):
-                idx.read_images(path)
+                idx.read(path, "images")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from affbench.base import store
-from affbench.base.errors import DownloadError
+from affbench.base.errors import DownloadError, UsageError, nearest
 from affbench.data import convert, sets
 from affbench.data.convert import Writer
 from affbench.data.fetch.files import Fetched, Fetcher, Ways
@@ -27,7 +27,8 @@ class FetchedSet:
 def fetch_sets(names: Sequence[str], data_dir: Path, ways: Ways | None = None) -> list[FetchedSet]:
     """Download, verify and convert sets; what is there and whole is not downloaded again."""
     for name in names:
-        sets.sources_of(name)
+        if name not in sets.SOURCES:
+            raise UsageError(f"no set called '{name}' can be fetched; {nearest(name, sets.SOURCES)}.")
     return [_fetch_set(name, data_dir, ways or Ways()) for name in names]
 
 
@@ -36,9 +37,9 @@ def _fetch_set(name: str, data_dir: Path, ways: Ways) -> FetchedSet:
     family = part.family
     if family.name == "affnist" and not sets.FAMILIES["mnist"].is_there(data_dir):
         with contextlib.suppress(DownloadError):  # to find the originals among; without them the file's order stays
-            Fetcher(sets.raw_dir(data_dir, "mnist"), ways).first_of(sets.sources_of("mnist"))
+            Fetcher(sets.raw_dir(data_dir, "mnist"), ways).first_of(sets.SOURCES["mnist"])
     try:
-        source, fetched = Fetcher(sets.raw_dir(data_dir, family.name), ways).first_of(sets.sources_of(name))
+        source, fetched = Fetcher(sets.raw_dir(data_dir, family.name), ways).first_of(sets.SOURCES[name])
     except DownloadError as error:
         if family.name != "affnist":
             raise
