@@ -42,7 +42,8 @@ from affbench.base import store
 from affbench.base.config import RunConfig, read_pipeline, read_run_config
 from affbench.base.errors import AffbenchError
 from affbench.data import hdf5, idx
-from affbench.data.affnist import convert_npz, export_mat, read_homnist, read_mat
+from affbench.data.affnist import export_mat, read_homnist, read_mat
+from affbench.data.convert import write_affnist
 from affbench.data.dataset import Dataset
 from affbench.data.synthesis import synthesize
 from affbench.run.folder import Epoch, Run, history_from_csv, history_to_csv, read_evaluation
@@ -139,7 +140,7 @@ def seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
 
 def _converted(images: Path, labels: Path) -> Dataset:
     target = images.parent / "converted.h5"
-    convert_npz(images, labels, target, ATTRIBUTES)
+    write_affnist(target, [images, labels], ATTRIBUTES)
     return hdf5.read_set(target)
 
 

@@ -14,9 +14,10 @@ import scipy.io
 import scipy.ndimage
 
 from affbench.data import sets
-from affbench.data.affnist import convert_mat, export_mat, read_mat
+from affbench.data.affnist import export_mat, read_mat
 from affbench.data.affnist.originals import pair
 from affbench.data.affnist.verify import VerificationReport, verify_affnist
+from affbench.data.convert import write_affnist
 from affbench.data.dataset import UNPAIRED, Dataset
 from affbench.data.hdf5 import read_set
 
@@ -106,7 +107,7 @@ def test_official_like_file_is_paired_and_verified(tmp_path: Path, digits: Datas
     report = verified(read, digits)
     assert report.agrees, report.sentence
     assert report.equal > 0.99
-    convert_mat(path, tmp_path / "set.h5", ATTRIBUTES, digits)
+    write_affnist(tmp_path / "set.h5", [path], ATTRIBUTES, digits)
     converted = read_set(tmp_path / "set.h5")
     assert np.array_equal(converted.source_index, np.tile(order, VERSIONS))  # in MNIST's order
     if order is PERMUTED:
@@ -127,7 +128,7 @@ def test_originals_are_taken_from_their_own_file_where_there_is_one(tmp_path: Pa
             }
         },
     )
-    convert_mat(path, tmp_path / "set.h5", ATTRIBUTES, digits, tmp_path / "originals.mat")
+    write_affnist(tmp_path / "set.h5", [path], ATTRIBUTES, digits, tmp_path / "originals.mat")
     converted = read_set(tmp_path / "set.h5")
     assert np.array_equal(converted.source_index, np.tile(PERMUTED, VERSIONS))
     assert converted.attributes["order"] == "found by the pixels of the file's originals"
@@ -138,7 +139,7 @@ def test_originals_that_are_not_there_leave_the_order_of_the_file(
 ) -> None:
     path = Convention().write(tmp_path / "test.mat", digits, PERMUTED)
     others = dataclasses.replace(digits, images=digits.images[:, ::-1].copy())
-    convert_mat(path, tmp_path / "set.h5", ATTRIBUTES, others)
+    write_affnist(tmp_path / "set.h5", [path], ATTRIBUTES, others)
     converted = read_set(tmp_path / "set.h5")
     assert np.array_equal(converted.source_index, np.tile(np.arange(DIGITS), VERSIONS))
     assert str(converted.attributes["order"]).startswith(UNPAIRED)

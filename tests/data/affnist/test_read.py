@@ -13,8 +13,9 @@ import pytest
 import scipy.io
 
 from affbench.base.errors import DataError
-from affbench.data.affnist import convert_mat, convert_npz, export_mat, read_homnist, read_mat
+from affbench.data.affnist import export_mat, read_homnist, read_mat
 from affbench.data.affnist.read import read_originals
+from affbench.data.convert import write_affnist
 from affbench.data.dataset import Dataset
 from affbench.data.hdf5 import read_set
 from affbench.data.synthesis import synthesize
@@ -186,7 +187,7 @@ def test_implausible_official_files_are_refused(
 ) -> None:
     path = save(tmp_path / "test.mat", fields(made, **changes))
     with pytest.raises(DataError, match=complaint):
-        convert_mat(path, tmp_path / "set.h5", ATTRIBUTES)
+        write_affnist(tmp_path / "set.h5", [path], ATTRIBUTES)
 
 
 def test_other_variables_are_refused(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_exported_set_comes_back_in_every_form(tmp_path: Path, form: str) -> Non
     made = synthesize(images, (np.arange(11) % 10).astype(np.uint8), copies=3, seed=0)
     export_mat(made, tmp_path / form)
     assert same(read_mat(tmp_path / form), made)
-    convert_mat(tmp_path / form, tmp_path / "set.h5", ATTRIBUTES)
+    write_affnist(tmp_path / "set.h5", [tmp_path / form], ATTRIBUTES)
     assert same(read_set(tmp_path / "set.h5"), made)
 
 
@@ -224,7 +225,7 @@ def test_images_of_a_batch_are_let_go_once_they_are_written(tmp_path: Path, made
         (folder / f"{number}.mat").write_bytes((folder / "1.mat").read_bytes())
     tracemalloc.start()
     try:
-        convert_mat(folder, tmp_path / "set.h5", ATTRIBUTES)
+        write_affnist(tmp_path / "set.h5", [folder], ATTRIBUTES)
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -259,7 +260,7 @@ def mirror(folder: Path) -> tuple[Path, Path]:
 def test_numpy_mirror_is_read_without_transformations(tmp_path: Path, made: Dataset) -> None:
     np.savez_compressed(tmp_path / "affNIST_test_x.npz", made.images.reshape(N, 1600))
     np.savez_compressed(tmp_path / "affNIST_test_y.npz", made.labels)
-    convert_npz(*mirror(tmp_path), tmp_path / "set.h5", ATTRIBUTES)
+    write_affnist(tmp_path / "set.h5", mirror(tmp_path), ATTRIBUTES)
     read = read_set(tmp_path / "set.h5")
     assert (read.images == made.images).all()
     assert (read.labels == made.labels).all()
@@ -278,7 +279,7 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path, made: Dataset) -> None
     np.savez(tmp_path / "affNIST_test_x.npz", made.images.reshape(N, 1600))
     np.savez(tmp_path / "affNIST_test_y.npz", objects)
     with pytest.raises(DataError, match=r"affNIST_test_y\.npz"):
-        convert_npz(*mirror(tmp_path), tmp_path / "set.h5", ATTRIBUTES)
+        write_affnist(tmp_path / "set.h5", mirror(tmp_path), ATTRIBUTES)
     assert not fired.exists()
 
 
