@@ -52,7 +52,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def reason(error: BaseException) -> str:
     """What code of somebody else raised, in one line: type, message, and the last line of theirs on the way there."""
-    installed = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<")
+    installed = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), "<")
     theirs = [
         f" ({Path(frame.filename).name}, line {frame.lineno})"
         for frame in traceback.extract_tb(error.__traceback__)

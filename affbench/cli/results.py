@@ -57,7 +57,7 @@ def evaluate(
     from affbench.experiment.reference import fetch_published
     from affbench.report.terminal import evaluation_tables
     from affbench.run.elsewhere import adopt, read_weights
-    from affbench.run.folder import evaluation_document, find_run
+    from affbench.run.folder import find_run
     from affbench.run.record import evaluate_run
 
     if run is not None and run.startswith("reference/"):
@@ -70,7 +70,7 @@ def evaluate(
         session.workspace.progress.note(f"run {tested.name}: {network.name} with the weights of {weights}")
     record = evaluate_run(tested, part, session.workspace)
     session.show(*evaluation_tables(record))
-    session.document(evaluation_document(record))
+    session.document(record.document())
 
 
 @command

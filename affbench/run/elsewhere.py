@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from affbench.base import store
 from affbench.base.config import DataConfig, ModelConfig, RunConfig
 from affbench.base.device import resolve_device
-from affbench.base.errors import UsageError
+from affbench.base.errors import UsageError, reason
 from affbench.base.workspace import Workspace
 from affbench.data.sets import default_data_dir, find_part, find_set
 from affbench.data.synthesis import COPIES
@@ -25,7 +25,6 @@ from affbench.run.resume import conclude, pack
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which training scripts save a state dict
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, and of torch.compile
-_NAMED = 5  # names that a sentence lists
 _LOOKED_AT, _ROUNDED = 256, 0.02  # images that are looked at again, and the share that rounding may turn
 
 
@@ -62,16 +61,12 @@ def adopt(config: ModelConfig, weights: Mapping[str, Tensor], workspace: Workspa
         weights = {name.partition(".")[2]: value for name, value in weights.items()}
     if any(map(is_lazy, own.values())) or weights.keys() - own.keys():
         make_whole(model, canvas)
-        own = model.state_dict()
-    for what, names in {
-        "it lacks": own.keys() - weights.keys(),
-        "it has, and the network has not,": weights.keys() - own.keys(),
-        "of another shape are": {n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape},
-    }.items():
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            some = ", ".join(sorted(names)[:_NAMED]) + more
-            raise UsageError(f"these weights are not those of '{config.name}' with its options (-o): {what} {some}.")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UsageError(
+            f"these weights are not those of '{config.name}' with its options (-o): {reason(error)}."
+        ) from None
     content = pack(weights)
     run_config = RunConfig(model=config.model_copy(update={"options": options}))
     recipe = elsewhere_recipe(run_config.model, content)

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from affbench.base import store
 from affbench.base.config import ModelConfig, RunConfig, read_run_config
@@ -66,11 +66,9 @@ def history_from_csv(path: Path) -> list[Epoch]:
     """Read ``history.csv``; an `ArtefactError` where it is missing or damaged."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [
-                Epoch(**{k: int(v) if k == "step" else float(v) if v else None for k, v in row.items()})  # type: ignore[arg-type]
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+            rows = [{name: text or None for name, text in row.items()} for row in csv.DictReader(file)]
+        return TypeAdapter(list[Epoch]).validate_python(rows)
+    except (OSError, ValueError, csv.Error) as error:
         raise ArtefactError(f"{path} cannot be read as a training history ({error}).") from error
 
 
@@ -113,7 +111,7 @@ class Tally(Share, frozen=True, populate_by_name=True):
 
 
 class EvaluationRecord(Tally, frozen=True):
-    """The content of ``eval-SET.json``: what was counted, and where it comes from."""
+    """What was counted, and where it comes from."""
 
     set_key: str
     copies: int | None  # None but for synthetic affine sets
@@ -130,6 +128,11 @@ class EvaluationRecord(Tally, frozen=True):
     evaluations: int = Field(default=1, ge=1)  # tests of this checkpoint on the set; answers from disk do not count
     predictions_sha256: str = ""
     affbench_version: str
+
+    def document(self) -> dict[str, Any]:
+        """The content of ``eval-SET.json``: the record, and a checksum over all of it."""
+        content = self.model_dump(mode="json", by_alias=True)
+        return content | {"record_sha256": store.content_key("record", 1, content)}
 
 
 class Environment(BaseModel, frozen=True, extra="allow"):
@@ -283,17 +286,6 @@ def delete(run: Run) -> bool:
     with contextlib.suppress(OSError):
         run.path.rmdir()
     return not run.path.exists()
-
-
-def evaluation_document(record: EvaluationRecord) -> dict[str, Any]:
-    """The content of ``eval-SET.json``: the record, and a checksum over all of it."""
-    content = record.model_dump(mode="json", by_alias=True)
-    return content | {"record_sha256": store.content_key("record", 1, content)}
-
-
-def write_evaluation(path: Path, record: EvaluationRecord) -> None:
-    """Write ``eval-SET.json``."""
-    store.write_json(path, evaluation_document(record))
 
 
 def read_evaluation(path: Path) -> EvaluationRecord:

@@ -25,7 +25,7 @@ from affbench.data.sets import SetPart
 from affbench.models import build_model
 from affbench.models.kernels.layout import prepare
 from affbench.run.evaluate import Evaluation, assess, confusion_of, evaluate
-from affbench.run.folder import WEIGHTS, EvaluationRecord, Run, Tally, write_evaluation
+from affbench.run.folder import WEIGHTS, EvaluationRecord, Run, Tally
 from affbench.run.plan import Recipe, answers_recipe, evaluation_recipe
 
 
@@ -125,7 +125,7 @@ def record_evaluation(
         predictions_sha256=store.file_hash(predictions),
         affbench_version=__version__,
     )
-    write_evaluation(record_path(run, part.name), record)
+    store.write_json(record_path(run, part.name), record.document())
     return record
 
 

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from run_folders import make_run, record
 
+from affbench.base import store
 from affbench.base.errors import UsageError
 from affbench.experiment.reference import leaderboards
 from affbench.report.terminal import leaderboard_tables
-from affbench.run.folder import write_evaluation
 
 
 def test_ranks_are_shared_where_intervals_overlap(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_terminal_of_80_columns_shows_names_whole_and_published_rows_in_one_li
 def test_a_warning_stands_under_the_table_and_names_the_run(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "runs", seed=seed, accuracy={"mnist-translated": 0.9}).run for seed in range(2)]
     warned = runs[1].evaluations["mnist-translated"].model_copy(update={"warning": "the answers depend on the batch."})
-    write_evaluation(runs[1].path / "eval-mnist-translated.json", warned)
+    store.write_json(runs[1].path / "eval-mnist-translated.json", warned.document())
     (board,) = leaderboards(tmp_path)
     assert {row.run: row.warning for row in board.rows} == {runs[0].name: None, runs[1].name: warned.warning}
     lines = leaderboard_tables(board)[0].caption.split("\n")
@@ -72,8 +72,7 @@ def test_what_cannot_be_read_is_left_out_and_a_copy_counts_once(tmp_path: Path) 
 def test_other_numbers_of_images_are_said(tmp_path: Path) -> None:
     for seed, copies in ((0, 8), (1, 16)):
         run = make_run(tmp_path / "runs", seed=seed, accuracy={}).run
-        write_evaluation(
-            run.path / "eval-affnist.json", record(run.path, run.config, "affnist", 0.7, 64 * copies, copies)
-        )
+        tested = record(run.path, run.config, "affnist", 0.7, 64 * copies, copies)
+        store.write_json(run.path / "eval-affnist.json", tested.document())
     (board,) = leaderboards(tmp_path)
     assert "Not all were tested on as many images" in leaderboard_tables(board)[0].caption

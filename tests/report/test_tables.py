@@ -16,6 +16,7 @@ from run_folders import make_run, record, study
 
 from affbench.analysis.published import published_for
 from affbench.analysis.results import LabelledRun, read_results
+from affbench.base import store
 from affbench.report.page import environment
 from affbench.report.sections import replication
 from affbench.report.sections.accuracy import summarise
@@ -25,7 +26,7 @@ from affbench.report.sections.routing import sweep_table
 from affbench.report.sections.transformation import transformation_table
 from affbench.report.table import Cell, Table
 from affbench.report.terminal import evaluation_tables
-from affbench.run.folder import Run, write_evaluation
+from affbench.run.folder import Run
 
 
 def test_a_seed_counts_once_and_other_code_is_another_model(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_other_numbers_of_images_are_said(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, seed=seed, accuracy={}, options={"routings": seed + 1}) for seed in range(2)]
     for labelled, n in zip(runs, (640, 320), strict=True):
         own = record(labelled.run.path, labelled.run.config, "mnist-translated", 0.5, n)
-        write_evaluation(labelled.run.path / "eval-mnist-translated.json", own)
+        store.write_json(labelled.run.path / "eval-mnist-translated.json", own.document())
     table = summarise(read_results(runs))
     assert "Not all models were tested on the same images of mnist-translated" in table.caption
     assert [row[5].text.split("\n")[-1] for row in table.rows] == ["n 640", "n 320"]
@@ -60,7 +61,7 @@ def test_a_warning_stands_under_the_summary_and_names_the_run(tmp_path: Path) ->
     runs = [make_run(tmp_path, seed=seed, accuracy={"mnist-translated": 0.9}) for seed in range(2)]
     own = runs[1].run
     warned = own.evaluations["mnist-translated"].model_copy(update={"warning": "the answers depend on the batch."})
-    write_evaluation(own.path / "eval-mnist-translated.json", warned)
+    store.write_json(own.path / "eval-mnist-translated.json", warned.document())
     lines = summarise(read_results([runs[0], LabelledRun("CapsNet", Run(own.path))])).caption.split("\n")
     assert lines[1:] == [f"Warning, {own.name} on mnist-translated: the answers depend on the batch."]
 

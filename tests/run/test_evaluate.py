@@ -26,7 +26,7 @@ from affbench.data.sets import find_part, load_dataset
 from affbench.experiment.housekeeping import read_status
 from affbench.models import build_model
 from affbench.run.evaluate import assess, evaluate, predict
-from affbench.run.folder import WEIGHTS, Run, read_evaluation, write_evaluation
+from affbench.run.folder import WEIGHTS, Run, read_evaluation
 from affbench.run.record import evaluate_run, is_evaluated, load_model, record_path
 from affbench.run.train import train
 
@@ -342,7 +342,7 @@ def test_record_that_its_predictions_contradict_is_made_again(run: Run, workspac
         "confusion": (*better,),
         "per_class": (*classes,),
     }
-    write_evaluation(record_path(run, SAMPLE), record.model_copy(update=perfect))
+    store.write_json(record_path(run, SAMPLE), record.model_copy(update=perfect).document())
     assert Run(run.path).evaluations[SAMPLE].accuracy == 1
     assert not is_evaluated(run, find_part(SAMPLE, limit=50), workspace)
     assert evaluate_run(run, find_part(SAMPLE, limit=50), workspace).correct == record.correct
