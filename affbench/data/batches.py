@@ -28,8 +28,7 @@ class Augmentation:
 class TrainingBatches:
     """Shuffled batches of digits at random offsets, the same for the same seed and epoch on every device.
 
-    Order, offsets and mirroring of an epoch are drawn on the CPU from a generator seeded by (seed, epoch) alone, so
-    any epoch can be made again without the ones before it.
+    All of an epoch is drawn on the CPU by (seed, epoch) alone, so it can be made again without the ones before it.
     """
 
     def __init__(

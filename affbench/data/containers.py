@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import threading
@@ -33,7 +32,7 @@ Variables: TypeAlias = "dict[str, Array | Variables | None]"
 
 
 @contextlib.contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
+def reading(path: Path | str, kind: str) -> Iterator[None]:
     """Turn whatever reading a bad file may raise into one clear sentence."""
     try:
         yield
@@ -46,12 +45,15 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         raise DataError(f"{path} is not {kind}, or is damaged ({reason}); fetch it again.") from error
 
 
-def read_mat_variables(path: Path) -> Variables:
-    """The variables of a MATLAB file of version 5, 7 or 7.3: numbers as arrays, structs as dicts, all else as None."""
+def read_mat_variables(path: Path, called: str) -> Variables:
+    """The variables of a MATLAB file of version 5, 7 or 7.3: numbers as arrays, structs as dicts, all else as None.
+
+    Errors name the file as it is `called`, such as by the archive that it came from.
+    """
     command = [sys.executable, "-P", str(Path(__file__).with_name("matlab.py")), str(path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
     with (
-        reading(path, "a MATLAB file"),
+        reading(called, "a MATLAB file"),
         path.open("rb"),
         subprocess.Popen(  # noqa: S603 - this interpreter, this package
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, pipesize=1 << 20
@@ -89,19 +91,16 @@ def _received(stream: Any) -> Variables:
 def check_archive(path: Path) -> list[str]:
     """The names of the regular files in a .zip archive, if it is safe to open."""
     with reading(path, "a zip archive"), zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    total = sum(member.file_size for member in members)
-    wrong = ""
-    if len(members) > MEMBER_COUNT or total > ARCHIVE_LIMIT:
-        wrong = f"its {len(members):,} members unpack to {total:,} bytes: {MEMBER_COUNT:,} and {ARCHIVE_LIMIT:,} may"
-    for member in members:
-        name = PurePosixPath(member.filename.replace("\\", "/"))
-        outside = name.is_absolute() or ".." in name.parts or ":" in member.filename
-        if outside or stat.S_ISLNK(member.external_attr >> 16) or member.flag_bits & 1:
-            wrong = f"its member {member.filename!r} climbs out of the folder, is a symbolic link, or is encrypted"
-    if wrong:
-        raise DataError(f"{path} is not opened because {wrong}.")
-    names = [member.filename for member in members if not member.filename.endswith("/")]  # damaged ones may be ""
+        count, total = len(archive.infolist()), sum(member.file_size for member in archive.infolist())
+        if count > MEMBER_COUNT or total > ARCHIVE_LIMIT:
+            raise ValueError(
+                f"its {count:,} members unpack to {total:,} bytes: {MEMBER_COUNT:,} and {ARCHIVE_LIMIT:,} may"
+            )
+        names = [name for name in archive.namelist() if not name.endswith("/")]  # damaged ones may be ""
+        for name in names:
+            inside = PurePosixPath(name.replace("\\", "/"))
+            if inside.is_absolute() or ".." in inside.parts or ":" in name:
+                raise ValueError(f"its member {name!r} climbs out of the folder")
     return [name for name in names if not name.startswith("__MACOSX/") and not PurePosixPath(name).name.startswith(".")]
 
 

@@ -28,11 +28,10 @@ Interpolation
 
 Distribution
 ------------
-The four shape factors are drawn uniformly from their ranges. Then each translation is a whole number, uniform over
-those at which no rendered level above `FAINT` leaves the canvas. affNIST's page says that translations are "only
-restricted by the requirement that no ink must fall off"; its images lose levels up to about 12.5 of 255 now and then,
-so the limit of 12.75, 5% of 255, is inferred from images and stated nowhere. A shape that fits nowhere on the canvas
-(never for MNIST and the default ranges) is drawn again; a digit that 100 draws cannot place is an error.
+The four shape factors are drawn uniformly from their ranges, then each translation, a whole number, uniformly over
+those at which no rendered level above `FAINT` leaves the canvas (official images lose levels up to about 12.5 of 255
+now and then; the limit is inferred from them and stated nowhere). A shape that fits nowhere on the canvas, never for
+MNIST and the default ranges, is drawn again; a digit that 100 draws cannot place is an error.
 
 Randomness
 ----------

@@ -10,10 +10,9 @@ from 1 there and from 0 here.
 T. Tieleman, "affNIST", https://www.cs.toronto.edu/~tijmen/affNIST/
 """
 
-import contextlib
 import logging
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +29,7 @@ from affbench.data.transform import old_to_new
 _LOG = logging.getLogger(__name__)
 
 STRUCT = "affNISTdata"
+LABELS = ("label_int", "label", "labels", "label_one_of_n", "one_of_n")
 ORIGINALS = 60_000  # digits in MNIST's training file, the most that originals can count to
 AGREEMENT = 1e-4  # how far a stored matrix may lie from the one that the table gives
 LOW, HIGH = (-360, -10, 0.01, 0.01, -1000, -1000), (360, 10, 100, 100, 1000, 1000)  # of any affine set's factors
@@ -66,7 +66,7 @@ def read_mat(path: Path | str, name: str = "affnist", split: str = "test") -> Da
 def read_parts(path: Path) -> Iterator[Dataset]:
     """The files of a source one by one; the attribute ``matrices`` is what each says of its matrices."""
     for label, variables in _opened(path):
-        with reading(Path(label), "affNIST"):
+        with reading(label, "affNIST"):
             fields = _fields(variables)
             images = _images(fields)
             transforms, matrices = _transforms(fields, len(images))
@@ -86,9 +86,8 @@ def said_of_matrices(path: Path, parts: list[Dataset]) -> str:
 
 def read_originals(path: Path) -> npt.NDArray[np.uint8]:
     """The originals of affNIST, in the order in which its files count them: uint8 (M, 28, 28)."""
-    with contextlib.closing(_opened(path)) as files:  # a temporary file goes when it closes
-        label, variables = next(files)
-    with reading(Path(label), "affNIST"):
+    label, variables = next(_opened(path))
+    with reading(label, "affNIST"):
         fields = _fields(variables)
         if any(value.ndim == 2 and CANVAS**2 in value.shape for value in fields.values()):
             margin = (CANVAS - FRAME) // 2
@@ -102,19 +101,16 @@ def read_homnist(path: Path) -> Dataset:
     Of its layout only the names of the variables are known; so the axis of ``img_data`` that is as long as there are
     matrices (3×3, which fit no transformation table and are not kept) counts the images.
     """
-    (label, variables), *more = _opened(path)
-    if more:
-        raise DataError(f"{path} holds several .mat files; homNIST is one.")
-    with reading(Path(label), "homNIST"):
+    label, variables = next(_opened(path))
+    with reading(label, "homNIST"):
         images, labels, matrices = (variables.get(name) for name in ("img_data", "labels", "hom_matrices"))
         if not all(isinstance(values, np.ndarray) for values in (images, labels, matrices)):
             raise ValueError(f"its variables are {_listed(variables)}, not img_data, labels and hom_matrices")
-        n, rest = divmod(matrices.size, 9)
-        axis = next((axis for axis, length in enumerate(images.shape) if length == n), None)
+        n = matrices.size // 9
         side = math.isqrt(images.size // max(n, 1))
-        if rest or axis is None or not n or images.ndim not in (2, 3) or side * side * n != images.size:
+        if not n or n not in images.shape or images.ndim not in (2, 3) or side * side * n != images.size:
             raise ValueError(f"img_data {images.shape} is not {matrices.size / 9:g} square images, one for each matrix")
-        rows = np.moveaxis(images, axis, 0).reshape(n, side, side)
+        rows = np.moveaxis(images, images.shape.index(n), 0).reshape(n, side, side)
         return Dataset("homnist", "test", pixels(rows), classes({"labels": labels}, n))
 
 
@@ -142,19 +138,16 @@ def members(path: Path) -> list[str]:
     return [batches[number] for number in wanted]
 
 
-def _opened(path: Path) -> Generator[tuple[str, Any], None, None]:
+def _opened(path: Path) -> Iterator[tuple[str, Any]]:
     """The variables of each .mat file of a source, with what to call the file in an error."""
     for name in members(path):
-        with contextlib.ExitStack() as stack:
-            if path.suffix.lower() == ".zip":
-                file, label = stack.enter_context(extracted(path, name)), f"{name} in {path}"
-            else:
-                file = path / name if path.is_dir() else path
-                label = str(file)
-            try:
-                variables = read_mat_variables(file)
-            except DataError as error:  # a temporary file is called by the archive it came from
-                raise DataError(str(error).replace(str(file), label)) from error
+        if path.suffix.lower() == ".zip":
+            label = f"{name} in {path}"
+            with extracted(path, name) as file:
+                variables = read_mat_variables(file, label)
+        else:
+            file = path / name if path.is_dir() else path
+            label, variables = str(file), read_mat_variables(file, str(file))
         yield label, variables
 
 
@@ -201,30 +194,22 @@ def pixels(images: Array, largest: float | None = None) -> npt.NDArray[np.uint8]
 
 def classes(fields: Fields, n: int) -> npt.NDArray[np.uint8]:
     """The label of each of n images, from plain or one-of-n labels, which must not contradict each other."""
-    plain = next((fields[name] for name in ("label_int", "label", "labels") if name in fields), None)
-    marks = fields.get("label_one_of_n", fields.get("one_of_n"))
-    if plain is not None and plain.ndim == 2 and plain.size == CLASSES * n:
-        plain, marks = None, plain  # (10, N) under the plain name
-    if plain is None and marks is None:
-        marks = next((value for value in fields.values() if _marked(value, n) is not None), None)
-    said = []
-    if plain is not None:
-        if plain.size != n or not np.isin(plain, range(CLASSES)).all():
-            raise ValueError(f"its {plain.size:,} labels are not one of 0 to 9 for each of {n:,} images")
-        said.append(plain.ravel())
-    if marks is not None:
-        if (marked := _marked(marks, n)) is None:
-            raise ValueError(f"its one-of-n labels {marks.shape} do not mark one class for each of {n:,} images")
-        said.append(marked)
-    if not said:
-        raise ValueError("it lacks the labels, label_int or label_one_of_n")
-    if not np.array_equal(said[0], said[-1]):
+    given = [fields[name] for name in LABELS if name in fields]
+    if not given:
+        marks = (values for values in fields.values() if values.size == CLASSES * n)
+        given = [values for values in marks if _classes(values, n) is not None][:1]
+    said = [labels for values in given if (labels := _classes(values, n)) is not None]
+    if not said or len(said) < len(given):
+        raise ValueError(f"it has no label of 0 to 9 for each of {n:,} images in label_int or label_one_of_n")
+    if any(not np.array_equal(labels, said[0]) for labels in said):
         raise ValueError("label_int and label_one_of_n name different classes")
     return said[0].astype(np.uint8)
 
 
-def _marked(values: Array, n: int) -> Array | None:
-    """The class of each image by one-of-n labels, (10, N) or else (N, 10); None where they mark none or several."""
+def _classes(values: Array, n: int) -> Array | None:
+    """The class of each image by plain labels, or one-of-n ones, (10, N) or else (N, 10); None if they are neither."""
+    if values.size == n:
+        return values.ravel() if np.isin(values, range(CLASSES)).all() else None
     for by_class in (values, values.T):
         if by_class.shape == (CLASSES, n) and np.isin(values, (0, 1)).all() and (by_class.sum(axis=0) == 1).all():
             return np.asarray(by_class.argmax(axis=0))
@@ -274,10 +259,8 @@ def _source_index(fields: Fields, n: int) -> npt.NDArray[np.int32]:
     vectors = {name: value.ravel() for name, value in fields.items() if value.shape in ((n,), (1, n), (n, 1))}
     named = [name for name in vectors if any(word in name for word in ("orig", "source", "mnist", "base"))]
     choices = named or [name for name in vectors if "label" not in name and name != "image"]
-    usable = []
-    for values in (vectors[name] for name in choices if vectors[name].dtype.kind in "iuf"):
-        if ((values >= 0) & (values < 2**31) & (values == np.floor(values))).all():
-            usable.append(values)
+    numbers = [vectors[name] for name in choices if vectors[name].dtype.kind in "iuf"]
+    usable = [values for values in numbers if ((values >= 0) & (values < 2**31) & (values == np.rint(values))).all()]
     if not usable:
         raise ValueError(f"it lacks original_id, the index of the original of each of its {n:,} images")
     # An index of cases never repeats, one of originals may; of equals the last, as the official files have it.

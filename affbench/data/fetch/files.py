@@ -113,7 +113,7 @@ class Fetcher:
                     self._ways.progress.note(f"{file.name}, which is no must, could not be fetched: {refused}.")
 
     def _places(self, file: RemoteFile, network: bool) -> list[_Place]:
-        """Where a file may be had; a mirror's folder that has it is the only place."""
+        """Where a file may be had, or `Refused`; a mirror's folder that has it is the only place."""
         urls = file.urls if network else ()
         if isinstance(self._mirror, Path):
             if places := _in_folder(self._mirror, file):
@@ -122,16 +122,14 @@ class Fetcher:
         elif self._mirror:  # where it puts a file can only be found out by asking
             base = self._mirror.rstrip("/")
             urls = (*(f"{base}/{quote(name)}" for name in (file.name, *file.aliases)), *urls)
+        if not urls:
+            raise Refused
         return [(file, url) for url in urls]
 
     def _bring(self, files: Sequence[RemoteFile], network: bool) -> list[Fetched]:
         """All of the files, or `Refused`; none is brought before there is a place for each."""
         there = {file: self.find(file) for file in files}
-        places = {}
-        for file in files:
-            places[file] = [] if there[file] else self._places(file, network)
-            if not there[file] and not places[file]:
-                raise Refused
+        places = {file: self._places(file, network) for file in files if not there[file]}
         return [there[file] or self._bring_one(file, places[file]) for file in files]
 
     def _bring_one(self, file: RemoteFile, places: list[_Place]) -> Fetched:
