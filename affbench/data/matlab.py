@@ -29,10 +29,8 @@ def main(path: str) -> None:
     arrays: list[Any] = []
     try:
         with Path(path).open("rb") as file:
-            read = (
-                read_mat5 if file.read(128)[124:] in (b"\0\1IM", b"\1\0MI") else read_hdf5
-            )  # version 1.0 of the format
-        told = {"variables": read(path, arrays)}
+            first = file.read(128)[124:] in (b"\0\1IM", b"\1\0MI")  # version 1.0 of the format
+        told = {"variables": (read_mat5 if first else read_hdf5)(path, arrays)}
     except Exception as error:  # scipy and h5py raise nearly anything on hostile bytes
         full = isinstance(error, MemoryError)
         told, arrays = {"error": f"it unpacks to more than {LIMIT:,} bytes" if full else str(error)}, []
@@ -74,28 +72,26 @@ def read_hdf5(path: str, arrays: list[Any]) -> Any:
 
     import h5py
 
-    def plain(group: Any, name: str, depth: int) -> Any:
-        if depth > DEPTH:
-            raise ValueError(f"its groups are nested more than {DEPTH} deep")
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ValueError(f"{name} is a link, which no MATLAB file holds")
-        member = group[name]
+    def plain(member: Any, depth: int) -> Any:
         if isinstance(member, h5py.Group):
-            return members(member, depth + 1)
+            if depth > DEPTH:
+                raise ValueError(f"its groups are nested more than {DEPTH} deep")
+            names = [name for name in member if not name.startswith("#")]  # there MATLAB keeps what cells refer to
+            for name in names:
+                if not isinstance(member.get(name, getlink=True), h5py.HardLink):
+                    raise ValueError(f"{name} is a link, which no MATLAB file holds")
+            return {name: plain(member[name], depth + 1) for name in names}
         if not isinstance(member, h5py.Dataset) or member.shape is None or member.dtype.kind not in "buif":
             return None
         if member.external or member.is_virtual:
-            raise ValueError(f"the values of {name} lie in another file")
+            raise ValueError(f"the values of {member.name} lie in another file")
         if member.nbytes > LIMIT:
             raise MemoryError
         empty = "MATLAB_empty" in member.attrs
         return add(np.empty((0, 0), member.dtype) if empty else np.asarray(member[()]), arrays)
 
-    def members(group: Any, depth: int) -> Any:  # MATLAB keeps references in what begins with #
-        return {name: plain(group, name, depth) for name in group if not name.startswith("#")}
-
     with h5py.File(path, "r", locking=False) as file:
-        return members(file, 0)
+        return plain(file, 0)
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def classes(fields: Fields, n: int) -> npt.NDArray[np.uint8]:
         given = [values for values in marks if _classes(values, n) is not None][:1]
     said = [labels for values in given if (labels := _classes(values, n)) is not None]
     if not said or len(said) < len(given):
-        raise ValueError(f"it has no label of 0 to 9 for each of {n:,} images in label_int or label_one_of_n")
+        raise ValueError(f"it lacks labels that name one class, 0 to 9, for each of its {n:,} images")
     if any(not np.array_equal(labels, said[0]) for labels in said):
         raise ValueError("label_int and label_one_of_n name different classes")
     return said[0].astype(np.uint8)

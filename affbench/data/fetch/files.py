@@ -264,13 +264,11 @@ def _in_folder(folder: Path, file: RemoteFile) -> list[_Place]:
 def _parse_mirror(mirror: str | Path) -> str | Path:
     """An http or https address as text, anything else as an existing folder."""
     text = str(mirror)
-    try:
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
         if text.lower().startswith(("http://", "https://")):
             requests.Request("GET", text).prepare()
             return text
         folder = Path(url2pathname(urlsplit(text).path) if text.startswith("file://") else text).expanduser().resolve()
         if folder.is_dir():
             return folder
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(f"--mirror {shown(text)} is no address or folder ({error}).") from None
     raise UsageError(f"--mirror {shown(text)} must be a folder that exists, or an http, https or file address.")
