@@ -11,6 +11,9 @@ class Task:
     def advance(self, amount: float, text: str = "") -> None:
         """Report that `amount` more units are done; `text` replaces the remark beside the bar."""
 
+    def skip(self, amount: float) -> None:
+        """Report that `amount` units were done before, and say nothing about how fast the others are."""
+
 
 class Progress:
     """Receives progress and notes; this one is silent, and what library calls use unless told otherwise."""
@@ -22,6 +25,9 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line worth keeping."""
+
+    def share(self, done: float) -> None:
+        """How much of the run that is trained is done, 0 to 1."""
 
     def saved(self, path: Path) -> None:
         """What an interrupted run needs to go on has been written."""

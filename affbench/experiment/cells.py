@@ -93,13 +93,13 @@ def run_cells(
 ) -> list[CellResult]:
     """Train and test every cell in this process; one that fails is reported, and the others go on."""
     results = []
-    with using_threads(threads), workspace.progress.task("runs", len(cells)) as task:
+    with using_threads(threads), workspace.progress.task("runs", len(cells), "runs") as task:
         for number, cell in enumerate(cells, start=1):
-            started = time.perf_counter()
+            started, tell = time.perf_counter(), task.skip if is_done(cell, evaluation, workspace) else task.advance
             results.append(run_cell(cell, evaluation, workspace))
             seconds = time.perf_counter() - started
             workspace.progress.note(f"[{number}/{len(cells)}] {results[-1]} ({seconds:.0f} s)")
-            task.advance(1)
+            tell(1)
     return results
 
 

@@ -64,12 +64,12 @@ def run_cells(
         modules = [str(Path(entry).resolve()) for entry in sys.path]
         job = _Job(evaluation, seen, token, manifests, cpus, modules, home, news)
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_work)
-        with workspace.progress.task("runs", len(cells)) as bar:
+        with workspace.progress.task("runs", len(cells), "runs") as bar:
             board = _Board([cell.plan.folder.name for cell in cells], workspace.progress, bar)
             flying: dict[Any, int] = {}
             for number, cell in enumerate(cells):
                 if is_done(cell, evaluation, workspace):
-                    board.end(number, run_cell(cell, evaluation, workspace))
+                    board.end(number, run_cell(cell, evaluation, workspace), before=True)
                 else:
                     flying[task.remote(job, number, cell)] = number
             while flying and not stop.asked:
@@ -167,12 +167,14 @@ class _Board:
             self._advance(0)
         self._advance(0)
 
-    def end(self, number: int, result: CellResult) -> None:
-        """A cell has ended."""
+    def end(self, number: int, result: CellResult, *, before: bool = False) -> None:
+        """A cell has ended, perhaps before this sweep."""
         self.results[number] = result
         where = f" ({self._places[number]})" if number in self._places else ""
         self._progress.note(f"[{len(self.results)}/{len(self._names)}] {result}{where}")
-        self._advance(1)
+        if before:
+            self._bar.skip(1)
+        self._advance(0 if before else 1)
 
     def _advance(self, amount: int) -> None:
         running, failed = len(self._places.keys() - self.results), sum(bool(r.error) for r in self.results.values())

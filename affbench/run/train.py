@@ -160,7 +160,7 @@ class _Training:
             seed_all(stream_seed(self.settings.seed, len(at.history)) + self.ranks.rank)
         title = f"epoch {leg.epoch + 1}/{self.settings.epochs}"
         with self.workspace.progress.task(title, self.batches.images, "images") as task:
-            task.advance(min(at.batch * self.settings.batch_size, self.batches.images))
+            task.skip(min(at.batch * self.settings.batch_size, self.batches.images))
             before, watch = at.seconds, Stopwatch(stop)
             pending, reported = 0, time.perf_counter()
             for images, labels in self.batches.epoch(leg.epoch, at.batch, leg.last):
@@ -175,6 +175,8 @@ class _Training:
                 at.seconds = before + watch.seconds
                 if now - reported > REPORT_SECONDS:
                     task.advance(pending, self._remark())
+                    part = (at.batch - leg.first) / (leg.last - leg.first)
+                    self.workspace.progress.share((len(at.history) + part) / self.course.validations)
                     pending, reported = 0, now
                 wish = STOP if stop.asked else SAVE if reported == now and self._due() else GO_ON
                 asked = max(self.ranks.numbers(wish))
@@ -237,7 +239,7 @@ class _Training:
         seen = "" if row.train_accuracy is None else f", accuracy {row.train_accuracy:.2%}"
         self.workspace.progress.note(
             f"  epoch {row.epoch:g}/{self.settings.epochs}: loss {row.train_loss:.4f}{seen}, validation accuracy "
-            f"{row.validation_accuracy:.2%}, {row.images_per_second:,.0f} images/s"
+            f"{row.validation_accuracy:.2%}, {at.images:,} images, {row.images_per_second:,.0f} images/s"
             + ("" if ended else f", {self.course.left(at.history)} left")
         )
         if self.log is not None:

@@ -166,7 +166,7 @@ class Transfer:
             self.part.open("ab" if start else "wb") as file,
             self.progress.task(self.file.name, total, "bytes") as task,
         ):
-            task.advance(start)
+            task.skip(start)
             while done <= most:
                 if time.monotonic() >= self.deadline:
                     limit = f"the time limit of {self.patience.total:g} s"
