@@ -126,7 +126,7 @@ class Model(nn.Module):
     def forward(self, x):
         return self.layer(x.flatten(1).to(torch.complex64)).abs()
 
-# frozen -> no parameter to train: all 2 are frozen
+# frozen -> no parameter to train (2 are frozen
 def make():
     return Net().requires_grad_(False)
 
@@ -134,7 +134,7 @@ def make():
 def make():
     return nn.Sequential(Net(32).requires_grad_(False), nn.Linear(32, 10))
 
-# no parameters -> no parameter to train: it holds none at all
+# no parameters -> no parameter to train (0 are frozen
 class Model(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :10]

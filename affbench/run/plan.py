@@ -27,8 +27,8 @@ from affbench.run.stopping import check_course
 
 # Raised where the same inputs give another content.
 VERSIONS = {"train": 2, "elsewhere": 1, "eval": 3, "factors": 2, "entropy": 1}
-# A validated image costs about a third of a trained one, so validation takes a fifteenth of the time. All of MNIST's
-# 10,000 validation digits are looked at where all 50,000 others are trained on.
+# A validated image costs a third to a half of a trained one, so a validation takes at most a tenth of an epoch. All of
+# MNIST's 10,000 validation digits are looked at where all 50,000 others are trained on.
 VALIDATED_SHARE, LEAST_VALIDATED = 5, 500
 
 

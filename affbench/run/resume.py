@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,14 @@ def resume(plan: Plan, step: Step) -> Position:
         ) from error
 
 
-def finish(plan: Plan, step: Step, at: Position, validation: Dataset, train_images: int) -> Environment:
+def finish(
+    plan: Plan, step: Step, at: Position, validation: Dataset, train_images: int, note: Callable[[str], None]
+) -> None:
     """Write what a finished run still lacks; nothing is needed to go on any more."""
     target = plan.config.training.stop_at
+    reached = None if target is None else crossing(at.history, target)
     history, weights = history_to_csv(at.history).encode(), pack(at.selected, plan.config.model.name)
-    environment = conclude(
+    conclude(
         plan.folder,
         plan.recipe,
         plan.config,
@@ -92,14 +95,15 @@ def finish(plan: Plan, step: Step, at: Position, validation: Dataset, train_imag
         selected_epoch=best(at.history).epoch,
         selected_by=f"validation accuracy on {validation.name}, n = {len(validation):,}",
         stop_at=target,
-        stop_at_reached_epoch=None if target is None else crossing(at.history, target),
+        stop_at_reached_epoch=reached,
         train_images=train_images,
         train_seconds=round(sum(row.seconds for row in at.history), 3),
         precision=step.precision,
         processes=step.ranks.size,
     )
     (plan.folder / RESUME).unlink(missing_ok=True)
-    return environment
+    if target is not None and reached is None:
+        note(f"{plan.folder.name}: validation accuracy never reached {target:.2%}; the best checkpoint is kept")
 
 
 def conclude(
@@ -110,7 +114,7 @@ def conclude(
     model: nn.Module,
     device: torch.device,
     **known: Any,
-) -> Environment:
+) -> None:
     """Write the files of a finished run, and the manifest that makes them count; its environment holds all `known`."""
     environment = Environment(
         run=folder.name,
@@ -124,7 +128,6 @@ def conclude(
         store.write_bytes(folder / name, content)
     store.write_json(folder / ENVIRONMENT, environment.model_dump())
     store.seal(folder, *recipe, [CONFIG, *files, ENVIRONMENT])
-    return environment
 
 
 def pack(weights: Mapping[str, Tensor], model: str | None = None) -> bytes:

@@ -125,7 +125,14 @@ class _Training:
         if self.ranks.first:
             store.write_text(self.plan.folder / CONFIG, self.plan.config.to_toml())
         self.at = resume(self.plan, self.step)
-        self._introduce()
+        note, name, at, device = self.workspace.progress.note, self.plan.folder.name, self.at, self.step.device
+        if at.history or at.batch:
+            note(f"{name}: going on after epoch {at.history[-1].epoch if at.history else 0:g}, at batch {at.batch}")
+        note(
+            f"{name}: {parameter_count(self.step.model):,} parameters, {self.batches.images:,} training digits of "
+            f"{self.plan.config.data.train_set}, validated on {len(self.validation):,}, "
+            f"{device if self.ranks.alone else f'{self.ranks.size} × {device.type}'} in {self.step.precision}"
+        )
         with Stop(0.0 if self.ranks.alone else PATIENCE) as stop:
             try:
                 while not self.course.ended(self.at.history):
@@ -138,17 +145,6 @@ class _Training:
             if self.ranks.first:
                 self._finish(self.plan)
             self.ranks.numbers(0)  # nobody goes on before the run is finished
-
-    def _introduce(self) -> None:
-        note, name, at = self.workspace.progress.note, self.plan.folder.name, self.at
-        if at.history or at.batch:
-            note(f"{name}: going on after epoch {at.history[-1].epoch if at.history else 0:g}, at batch {at.batch}")
-        device = self.step.device
-        note(
-            f"{name}: {parameter_count(self.step.model):,} parameters, {self.batches.images:,} training digits of "
-            f"{self.plan.config.data.train_set}, validated on {len(self.validation):,}, "
-            f"{device if self.ranks.alone else f'{self.ranks.size} × {device.type}'} in {self.step.precision}"
-        )
 
     def _leg(self, stop: Stop) -> None:
         """Train up to the next validation: an epoch, or a part of one where several validations are asked for."""
@@ -283,9 +279,4 @@ class _Training:
             self.workspace.progress.saved(self.plan.folder / RESUME)
 
     def _finish(self, plan: Plan) -> None:
-        environment = finish(plan, self.step, self.at, self.validation, self.batches.images)
-        if environment.stop_at is not None and environment.stop_at_reached_epoch is None:
-            self.workspace.progress.note(
-                f"{plan.folder.name}: validation accuracy never reached {environment.stop_at:.2%}; the best checkpoint "
-                "is kept"
-            )
+        finish(plan, self.step, self.at, self.validation, self.batches.images, self.workspace.progress.note)

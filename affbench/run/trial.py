@@ -87,10 +87,9 @@ def _check_parameters(model: nn.Module) -> None:
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
-        held = f"all {len(parameters)} are frozen (requires_grad is False)" if parameters else "it holds none at all"
         raise UsageError(
-            f"the model has no parameter to train: {held}, and layers in a list belong in an nn.ModuleList; "
-            "affbench.evaluate tests it as it is."
+            f"the model has no parameter to train ({len(parameters)} are frozen, requires_grad is False), and layers "
+            "in a list belong in an nn.ModuleList; affbench.evaluate tests it as it is."
         )
     if any(map(torch.is_complex, trained)):
         raise UsageError(
