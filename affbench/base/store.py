@@ -246,12 +246,8 @@ def verify(artefact: Path, manifest: Manifest, only: str | None = None) -> None:
         try:
             if expected is None:
                 raise ArtefactError(f"the manifest of {artefact} does not list {name}.")
-            if not path.is_file():
-                raise ArtefactError(f"{path} is missing, although its manifest lists it.")
-            if (size := path.stat().st_size) != (wanted := expected["bytes"]):
-                raise ArtefactError(f"{path} is damaged: it has {size:,} bytes, its manifest says {wanted:,}.")
-            if file_hash(path) != expected["sha256"]:
-                raise ArtefactError(f"{path} is damaged: its sha256 is not the one in its manifest.")
+            if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
+                raise ArtefactError(f"{path} is damaged: its size or sha256 is not the one in its manifest.")
         except OSError as error:
             raise ArtefactError(f"{path} cannot be read ({error.strerror or error}).") from error
 
@@ -301,20 +297,11 @@ def lock(target: Path, timeout: float = -1) -> Iterator[None]:
             raise OSError(errno.ENOLCK, str(error)) from error
         handle = os.open(folder, os.O_RDONLY)  # as long as it is open, no other folder gets the same number
 
-    def check() -> None:
-        try:
-            if path.exists() or os.path.samestat(os.fstat(handle), folder.stat()):
-                return
-        except OSError:
-            pass
-        raise StorageError(f"cannot write {target}: {_VANISHED}.")
-
     try:
         yield
-        check()
-    except OSError:
-        check()
-        raise
     finally:
+        there = path.exists() or (folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat()))
         held.release()
         os.close(handle)
+        if not there:  # which explains whatever else went wrong
+            raise StorageError(f"cannot write {target}: {_VANISHED}.")

@@ -136,23 +136,16 @@ class EvaluationRecord(Tally, frozen=True):
 
 
 class Environment(BaseModel, frozen=True, extra="allow"):
-    """The content of ``environment.json``: how a run came about, and all that `describe` says of what it ran on.
-
-    Earlier runs say less.
-    """
+    """What reports look up of ``environment.json``, which says more; in earlier runs it says less."""
 
     run: str | None = None
     parameters: int
     seed: int
-    selected_epoch: float | None = None
     selected_by: str | None = None
-    stop_at: float | None = None
     stop_at_reached_epoch: float | None = None
     train_images: int | None = None
     finished_at: float | None = None  # seconds since 1970
-    train_seconds: float | None = None
     precision: str | None = None
-    processes: int | None = None
     device_name: str | None = None
 
 

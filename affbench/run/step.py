@@ -103,10 +103,6 @@ class CapturedStep(Step):
     _batch: tuple[Tensor, Tensor] | None = None  # which the graph reads
     _replay: Callable[[], None] | None = None
 
-    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """Record what a function does, and return what repeats it."""
-        return _capture_on_cuda(self.device, run)
-
     def _take(self, images: Tensor, labels: Tensor) -> None:
         if self._batch is None:
             self._batch = images.clone(), labels.clone()
@@ -132,7 +128,7 @@ class CapturedStep(Step):
     def _record(self, whole: Callable[[], None]) -> Callable[[], None]:
         self.optimizer.zero_grad(set_to_none=True)  # so that the captured backward pass owns its gradients
         try:
-            replay = self.capture(whole)
+            replay = capture_on_cuda(self.device, whole)
         except RuntimeError as error:  # a model that waits for the device, or allocates outside of the graph's memory
             reason = str(error.__context__ or error).partition("\n")[0]
             warnings.warn(
@@ -150,7 +146,7 @@ class CapturedStep(Step):
         return sum(float(state["step"]) for state in self.optimizer.state.values())
 
 
-def _capture_on_cuda(device: torch.device, run: Callable[[], None]) -> Callable[[], None]:
+def capture_on_cuda(device: torch.device, run: Callable[[], None]) -> Callable[[], None]:
     """Record on a stream of this device; a recording that fails leaves nothing behind.
 
     By itself torch would keep the recording's stream current and its allocator, before 2.13 its random numbers too,

@@ -86,13 +86,13 @@ def test_verification_names_the_file_and_what_is_wrong(tmp_path: Path) -> None:
     manifest = store.read_manifest(target)
     assert manifest is not None
     target.write_text("cOntent")
-    with pytest.raises(ArtefactError, match=r"file is damaged: its sha256"):
+    with pytest.raises(ArtefactError, match=r"file is damaged: its size or sha256"):
         store.verify(target, manifest)
     target.write_text("longer content")
-    with pytest.raises(ArtefactError, match=r"file is damaged: it has 14 bytes, its manifest says 7"):
+    with pytest.raises(ArtefactError, match=r"file is damaged: its size or sha256"):
         store.verify(target, manifest)
     target.unlink()
-    with pytest.raises(ArtefactError, match=r"file is missing"):
+    with pytest.raises(ArtefactError, match=r"file cannot be read \(No such file"):
         store.verify(target, manifest)
 
 

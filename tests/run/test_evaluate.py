@@ -365,7 +365,7 @@ def test_code_that_was_edited_since_is_said_and_makes_another_record(
 def test_truncated_checkpoint_is_one_clear_error(run: Run, workspace: Workspace) -> None:
     path = run.path / WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ArtefactError, match=r"model.safetensors is damaged: it has .* bytes"):
+    with pytest.raises(ArtefactError, match=r"model.safetensors is damaged: its size or sha256"):
         evaluate_run(run, find_part(SAMPLE), workspace)
     assert not record_path(run, SAMPLE).exists()
 

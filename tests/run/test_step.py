@@ -15,7 +15,7 @@ from torch import nn
 
 from affbench.base.errors import DeviceError
 from affbench.models import build_model
-from affbench.run.step import WARM_UP, CapturedStep, Step, _capture_on_cuda
+from affbench.run.step import WARM_UP, CapturedStep, Step, capture_on_cuda
 
 CPU = torch.device("cpu")
 
@@ -32,10 +32,11 @@ def small() -> nn.Module:
     return build_model("capsnet", canvas=20, filters=4, primary_types=2, decoder=(4,))
 
 
-def captured_step(capture: Callable[[Callable[[], None]], Callable[[], None]]) -> CapturedStep:
-    step = CapturedStep(small(), 1e-3, "float32", CPU)
-    step.capture = capture  # type: ignore[method-assign]
-    return step
+def captured_step(
+    monkeypatch: pytest.MonkeyPatch, capture: Callable[[Callable[[], None]], Callable[[], None]]
+) -> CapturedStep:
+    monkeypatch.setattr("affbench.run.step.capture_on_cuda", lambda device, run: capture(run))
+    return CapturedStep(small(), 1e-3, "float32", CPU)
 
 
 def trained(step: Step) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -58,9 +59,9 @@ class Recorder:
         return replay
 
 
-def test_captured_steps_train_as_plain_ones_do() -> None:
+def test_captured_steps_train_as_plain_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    captured, sums = trained(captured_step(recorder))
+    captured, sums = trained(captured_step(monkeypatch, recorder))
     plain, expected = trained(Step(small(), 1e-3, "float32", CPU))
     assert recorder.replays == len(batches()) - WARM_UP - 1
     assert all(torch.equal(one, other) for one, other in zip(captured, plain, strict=True))
@@ -86,11 +87,11 @@ def test_layout_of_parameters_in_memory_does_not_matter(layout: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_failed_capture_falls_back_to_plain_steps_and_is_warned_of() -> None:
+def test_failed_capture_falls_back_to_plain_steps_and_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(run: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    step = captured_step(fails)
+    step = captured_step(monkeypatch, fails)
     with pytest.warns(RuntimeWarning, match="cannot be recorded as a CUDA graph: operation not permitted"):
         captured, _ = trained(step)
     plain, _ = trained(Step(small(), 1e-3, "float32", CPU))
@@ -98,8 +99,8 @@ def test_failed_capture_falls_back_to_plain_steps_and_is_warned_of() -> None:
     assert all(torch.equal(one, other) for one, other in zip(captured, plain, strict=True))
 
 
-def test_recorded_step_that_changes_nothing_is_an_error() -> None:
-    step = captured_step(lambda run: lambda: None)
+def test_recorded_step_that_changes_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = captured_step(monkeypatch, lambda run: lambda: None)
     with pytest.raises(DeviceError, match=r"changes nothing on cpu: its graph is empty.*CUDA_VISIBLE_DEVICES"):
         trained(step)
 
@@ -166,7 +167,7 @@ class Cuda:
 def test_recording_happens_on_the_device_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Cuda(monkeypatch)
     runs: list[int] = []
-    replay = _capture_on_cuda(torch.device("cuda:1"), lambda: runs.append(1))
+    replay = capture_on_cuda(torch.device("cuda:1"), lambda: runs.append(1))
     assert cuda.recorded_on == torch.device("cuda:1")
     assert runs == [1]
     assert replay.__name__ == "replay"
@@ -182,11 +183,11 @@ def test_failed_recording_leaves_stream_memory_and_random_numbers_as_they_were(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     with pytest.raises(RuntimeError):
-        _capture_on_cuda(torch.device("cuda:1"), run)
+        capture_on_cuda(torch.device("cuda:1"), run)
     assert cuda.current is before
     assert cuda.pools == {(0, 7): "in use by another graph"}
     assert not cuda.default_generators[1].recording
-    step = captured_step(lambda whole: _capture_on_cuda(torch.device("cuda:1"), run))
+    step = captured_step(monkeypatch, lambda whole: capture_on_cuda(torch.device("cuda:1"), run))
     with pytest.warns(RuntimeWarning, match="graph: operation not permitted when stream is capturing"):
         trained(step)
 
