@@ -1,10 +1,11 @@
 """Matrix capsules with EM routing, as in Hinton, Sabour and Frosst (2018), in the variant of their published code.
 
-Sizes: B batch, P positions of parents, M children of each, J types of parents, D = 16 elements of a pose matrix.
+Sizes: B batch, N types of capsules of D = 1 + 16 numbers: an activation, and a 4×4 pose matrix column by column.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from torch.autograd.function import once_differentiable
 
 from affbench.models.kernels.convolution import Conv2d
 from affbench.models.options import whole, wholes
-from affbench.models.receptive_fields import as_map, receptive_fields
+from affbench.models.receptive_fields import receptive_fields
 
-_SIDE = 4  # of a pose matrix
+_POSE = 16
 _LOG_2PI = math.log(2 * math.pi)
-_VOTES = {"cpu": 1 << 20}  # elements that exist at a time: on a CPU in its cache, elsewhere 256 MiB
+_VOTES = {"cpu": 1 << 21}  # elements that exist at a time: on a CPU in its cache, elsewhere 256 MiB
 _PAIRS = 1 << 24  # pairs of a child and a parent that are routed at a time
 
 
@@ -68,36 +69,33 @@ class EMCapsNet(nn.Module):
         filters, self.margin_steps = whole("filters", filters), whole("margin_steps", margin_steps)
         first, second, third = wholes("types", types, length=3)
         self.convolution = Conv2d(1, filters, 5, stride=2)
-        self.primary = nn.Conv2d(filters, first * (_SIDE**2 + 1), 1, bias=False)
+        self.primary = nn.Conv2d(filters, first * (1 + _POSE), 1, bias=False)
         # The centre of every capsule's receptive field, in hundredths of a pixel from the middle of the canvas.
         places = (torch.arange(canvas, dtype=torch.float32) - canvas // 2)[None] / 100
         for kernel, stride in ((5, 2), (3, 2), (3, 1)):
             places = F.avg_pool1d(places, kernel, stride)
-        self.capsules = nn.ModuleList(
-            [
-                EMRouting(first, second, 3, 2, routings),
-                EMRouting(second, third, 3, 1, routings),
-                EMRouting(third, whole("classes", classes), places.shape[1], 1, routings, places[0]),
-            ]
+        self.capsules = nn.Sequential(
+            EMRouting(first, second, 3, 2, routings),
+            EMRouting(second, third, 3, 1, routings),
+            EMRouting(third, whole("classes", classes), places.shape[1], 1, routings, places[0]),
         )
         self.register_buffer("steps", torch.zeros(()))
         with torch.no_grad():
             nn.init.trunc_normal_(self.convolution.weight, std=0.05, a=-0.1, b=0.1)
             nn.init.constant_(self.convolution.bias, 0.1)  # type: ignore[arg-type]
             weight = self.primary.weight.unflatten(0, (first, -1))
-            nn.init.trunc_normal_(weight[:, :-1], std=0.5, a=-1, b=1)
-            nn.init.trunc_normal_(weight[:, -1:], std=3, a=-6, b=6)
+            nn.init.trunc_normal_(weight[:, :1], std=3, a=-6, b=6)
+            nn.init.trunc_normal_(weight[:, 1:], std=0.5, a=-1, b=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Activations of the classes: float32 (B, 1, H, W) in [0, 1] -> (B, K) in (0, 1)."""
-        capsules = self.primary(self.convolution(images).relu()).unflatten(1, (-1, _SIDE**2 + 1))
+        channels = self.primary(self.convolution(images).relu())
         with torch.autocast(images.device.type, enabled=False):
-            capsules = capsules.to(torch.promote_types(capsules.dtype, torch.float32))
-            a, poses = (capsules[:, :, -1] - 1).sigmoid(), capsules[:, :, :-1]
-            for layer in self.capsules:
-                a, poses = layer(a, poses)
-        scores: Tensor = a.flatten(1)
-        return scores
+            channels = channels.to(torch.promote_types(channels.dtype, torch.float32))
+            capsules = channels.unflatten(1, (-1, 1 + _POSE)).permute(0, 3, 4, 1, 2)
+            primary = torch.cat([(capsules[..., :1] - 1).sigmoid(), capsules[..., 1:]], -1)
+            scores: Tensor = self.capsules(primary)[..., 0].flatten(1)
+            return scores
 
     def loss_and_scores(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 1, H, W), labels (B,) -> the spread loss at the margin of this step, and scores (B, K)."""
@@ -108,67 +106,6 @@ class EMCapsNet(nn.Module):
         return spread_loss(scores, labels, margin), scores
 
 
-class EMRouting(nn.Module):
-    """A convolution of capsules, routed by EM; without padding.
-
-    With `places`, of as many positions as the kernel is wide, it is the layer of the classes: its matrices are shared
-    by all positions, whose coordinates are added to the first two elements of a vote.
-
-    Attributes
-    ----------
-    weight : torch.nn.Parameter
-        (M, J, 4, 4), or (N, J, 4, 4) where it is shared by all positions.
-    beta_a, beta_u : torch.nn.Parameter
-        What a type of parents costs, and each child that it does not describe: (J,).
-    """
-
-    grid: Tensor
-
-    def __init__(
-        self, types: int, parents: int, kernel: int, stride: int, iterations: int, places: Tensor | None = None
-    ) -> None:
-        super().__init__()
-        self.kernel, self.stride, self.iterations = kernel, stride, whole("routings", iterations)
-        self.shared = places is not None
-        std, beta_a, beta_u = (0.01, 1.0, 2.0) if self.shared else (0.3, 0.5, 0.5)
-        self.temperature = 0.0025 if self.shared else 0.01  # inverse, after many iterations
-        weight = torch.empty(types * (1 if self.shared else kernel**2), parents, _SIDE, _SIDE)
-        self.weight = nn.Parameter(nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std))
-        self.beta_a = nn.Parameter(torch.full((parents,), beta_a))
-        self.beta_u = nn.Parameter(torch.full((parents,), beta_u))
-        grid = torch.zeros(1, 2) if places is None else torch.cartesian_prod(places, places).repeat_interleave(types, 0)
-        self.register_buffer("grid", grid, persistent=False)
-
-    def forward(self, a: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
-        """Activations (B, N, H, W) and poses (B, N, D, H, W) -> the parents' (B, J, H', W') and (B, J, D, H', W')."""
-        numbers = torch.arange(a[0].numel(), device=a.device, dtype=torch.float64).view(1, a.shape[1], 1, *a.shape[2:])
-        children = receptive_fields(numbers, self.kernel, self.stride)[0, :, :, 0].long()
-        images = max(1, _PAIRS // (children.numel() * len(self.beta_a)))
-        poses = receptive_fields(poses, self.kernel, self.stride)
-        a = receptive_fields(a[:, :, None], self.kernel, self.stride).squeeze(3)
-        routed = [self.route(*part, children) for part in zip(a.split(images), poses.split(images), strict=True)]
-        a, poses = (torch.cat(part) for part in zip(*routed, strict=True))
-        return as_map(a[..., None]).squeeze(2), as_map(poses)
-
-    def route(self, a: Tensor, poses: Tensor, children: Tensor) -> tuple[Tensor, Tensor]:
-        """Fit a Gaussian of every parent to the votes of its children, procedure 1 of the paper.
-
-        Activations (B, P, M) and poses (B, P, M, D) of the children, and which child each of them is, (P, M), since it
-        may have several parents -> activations (B, P, J) and poses (B, P, J, D) of the parents.
-        """
-        (B, P, M, D), J = poses.shape, len(self.beta_a)
-        weight = self.weight.repeat(self.kernel**2, 1, 1, 1) if self.shared else self.weight
-        r = poses.new_full((B * P, J, M), 1 / J)
-        mean = poses.new_zeros(B * P, J, D)
-        for iteration in range(self.iterations):
-            inverse = self.temperature * (1 - 0.95 ** (iteration + 1))
-            fields = poses.flatten(0, 1), a.flatten(0, 1), r, mean
-            mean, logit, log_p = _InBlocks.apply(inverse, self.grid, *fields, weight, self.beta_a, self.beta_u)
-            if iteration < self.iterations - 1:  # every child assigns itself to the parents that explain its vote
-                r = _over_parents(log_p.view(B, P, J, M), children).flatten(0, 1)
-        return logit.sigmoid().view(B, P, J), mean.view(B, P, J, D)
-
-
 def spread_loss(scores: Tensor, labels: Tensor, margin: Tensor) -> Tensor:
     """Equation 3 of the paper: scores (B, K), labels (B,) and a margin () -> the mean over the batch."""
     true = scores.gather(1, labels[:, None])
@@ -176,20 +113,76 @@ def spread_loss(scores: Tensor, labels: Tensor, margin: Tensor) -> Tensor:
     return (wrong * F.relu(margin - (true - scores)).square()).sum(-1).mean()
 
 
-def _fit(inverse: float, grid: Tensor, fields: Sequence[Tensor], fixed: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """M step, and what the E step needs of it: means (R, J, D), logits of activations (R, J), log a p(V) (R, J, M)."""
-    (poses, a, r, mean), (weight, beta_a, beta_u), D = fields, fixed, fields[0].shape[2]
-    votes = torch.einsum("imrk,mjkc->ijmrc", poses.unflatten(2, (_SIDE, _SIDE)), weight).flatten(3)  # (R, J, M, D)
-    votes = votes + F.pad(grid, (0, D - 2))
+class EMRouting(nn.Module):
+    """A convolution of capsules without padding, routed by EM: a Gaussian of each parent is fitted to the votes for it.
+
+    The matrices, transposed, are ``weight`` (M, J, 4, 4). With `places`, as many as the kernel is wide, it is the layer
+    of the classes: all positions share them, (N, J, 4, 4), and their places are added to the first two elements of a
+    vote. ``beta_a`` and ``beta_u`` (J,) are what a parent costs, and a child that it does not describe.
+    """
+
+    grid: Tensor | None
+
+    def __init__(
+        self, types: int, parents: int, kernel: int, stride: int, iterations: int, places: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.iterations = kernel, stride, whole("routings", iterations)
+        self.register_buffer("grid", None, persistent=False)
+        matrices, std, beta_a, beta_u, self.temperature = kernel**2 * types, 0.3, 0.5, 0.5, 0.01
+        if places is not None:
+            matrices, std, beta_a, beta_u, self.temperature = types, 0.01, 1.0, 2.0, 0.0025
+            self.grid = torch.zeros(kernel**2 * types, 1, _POSE, 1)
+            self.grid[:, 0, [0, 4], 0] = torch.cartesian_prod(places, places).repeat_interleave(types, 0)
+        weight = torch.empty(matrices, parents, 4, 4)
+        self.weight = nn.Parameter(nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std))
+        self.beta_a = nn.Parameter(torch.full((parents,), beta_a))
+        self.beta_u = nn.Parameter(torch.full((parents,), beta_u))
+
+    def forward(self, capsules: Tensor) -> Tensor:
+        """(B, H, W, N, D) -> (B, H', W', J, D)."""
+        fields = receptive_fields(capsules, self.kernel, self.stride)
+        # Which child is meant, since it may have several parents.
+        numbers = torch.arange(capsules[0, ..., 0].numel(), device=capsules.device).view(1, *capsules.shape[1:4], 1)
+        children = receptive_fields(numbers, self.kernel, self.stride).view(-1, fields.shape[3]).t()
+        images = max(1, _PAIRS // (children.numel() * len(self.beta_a)))
+        return torch.cat([self._route(part, children) for part in fields.split(images)])
+
+    def _route(self, fields: Tensor, children: Tensor) -> Tensor:
+        """Procedure 1 of the paper: (B, H', W', M, D) and children (M, H'·W') -> (B, H', W', J, D)."""
+        numbers = fields.flatten(0, 2).permute(1, 2, 0).contiguous()  # (M, D, R) of R = B·H'·W' receptive fields
+        a, poses, J = numbers[:, 0], numbers[:, 1:], len(self.beta_a)
+        weight = self.weight.repeat(len(a) // len(self.weight), 1, 1, 1)
+        r = a.new_full((len(a), J, a.shape[1]), 1 / J)
+        mean = a.new_zeros(J, _POSE, a.shape[1])
+        for iteration in range(self.iterations):
+            fit = partial(_fit, self.temperature * (1 - 0.95 ** (iteration + 1)), self.grid)
+            mean, logit, log_p = _InBlocks.apply(fit, a, poses, r, mean, weight, self.beta_a, self.beta_u)
+            if iteration < self.iterations - 1:  # every child assigns itself to the parents that explain its vote
+                r = _over_parents(log_p, children)
+        parents: Tensor = torch.cat([logit.sigmoid()[:, None], mean], 1).permute(2, 0, 1)
+        return parents.view(*fields.shape[:3], J, -1)
+
+
+def _fit(inverse: float, grid: Tensor | None, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The M step: means (J, 16, R), logits of activations (J, R), and log a p(V) (M, J, R) for the E step.
+
+    Of activations (M, R), poses (M, 16, R), assignments (M, J, R) and last means; weight, beta_a and beta_u.
+    """
+    a, poses, r, mean, weight, beta_a, beta_u = tensors
+    votes = (weight.flatten(1, 2) @ poses.reshape(len(a), 4, -1)).view(*r.shape[:2], _POSE, -1)
+    if grid is not None:
+        votes = votes + grid
     ra = r * a[:, None]
-    mass = ra.sum(-1, keepdim=True) + 1e-7
-    mean = 0.9 * (ra[:, :, None] @ votes).squeeze(2) / mass + 0.1 * mean
-    squares = (votes - mean[:, :, None]).square()
-    variance = 5e-4 + (ra[:, :, None] @ squares).squeeze(2) / mass
-    log_variance = variance.log().sum(-1)  # (R, J)
-    logit = -inverse * (mass.squeeze(-1) * (log_variance + beta_u * D * (_LOG_2PI + 1)) + 5000 * beta_a)
-    log_p = F.logsigmoid(logit) - (D * _LOG_2PI + log_variance) / 2
-    return mean, logit, log_p[..., None] - (squares @ (0.5 / variance)[..., None]).squeeze(-1)
+    mass = ra.sum(0) + 1e-7
+    mean = 0.9 * (ra[:, :, None] * votes).sum(0) / mass[:, None] + 0.1 * mean
+    squares = (votes - mean).square()
+    variance = (ra[:, :, None] * squares).sum(0) / mass[:, None] + 5e-4
+    log_variance = variance.log().sum(1)
+    cost = mass * (log_variance + beta_u[:, None] * _POSE * (_LOG_2PI + 1))
+    logit = -inverse * (cost + 5000 * beta_a[:, None])
+    log_p = F.logsigmoid(logit) - (_POSE * _LOG_2PI + log_variance) / 2 - (squares * (0.5 / variance)).sum(2)
+    return mean, logit, log_p
 
 
 class _InBlocks(torch.autograd.Function):
@@ -199,45 +192,46 @@ class _InBlocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, inverse: float, grid: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Fields (R, …): poses, a, r, mean; and weight, beta_a, beta_u -> as `_fit`."""
-        ctx.inverse = inverse
-        ctx.save_for_backward(grid, *tensors)
+    def forward(ctx: Any, fit: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What `_fit` takes -> what it returns."""
+        ctx.fit = fit
+        ctx.save_for_backward(*tensors)
         fields, (r, mean) = tensors[:4], tensors[2:4]
-        results = torch.empty_like(mean), mean.new_empty(mean.shape[:2]), torch.empty_like(r)
-        for block in _blocks(r, mean):
-            fitted = _fit(inverse, grid, [own[block] for own in fields], tensors[4:])
+        results = torch.empty_like(mean), mean.new_empty(mean.shape[::2]), torch.empty_like(r)
+        for block in _blocks(r):
+            fitted = fit(*(own[..., block] for own in fields), *tensors[4:])
             for result, part in zip(results, fitted, strict=True):
-                result[block] = part
+                result[..., block] = part
         return results
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of fields and weights."""
-        grid, *tensors = ctx.saved_tensors
-        fields, fixed = tensors[:4], [own.detach().requires_grad_() for own in tensors[4:]]
+        fields, fixed = ctx.saved_tensors[:4], [own.detach().requires_grad_() for own in ctx.saved_tensors[4:]]
         results, sums = [torch.empty_like(own) for own in fields], [torch.zeros_like(own) for own in fixed]
-        for block in _blocks(*fields[2:]):
+        for block in _blocks(fields[2]):
             with torch.enable_grad():
-                parts = [own[block].detach().requires_grad_() for own in fields]
-                fitted = _fit(ctx.inverse, grid, parts, fixed)
-            found = torch.autograd.grad(fitted, [*parts, *fixed], [grad[block] for grad in grads])
+                parts = [own[..., block].detach().requires_grad_() for own in fields]
+                fitted = ctx.fit(*parts, *fixed)
+            found = torch.autograd.grad(fitted, [*parts, *fixed], [grad[..., block] for grad in grads])
             for result, part in zip(results, found[:4], strict=True):
-                result[block] = part
+                result[..., block] = part
             torch._foreach_add_(sums, found[4:])
-        return None, None, *results, *sums
+        return None, *results, *sums
 
 
-def _blocks(r: Tensor, mean: Tensor) -> list[slice]:
-    rows = max(1, _VOTES.get(r.device.type, 1 << 26) // (r[0].numel() * mean.shape[2]))
-    return [slice(start, start + rows) for start in range(0, len(r), rows)]
+def _blocks(r: Tensor) -> list[slice]:
+    size = max(1, _VOTES.get(r.device.type, 1 << 26) // (r[..., :1].numel() * _POSE))
+    return [slice(start, start + size) for start in range(0, r.shape[-1], size)]
 
 
 def _over_parents(log_p: Tensor, children: Tensor) -> Tensor:
-    """exp(log_p), (B, P, J, M), divided by its sum over all the parents of each child."""
-    own = log_p.logsumexp(2).flatten(1)  # (B, P·M)
+    """exp(log_p), (M, J, R), divided by its sum over all the parents of each child."""
+    own = log_p.logsumexp(1).unflatten(1, (-1, children.shape[1])).transpose(0, 1).flatten(1)  # (B, M·H'·W')
     index = children.flatten().expand_as(own)
     most = torch.full_like(own, -torch.inf).scatter_reduce(1, index, own.detach(), "amax").gather(1, index)
     total = torch.zeros_like(own).scatter_add(1, index, (own - most).exp()).gather(1, index)
-    return (log_p - (most + total.log()).view(-1, *children.shape)[:, :, None]).exp()
+    log_total = (most + total.log()).unflatten(1, children.shape).transpose(0, 1).flatten(1)  # (M, R)
+    r: Tensor = (log_p - log_total[:, None]).exp()
+    return r

@@ -20,8 +20,8 @@ def _seed():
 
 
 def written_out(layer, a, poses, temperature, places=None):
-    """The routing of one image, child by child: a (N, H, W), poses (N, 16, H, W) -> (J, H', W'), (J, 16, H', W')."""
-    N, H = a.shape[:2]
+    """The routing of one image, child by child: a (H, W, N), poses (H, W, N, 4, 4) -> the same of the parents."""
+    H, _, N = a.shape
     k, step, J = layer.kernel, layer.stride, len(layer.beta_a)
     side = (H - k) // step + 1
     votes = {}  # (child, parent) -> (16,)
@@ -31,11 +31,11 @@ def written_out(layer, a, poses, temperature, places=None):
                 row, column = y * step + offset // k, x * step + offset % k
                 for n in range(N):
                     for j in range(J):
-                        matrix = layer.weight[n if places is not None else offset * N + n, j]
-                        vote = (poses[n, :, row, column].view(4, 4) @ matrix).flatten()
+                        matrix = layer.weight[n if places is not None else offset * N + n, j].t()
+                        vote = (poses[row, column, n] @ matrix).flatten()
                         if places is not None:
                             vote = vote + torch.cat([torch.stack([places[row], places[column]]), vote.new_zeros(14)])
-                        votes[(n, row, column), (j, y, x)] = vote
+                        votes[(row, column, n), (y, x, j)] = vote
     parents = {parent for _, parent in votes}
     r = dict.fromkeys(votes, a.new_tensor(1 / J))
     mean = dict.fromkeys(parents, a.new_zeros(16))
@@ -50,18 +50,23 @@ def written_out(layer, a, poses, temperature, places=None):
             mean[parent] = 0.9 * sum(weights[pair] * votes[pair] for pair in own) / mass + 0.1 * mean[parent]
             spread = sum(weights[pair] * (votes[pair] - mean[parent]) ** 2 for pair in own) / mass
             variance = spread + 5e-4
-            entropy = variance.log().sum() + 16 * layer.beta_u[parent[0]] * (math.log(2 * math.pi) + 1)
-            logit[parent] = inverse * (-mass * entropy - 5000 * layer.beta_a[parent[0]])
+            entropy = variance.log().sum() + 16 * layer.beta_u[parent[2]] * (math.log(2 * math.pi) + 1)
+            logit[parent] = inverse * (-mass * entropy - 5000 * layer.beta_a[parent[2]])
             for pair in own:
                 normal = -((votes[pair] - mean[parent]) ** 2 / (2 * variance)) - (2 * math.pi * variance).log() / 2
                 log_p[pair] = F.logsigmoid(logit[parent]) + normal.sum()
         for pair in votes:
             rivals = torch.stack([log_p[other] for other in votes if other[0] == pair[0]])
             r[pair] = (log_p[pair] - rivals.logsumexp(0)).exp()
-    grid = [[[logit[j, y, x].sigmoid() for x in range(side)] for y in range(side)] for j in range(J)]
-    means = [[[mean[j, y, x] for x in range(side)] for y in range(side)] for j in range(J)]
-    stacked = torch.stack([torch.stack([torch.stack(row) for row in of]) for of in means])
-    return torch.stack([torch.stack([torch.stack(row) for row in of]) for of in grid]), stacked.permute(0, 3, 1, 2)
+    order = [(y, x, j) for y in range(side) for x in range(side) for j in range(J)]
+    activations = torch.stack([logit[parent].sigmoid() for parent in order]).view(side, side, J)
+    return activations, torch.stack([mean[parent] for parent in order]).view(side, side, J, 4, 4)
+
+
+def routed(layer, a, poses):
+    """The layer itself, whose capsules hold their poses column by column."""
+    parents = layer(torch.cat([a[..., None], poses.transpose(-1, -2).flatten(-2)], -1))
+    return parents[..., 0], parents[..., 1:].unflatten(-1, (4, 4)).transpose(-1, -2)
 
 
 @pytest.mark.parametrize("norm", [1e-3, 1.0, 30.0])
@@ -69,19 +74,19 @@ def written_out(layer, a, poses, temperature, places=None):
 def test_routing_is_the_procedure_written_out_in_values_and_gradients(kernel, stride, side, shared, norm, monkeypatch):
     monkeypatch.setattr(em_capsnet, "_VOTES", {"cpu": 2000})  # so that there are several blocks
     monkeypatch.setattr(em_capsnet, "_PAIRS", 1)
-    places = torch.linspace(-0.2, 0.2, side).double() if shared else None
+    places = torch.linspace(-0.2, 0.2, side) if shared else None
     layer = EMRouting(2, 3, kernel, stride, 3, places).double()
     with torch.no_grad():
         layer.weight.normal_()
         layer.beta_a.copy_(torch.tensor([0.001, -0.002, 0.003]))  # so that activations are neither 0 nor 1
         layer.beta_u.copy_(torch.tensor([0.1, 0.2, -0.1]))
-    a = torch.rand(2, 2, side, side).double()
+    a = torch.rand(2, side, side, 2).double()
     a[0, 0, 0, 0] = 0
-    poses = norm * torch.randn(2, 2, 16, side, side).double()
-    poses[1, 1, :, 0, 0] = 0
+    poses = norm * torch.randn(2, side, side, 2, 4, 4).double()
+    poses[1, 0, 0, 1] = 0
     inputs = a.requires_grad_(), poses.requires_grad_()
     leaves = (*inputs, *layer.parameters())
-    found = layer(*inputs)
+    found = routed(layer, *inputs)
     images = [written_out(layer, *one, layer.temperature, places) for one in zip(*inputs, strict=True)]
     expected = [torch.stack(parts) for parts in zip(*images, strict=True)]
     grads = [torch.randn_like(part) for part in expected]
@@ -90,15 +95,15 @@ def test_routing_is_the_procedure_written_out_in_values_and_gradients(kernel, st
     pairs = zip(torch.autograd.grad(found, leaves, grads), torch.autograd.grad(expected, leaves, grads), strict=True)
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
-    for ours, theirs in zip(layer.float()(*(part.float() for part in inputs)), expected, strict=True):
+    for ours, theirs in zip(routed(layer.float(), *(part.float() for part in inputs)), expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-2, atol=1e-3 * max(1, norm))
 
 
 def test_capsules_that_are_all_off_or_all_zero_give_finite_gradients():
     layer = EMRouting(2, 3, 3, 1, 3)
-    a, poses = torch.zeros(1, 2, 5, 5, requires_grad=True), torch.zeros(1, 2, 16, 5, 5, requires_grad=True)
-    sum(part.sum() for part in layer(a, poses)).backward()
-    assert all(tensor.grad.isfinite().all() for tensor in (a, poses, *layer.parameters()))
+    capsules = torch.zeros(1, 5, 5, 2, 17, requires_grad=True)
+    layer(capsules).sum().backward()
+    assert all(tensor.grad.isfinite().all() for tensor in (capsules, *layer.parameters()))
 
 
 def test_parameters_are_those_of_the_published_code():
@@ -109,9 +114,12 @@ def test_parameters_are_those_of_the_published_code():
 
 def test_the_classes_see_where_a_capsule_is():
     grid = build_model("em-capsnet", filters=1, types=(1, 1, 1)).capsules[2].grid
-    assert grid.shape == (36, 2)
+    assert grid.shape == (36, 1, 16, 1)
+    assert not grid[:, 0, [1, 2, 3, *range(5, 16)]].any()
     # 18 places of 2 pixels, 8 of 4 and 6 of 4: the first is centred on pixel 8 of 40, the middle of the canvas on 20.
-    torch.testing.assert_close(grid[[0, 1, 6, 35]] * 100, torch.tensor([[-12.0, -12], [-12, -8], [-8, -12], [8, 8]]))
+    torch.testing.assert_close(
+        grid[[0, 1, 6, 35], 0][:, [0, 4], 0] * 100, torch.tensor([[-12.0, -12], [-12, -8], [-8, -12], [8, 8]])
+    )
 
 
 def test_the_spread_loss_is_equation_3():

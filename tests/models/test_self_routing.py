@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from affbench.base.errors import UsageError
 from affbench.models import build_model, parameter_count
 from affbench.models.loss import loss_and_scores
-from affbench.models.receptive_fields import as_map, receptive_fields
+from affbench.models.receptive_fields import receptive_fields
 from affbench.models.self_routing import PoseTransformation, SelfRouting
 
 SMALL = {"canvas": 19, "filters": 6, "types": 3, "pose": 4}
@@ -25,13 +26,14 @@ def test_the_layer_is_the_equations_written_out_in_values_and_gradients(stride, 
     routing, transformation = SelfRouting(k * k * N, C, J).double(), PoseTransformation(k * k * N, C, J, D).double()
     for parameter in routing.parameters():
         nn.init.normal_(parameter)
-    a, poses = torch.rand(2, N, side, side).double(), norm * torch.randn(2, N, C, side, side).double()
-    a[0, 0, 0, 0], poses[1, 1, :, 1, 1] = 0, 0
+    a, poses = torch.rand(2, side, side, N).double(), norm * torch.randn(2, side, side, N, C).double()
+    a[0, 0, 0, 0], poses[1, 1, 1, 1] = 0, 0
     leaves = (a.requires_grad_(), poses.requires_grad_(), *routing.parameters(), *transformation.parameters())
 
-    fields = receptive_fields(poses, k, stride, padding)
-    activations, shares = routing(receptive_fields(a[:, :, None], k, stride, padding).squeeze(3), fields)
-    found = as_map(activations[..., None]).squeeze(2), as_map(transformation(fields, shares))
+    around = (0, 0, 0, 0, *[padding] * 4)
+    fields = receptive_fields(F.pad(poses, around), k, stride)
+    activations, shares = routing(receptive_fields(F.pad(a[..., None], around), k, stride)[..., 0], fields)
+    found = activations, transformation(fields, shares)
 
     out = (side + 2 * padding - k) // stride + 1
     values, means = [], []
@@ -44,17 +46,14 @@ def test_the_layer_is_the_equations_written_out_in_values_and_gradients(stride, 
                     if not (0 <= row < side and 0 <= column < side):
                         continue
                     for n in range(N):
-                        u, own, m = poses[image, n, :, row, column], a[image, n, row, column], offset * N + n
+                        u, own, m = poses[image, row, column, n], a[image, row, column, n], offset * N + n
                         r = torch.softmax(routing.weight[m] @ u + routing.bias[m], 0)
                         total, weighted = total + own, weighted + own * r
                         pose = pose + (own * r)[:, None] * (transformation.weight[m] @ u)
                 values.append(weighted / total)
                 means.append(pose / weighted[:, None])
     shape = (2, out, out)
-    expected = (
-        torch.stack(values).unflatten(0, shape).permute(0, 3, 1, 2),
-        torch.stack(means).unflatten(0, shape).permute(0, 3, 4, 1, 2),
-    )
+    expected = torch.stack(values).unflatten(0, shape), torch.stack(means).unflatten(0, shape)
     grads = [torch.randn_like(part) for part in expected]
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
