@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from affbench.analysis.published import Published
+from affbench.analysis.results import protocol
 from affbench.run.folder import EvaluationRecord, Run
 
 Origin = Literal["reference", "yours"]
@@ -27,6 +28,7 @@ class Row:
     high: float
     warning: str | None
     stop_at: float | None  # the validation accuracy that its training ended at; None where it went to the end
+    protocol: str  # "translated" or "centred", the digits it was trained on
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,6 @@ def rank(entries: Sequence[tuple[Origin, Run, EvaluationRecord]]) -> tuple[Row, 
     rows = []
     for (origin, run, own), (low, high) in zip(entries, intervals, strict=True):
         place = 1 + sum(other > high for other, _ in intervals)
-        found = (own.n, own.accuracy, low, high, own.warning, run.config.training.stop_at)
+        found = (own.n, own.accuracy, low, high, own.warning, run.config.training.stop_at, protocol(run.config.data))
         rows.append(Row(place, run.name, own.model, own.routings, own.seed, run.environment.parameters, origin, *found))
     return tuple(sorted(rows, key=lambda row: (row.rank, -row.accuracy, row.run)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from affbench.base.config import RunConfig
+from affbench.base.config import DataConfig, RunConfig
 from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
@@ -16,6 +16,13 @@ from affbench.run.folder import EvaluationRecord, Run
 
 _SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "affnist-synthetic", "affnist")
 _ROUTINGS = "model.options.routings"
+
+
+def protocol(data: DataConfig) -> Literal["translated", "centred"]:
+    """The digits of a training, as literature has it: moved over a larger canvas, or not (but for jitter)."""
+    spec = find_set(data.train_set)
+    moved = spec.form == "translated" if data.shift is None else data.shift > 0
+    return "translated" if moved and spec.canvas > FRAME else "centred"
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,8 @@ class Group:
 
     @property
     def protocol(self) -> Literal["translated", "centred"]:
-        """The digits it was trained on, as literature has it: moved over a larger canvas, or not (but for jitter)."""
-        data, spec = self.config.data, find_set(self.config.data.train_set)
-        moved = spec.form == "translated" if data.shift is None else data.shift > 0
-        return "translated" if moved and spec.canvas > FRAME else "centred"
+        """What it was trained on, see `protocol`."""
+        return protocol(self.config.data)
 
     @property
     def parameters(self) -> int:

@@ -13,6 +13,7 @@ def leaderboard_tables(board: Leaderboard) -> list[Table]:
     rows = []
     for row in board.rows:
         name = row.run if row.stop_at is None else f"{row.run}\nmatched at {100 * row.stop_at:g}%"
+        name += "\ntrained on centred digits" if row.protocol == "centred" else ""
         accuracy = Cell(f"{percent(row.accuracy)} {interval((row.low, row.high))}", 100 * row.accuracy)
         origin = Cell("yours" if row.origin == "yours" else "ref.")
         rows.append((whole(row.rank), Cell(name), whole(row.n), accuracy, origin))

@@ -48,6 +48,14 @@ def test_a_terminal_of_80_columns_shows_names_whole_and_published_rows_in_one_li
     assert any(f"{other.value:g}*" in printed.getvalue() for other in board.published)  # not checked at its source
 
 
+def test_a_network_trained_on_centred_digits_is_marked(tmp_path: Path) -> None:
+    for seed, data in enumerate(({"train_set": "mnist-translated"}, {"train_set": "mnist-padded", "shift": 0})):
+        make_run(tmp_path / "runs", seed=seed, accuracy={"affnist": 0.9 - 0.2 * seed}, data=data)
+    (board,) = leaderboards(tmp_path)
+    names = [row[1].text for row in leaderboard_tables(board)[0].rows]
+    assert ["trained on centred digits" in name for name in names] == [False, True]
+
+
 def test_a_warning_stands_under_the_table_and_names_the_run(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "runs", seed=seed, accuracy={"mnist-translated": 0.9}).run for seed in range(2)]
     warned = runs[1].evaluations["mnist-translated"].model_copy(update={"warning": "the answers depend on the batch."})
