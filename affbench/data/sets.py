@@ -179,9 +179,25 @@ def find_set(name: str) -> SetSpec:
     if base not in SETS:
         raise UsageError(f"unknown set '{name}': {nearest(base, SETS)}")
     spec = SETS[base]
-    if at and spec.form != "affine":
+    if not at:
+        return spec
+    if spec.form != "affine":
         raise UsageError(f"set '{base}' cannot be varied ('@{variation}'): only synthetic affine sets can.")
-    return _varied(spec, variation) if at else spec
+    pairs = [part.partition("=")[::2] for part in variation.split(",")]
+    given, known = dict(pairs), ("only", "rotation", "shear", "expansion", "translation")
+    for key in given:
+        if key not in known:
+            raise UsageError(f"unknown variation '{key}' of set '{base}': {nearest(key, known)}")
+    if len(given) < len(pairs):
+        raise UsageError(f"set '{name}' gives a factor twice (several: only=rotation+shear).")
+    only = given.pop("only", "")
+    try:
+        widths = {key: float(value) for key, value in given.items()}
+    except ValueError as error:
+        raise UsageError(f"what set '{name}' gives is not a number ({error}).") from None
+    ranges = AffineRange.around(**widths)
+    varied = varied_name(base, only=only, **widths)
+    return replace(spec, name=varied, ranges=ranges.only(*only.split("+")) if only else ranges)
 
 
 def sibling(spec: SetSpec, *forms: Form) -> SetSpec:
@@ -199,24 +215,6 @@ def varied_name(base: str, *, only: str | None = None, **half_widths: float | No
     given = {key: repr(float(value)).removesuffix(".0") for key, value in half_widths.items() if value is not None}
     parts += [f"{key}={value}" for key, value in sorted(given.items())]
     return f"{base}@{','.join(parts)}" if parts else base
-
-
-def _varied(spec: SetSpec, variation: str) -> SetSpec:
-    pairs = [part.partition("=")[::2] for part in variation.split(",")]
-    given, known = dict(pairs), ("only", "rotation", "shear", "expansion", "translation")
-    for key in given:
-        if key not in known:
-            raise UsageError(f"unknown variation '{key}' of set '{spec.name}': {nearest(key, known)}")
-    if len(given) < len(pairs):
-        raise UsageError(f"set '{spec.name}@{variation}' gives a factor twice (several: only=rotation+shear).")
-    only = given.pop("only", "")
-    try:
-        widths = {key: float(value) for key, value in given.items()}
-    except ValueError as error:
-        raise UsageError(f"what set '{spec.name}@{variation}' gives is not a number ({error}).") from None
-    ranges = AffineRange.around(**widths)
-    name = varied_name(spec.name, only=only, **widths)
-    return replace(spec, name=name, ranges=ranges.only(*only.split("+")) if only else ranges)
 
 
 @dataclass(frozen=True)
@@ -406,17 +404,16 @@ def sample_of(part: SetPart, digits: int, data_dir: Path) -> Dataset:
 
 def originals_of(part: SetPart, data_dir: Path) -> Dataset | None:
     """The 28×28 digits that `source_index` of an affine set counts in; None where they are not at hand."""
-    try:
-        if part.spec.form != "official":
-            return load_dataset(part.spec.family, part.split, data_dir)
-        attributes = hdf5.read_set(part.path(data_dir), stop=1).attributes
-        unpaired = str(attributes.get("order", UNPAIRED)).startswith(UNPAIRED)
-        return None if unpaired else mnist_digits(part.split, data_dir)
-    except (ArtefactError, DataError):
-        return None
+    with contextlib.suppress(ArtefactError, DataError):
+        official = part.spec.form == "official"
+        order = hdf5.read_set(part.path(data_dir), stop=1).attributes.get("order", UNPAIRED) if official else ""
+        return None if str(order).startswith(UNPAIRED) else made_from(part, data_dir)
+    return None
 
 
-def mnist_digits(split: Split, data_dir: Path) -> Dataset:
-    """MNIST's test file, or its training file of 60,000 digits: what official affine sets are made from."""
-    images, labels = FAMILIES["mnist"].digits("test" if split == "test" else None, data_dir)
-    return Dataset("mnist", split, images, labels)
+def made_from(part: SetPart, data_dir: Path) -> Dataset:
+    """The digits of an affine set: those of the split; for official ones MNIST's test file, or training file, whole."""
+    if part.spec.form != "official":
+        return load_dataset(part.spec.family, part.split, data_dir)
+    images, labels = FAMILIES["mnist"].digits("test" if part.split == "test" else None, data_dir)
+    return Dataset("mnist", part.split, images, labels)

@@ -246,14 +246,12 @@ def verify_affnist(dataset: Dataset, originals: Dataset, sample: int = 1000, see
 
 def verify_set(name: str, split: str, data_dir: Path, sample: int = 1000, seed: int = 0) -> VerificationReport:
     """`verify_affnist` for a set by name and the digits it was made from."""
-    from affbench.data.sets import find_part, load_dataset, mnist_digits
+    from affbench.data.sets import find_part, made_from
 
     part = find_part(name, split)
     dataset = part.load(data_dir)
     _ = dataset.table  # a set without one has nothing to verify
-    official = part.spec.form == "official"  # not every one was paired with MNIST's digits
-    originals = mnist_digits(part.split, data_dir) if official else load_dataset(part.family.name, part.split, data_dir)
-    return verify_affnist(dataset, originals, sample, seed)
+    return verify_affnist(dataset, made_from(part, data_dir), sample, seed)
 
 
 def _check(cases: Cases, best: Reading, values: Values, chosen: Agreement, factor: int) -> FactorCheck:

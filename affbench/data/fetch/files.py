@@ -191,7 +191,7 @@ class Fetcher:
                 if form.published:
                     raise Refused(f"has a wrong checksum: {differs}") from error
                 raise _changed(target, differs) from error
-            if not form.published and (wrong := _misnamed(whole)):
+            if not form.published and (wrong := _wrong(form, whole)):
                 raise Refused(wrong)
             return whole
 
@@ -224,14 +224,10 @@ def _copy(part: Path, path: str, output: str, _: object = None) -> None:
 
 def _wrong(file: RemoteFile, path: Path) -> str:
     """Why a file is not the published one or, where no checksum is published, not what its name says; or nothing."""
-    if not file.published:
-        return _misnamed(path)
-    kind, _, expected = file.published.partition(":")
-    got = pooch.file_hash(str(path), kind)
-    return "" if got == expected else f"has a wrong checksum: expected {file.published} but got {got}"
-
-
-def _misnamed(path: Path) -> str:
+    if file.published:
+        kind, _, expected = file.published.partition(":")
+        got = pooch.file_hash(str(path), kind)
+        return "" if got == expected else f"has a wrong checksum: expected {file.published} but got {got}"
     with path.open("rb") as opened:
         head = opened.read(128)
     if head.startswith(b"version https://git-lfs"):

@@ -59,7 +59,7 @@ def _convert_official(part: SetPart, write: Writer, source: Source, fetched: lis
     """Convert official files; the key of the set is that of their content."""
     files = fetched[: len(source.files)]
     originals = next((file.path for file in fetched[len(files) :]), None)
-    digits = sets.mnist_digits(part.split, data_dir) if sets.FAMILIES["mnist"].is_there(data_dir) else None
+    digits = sets.made_from(part, data_dir) if sets.FAMILIES["mnist"].is_there(data_dir) else None
     checksums = {file.path.name: file.sha256 for file in files}
     edition = convert.ORIGINALS_VERSION if originals else False
     inputs = {"files": checksums, "split": part.split, "digits": digits is not None, "originals": edition}
