@@ -46,10 +46,7 @@ def reading(path: Path | str, kind: str) -> Iterator[None]:
 
 
 def read_mat_variables(path: Path, called: str) -> Variables:
-    """The variables of a MATLAB file of version 5, 7 or 7.3: numbers as arrays, structs as dicts, all else as None.
-
-    Errors name the file as it is `called`, such as by the archive that it came from.
-    """
+    """The variables of a MATLAB file, which errors call so: numbers as arrays, structs as dicts, all else as None."""
     command = [sys.executable, "-P", str(Path(__file__).with_name("matlab.py")), str(path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
     with (

@@ -128,14 +128,13 @@ def members(path: Path) -> list[str]:
         return names
     stems = {PurePosixPath(name.replace("\\", "/")).stem: name for name in names}
     batches = {int(stem): name for stem, name in stems.items() if stem.isdecimal() and len(stem) < 6}
-    wanted = range(1, max(len(names), 1) + 1)
-    missing = next((number for number in wanted if number not in batches), None)
+    missing = min(set(range(1, max(len(names), 1) + 1)) - batches.keys(), default=None)
     if missing:
         raise DataError(
             f"{path} lacks {missing}.mat: affNIST is one .mat file, or the batches 1.mat, 2.mat, …, and this holds "
             f"{_listed(names)}; fetch it again."
         )
-    return [batches[number] for number in wanted]
+    return [batches[number] for number in sorted(batches)]
 
 
 def _opened(path: Path) -> Iterator[tuple[str, Any]]:
