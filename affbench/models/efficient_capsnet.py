@@ -56,26 +56,21 @@ class EfficientCapsNet(CapsuleNetwork):
         if widths[-1] % dim:
             raise UsageError(f"the last of filters, {widths[-1]}, must be a multiple of primary_dim, {dim}.")
         layers: list[nn.Module] = []
-        shapes = zip((1, *widths), widths, (5, 3, 3, 3), (1, 1, 1, 2), strict=False)
-        for width, following, kernel, stride in shapes:
-            layers += [Conv2d(width, following, kernel, stride=stride), nn.ReLU(), nn.BatchNorm2d(following)]
-            nn.init.kaiming_normal_(layers[-3].weight)  # type: ignore[arg-type]
-        layers += [Conv2d(widths[-1], widths[-1], side, groups=widths[-1]), nn.Flatten(), nn.Unflatten(1, (-1, dim))]
-        digits = SelfAttentionRouting(widths[-1] // dim, dim, whole("classes", classes), whole("digit_dim", digit_dim))
+        for before, width, kernel, stride in zip((1, *widths), widths, (5, 3, 3, 3), (1, 1, 1, 2), strict=False):
+            convolution = Conv2d(before, width, kernel, stride=stride)
+            nn.init.kaiming_normal_(convolution.weight)
+            layers += [convolution, nn.ReLU(), nn.BatchNorm2d(width)]
+        layers += [Conv2d(width, width, side, groups=width), nn.Flatten(), nn.Unflatten(1, (-1, dim)), Squash()]
+        digits = SelfAttentionRouting(width // dim, dim, whole("classes", classes), whole("digit_dim", digit_dim))
         weight = number("reconstruction", reconstruction, 0) / canvas**2
         drawing = pixel_decoder(classes * digit_dim, decoder, canvas * canvas) if weight else None
-        super().__init__(nn.Sequential(*layers, _Squash()), digits, drawing, weight)
+        super().__init__(nn.Sequential(*layers), digits, drawing, weight)
 
 
 class SelfAttentionRouting(nn.Module):
     """Coupling by how well the vote of a capsule agrees with those of all, without iterations (section 3.2).
 
-    Attributes
-    ----------
-    weight : torch.nn.Parameter
-        W, (J, N, D_out, D_in).
-    bias : torch.nn.Parameter
-        Of every coupling, (J, N).
+    ``weight`` is W, (J, N, D_out, D_in), and ``bias`` (J, N) is added to every coupling.
     """
 
     def __init__(self, in_capsules: int, in_dim: int, out_capsules: int, out_dim: int) -> None:
@@ -83,6 +78,7 @@ class SelfAttentionRouting(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_capsules, in_capsules, out_dim, in_dim))
         nn.init.trunc_normal_(self.weight, std=(2 / (out_capsules * in_capsules * in_dim)) ** 0.5)
         self.bias = nn.Parameter(torch.zeros(out_capsules, in_capsules))
+        self.squash = Squash()
 
     def forward(self, capsules: Tensor) -> Tensor:
         """(B, N, D_in) -> (B, J, D_out)."""
@@ -91,18 +87,16 @@ class SelfAttentionRouting(nn.Module):
             # Σ_k ⟨u_i, u_k⟩ = ⟨u_i, Σ_k u_k⟩
             agreement = (votes * votes.sum(2, keepdim=True)).sum(-1) / votes.shape[-1] ** 0.5
             c = agreement.softmax(1) + self.bias
-            s: Tensor = (c[..., None] * votes).sum(2)
-            return exponential_squash(s)
+            routed: Tensor = self.squash((c[..., None] * votes).sum(2))
+            return routed
 
 
-def exponential_squash(vectors: Tensor) -> Tensor:
-    """Scale vectors of length n, (…, D), to 1 − e⁻ⁿ; a zero vector stays, with the identity as its derivative."""
-    n = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(1e-7)
-    squashed: Tensor = vectors * (-torch.expm1(-n) / n)
-    return squashed
+class Squash(nn.Module):
+    """Scale capsules of length n to 1 − e⁻ⁿ; a zero capsule stays, with the identity as its derivative."""
 
-
-class _Squash(nn.Module):
     def forward(self, capsules: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D), float32 at least."""
-        return exponential_squash(capsules.to(torch.promote_types(capsules.dtype, torch.float32)))
+        capsules = capsules.to(torch.promote_types(capsules.dtype, torch.float32))
+        n = torch.linalg.vector_norm(capsules, dim=-1, keepdim=True).clamp_min(1e-7)
+        squashed: Tensor = capsules * (-torch.expm1(-n) / n)
+        return squashed

@@ -57,58 +57,44 @@ class GroupCNN(nn.Module):
         if whole("orientations", orientations) % 4:
             raise UsageError(f"orientations must be a multiple of 4, so that turns by 90° count, not {orientations}.")
         widths, sides = wholes("fields", fields, length=6), wholes("kernels", kernels, length=6)
-        self.orientations = orientations
-        self.layers = nn.ModuleList(
-            GroupConv(before, width, side, orientations, lifting=before == 0)
-            for before, width, side in zip((0, *widths), widths, sides, strict=False)
-        )
-        self.norms = nn.ModuleList(nn.BatchNorm3d(width) for width in widths)  # one for all orientations of a field
-        self.classifier = nn.Linear(widths[-1], whole("classes", classes))
-
-    def fields(self, images: Tensor) -> Tensor:
-        """The last layer's fields: (B, 1, H, W) -> (B, F, G, H / 4, W / 4), rounded down."""
-        maps = images
-        for place, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            fields: Tensor = norm(layer(maps).unflatten(1, (-1, self.orientations)))
-            maps = F.elu(fields).flatten(1, 2)
+        layers: list[nn.Module] = []
+        for place, (before, width, side) in enumerate(zip((0, *widths), widths, sides, strict=False)):
+            layers += [GroupConv(before, width, side, orientations), nn.BatchNorm3d(width), nn.ELU()]
             if place in (1, 3):
-                maps = F.max_pool2d(maps, 2)
-        last: Tensor = maps.unflatten(1, (-1, self.orientations))
-        return last
+                layers.append(nn.MaxPool3d((1, 2, 2)))
+        self.fields = nn.Sequential(*layers)
+        self.classifier = nn.Linear(widths[-1], whole("classes", classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw class scores: float32 (B, 1, H, W) in [0, 1] -> (B, K)."""
-        scores: Tensor = self.classifier(self.fields(images).amax(2).mean((2, 3)))
+        fields = self.fields(images[:, :, None])  # (B, F, G, H / 4, W / 4)
+        scores: Tensor = self.classifier(fields.amax(2).mean((2, 3)))
         return scores
 
 
 class GroupConv(nn.Module):
     """A convolution over positions and orientations: every filter in all G orientations.
 
-    The first, `lifting`, layer has the image as its only input channel; others fields of G orientations, and a filter
-    that is turned looks at each of them turned as well.
-
-    Attributes
-    ----------
-    weight : torch.nn.Parameter
-        Coefficients of the harmonics, (F_out, F_in, G, n); (F_out, 1, 1, n) for a lifting layer.
+    A filter that is turned looks at the orientations of the fields `before` it turned as well; there are none in an
+    image, before = 0. ``weight`` holds coefficients of the harmonics, (F_out, F_in, G, n), or (F_out, 1, 1, n).
     """
 
     harmonics: Tensor
 
-    def __init__(self, before: int, fields: int, kernel: int, orientations: int, *, lifting: bool) -> None:
+    def __init__(self, before: int, fields: int, kernel: int, orientations: int) -> None:
         super().__init__()
         self.register_buffer("harmonics", harmonics(kernel, orientations), persistent=False)
-        shape = (1, 1) if lifting else (before, orientations)
+        shape = (before, orientations) if before else (1, 1)
         self.weight = nn.Parameter(torch.empty(fields, *shape, self.harmonics.shape[1]))
         nn.init.normal_(self.weight, std=(2 / self.weight[0].numel()) ** 0.5)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, F_in·G, H, W), or the image (B, 1, H, W) -> (B, F_out·G, H, W)."""
+    def forward(self, fields: Tensor) -> Tensor:
+        """(B, F_in, G, H, W), or images (B, 1, 1, H, W) -> (B, F_out, G, H, W)."""
         turns = len(self.harmonics)
         turned = torch.stack([self.weight.roll(turn, 2) for turn in range(turns)], 1)  # (F_out, G, F_in, G, n)
         filters = torch.einsum("ogihn,gnxy->ogihxy", turned, self.harmonics).flatten(2, 3).flatten(0, 1)
-        return F.conv2d(maps, filters, padding=filters.shape[-1] // 2)
+        maps: Tensor = F.conv2d(fields.flatten(1, 2), filters, padding=filters.shape[-1] // 2).unflatten(1, (-1, turns))
+        return maps
 
 
 def harmonics(kernel: int, orientations: int) -> Tensor:
@@ -122,17 +108,13 @@ def harmonics(kernel: int, orientations: int) -> Tensor:
     places = torch.arange(kernel, dtype=torch.float64, device="cpu") - kernel // 2
     y, x = torch.meshgrid(-places, places, indexing="ij")
     radius, angle = torch.hypot(x, y), torch.atan2(y, x)
-    quarter = []
-    for turn in range(orientations // 4):
-        phi = angle - 2 * math.pi * turn / orientations
-        own = []
-        for ring in range(kernel // 2 + 1):
-            across = torch.exp(-((radius - ring) ** 2) / (2 * 0.6**2))
-            for m in range(ring + 1):
-                # Only what does not turn has a value at the centre.
-                wave = across if m == 0 else torch.where(radius > 0, across, 0)
-                own += [wave * torch.cos(m * phi)] + [wave * torch.sin(m * phi)] * (m > 0)
-        quarter.append(torch.stack(own))
-    first = torch.stack(quarter)
-    first = first / torch.linalg.vector_norm(first[0], dim=(1, 2))[:, None, None]
-    return torch.cat([torch.rot90(first, turns, (2, 3)) for turns in range(4)]).float()
+    waves = []
+    for ring in range(kernel // 2 + 1):
+        across = torch.exp(-((radius - ring) ** 2) / (2 * 0.6**2))
+        for m in range(ring + 1):
+            own = across if m == 0 else torch.where(radius > 0, across, 0)  # what turns has no value at the centre
+            phases = m * torch.stack([angle - 2 * math.pi * turn / orientations for turn in range(orientations // 4)])
+            waves += [own * torch.cos(phases)] + [own * torch.sin(phases)] * (m > 0)
+    quarter = torch.stack(waves, 1)  # (G / 4, n, k, k)
+    quarter = quarter / torch.linalg.vector_norm(quarter[0], dim=(1, 2))[:, None, None]
+    return torch.cat([torch.rot90(quarter, turns, (2, 3)) for turns in range(4)]).float()

@@ -7,7 +7,7 @@ import torch
 
 from affbench.base.errors import UsageError
 from affbench.models import build_model, parameter_count
-from affbench.models.efficient_capsnet import SelfAttentionRouting, exponential_squash
+from affbench.models.efficient_capsnet import SelfAttentionRouting, Squash
 from affbench.models.loss import margin_loss
 
 SMALL = {"canvas": 19, "filters": (4, 6, 6, 12), "primary_dim": 4, "digit_dim": 3, "decoder": (5,)}
@@ -55,7 +55,7 @@ def test_routing_is_the_definition_in_values_and_gradients(norm):
 
 def test_squashing_keeps_zero_and_its_derivative_there():
     vectors = torch.tensor([[0.0, 0], [1e-12, 0], [3, 4], [3e15, 4e15]], requires_grad=True)
-    squashed = exponential_squash(vectors)
+    squashed = Squash()(vectors)
     length = 1 - math.exp(-5)
     expected = torch.tensor([[0, 0], [1e-12, 0], [0.6 * length, 0.8 * length], [0.6, 0.8]])
     torch.testing.assert_close(squashed, expected, atol=1e-20, rtol=1e-6)
