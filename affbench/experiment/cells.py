@@ -82,9 +82,8 @@ def tested_parts(evaluation: EvaluationConfig) -> list[SetPart]:
     return [find_part(name, "test", evaluation.copies, evaluation.limit) for name in evaluation.sets]
 
 
-def is_done(cell: Cell, evaluation: EvaluationConfig, workspace: Workspace) -> bool:
-    """Whether a cell is trained and tested already."""
-    parts = tested_parts(evaluation)
+def is_done(cell: Cell, parts: Sequence[SetPart], workspace: Workspace) -> bool:
+    """Whether a cell is trained, and tested on some images, already."""
     return cell.plan.is_trained and all(is_evaluated(cell.plan.run, part, workspace) for part in parts)
 
 
@@ -92,10 +91,11 @@ def run_cells(
     cells: Sequence[Cell], evaluation: EvaluationConfig, workspace: Workspace, *, threads: int | None = None
 ) -> list[CellResult]:
     """Train and test every cell in this process; one that fails is reported, and the others go on."""
-    results = []
+    results, parts = [], tested_parts(evaluation)
     with using_threads(threads), workspace.progress.task("runs", len(cells), "runs") as task:
         for number, cell in enumerate(cells, start=1):
-            started, tell = time.perf_counter(), task.skip if is_done(cell, evaluation, workspace) else task.advance
+            started = time.perf_counter()
+            tell = task.skip if is_done(cell, parts, workspace) else task.advance
             results.append(run_cell(cell, evaluation, workspace))
             seconds = time.perf_counter() - started
             workspace.progress.note(f"[{number}/{len(cells)}] {results[-1]} ({seconds:.0f} s)")

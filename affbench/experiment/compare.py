@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from affbench.analysis.results import LabelledRun, read_results
 from affbench.base.errors import ArtefactError, UsageError
 from affbench.base.workspace import Workspace
-from affbench.experiment.pipeline import on_common_images, only_sets
+from affbench.experiment.pipeline import on_common_images
 from affbench.report.sections.accuracy import summarise
 from affbench.report.sections.pairs import compared
 from affbench.report.table import Table
@@ -28,11 +28,11 @@ def compare_runs(names: Sequence[str], set_name: str | None, workspace: Workspac
     if len(set(names)) < 2:
         raise UsageError("compare takes at least two runs: 'affbench status' lists them.")
     runs = [LabelledRun(name, run) for name in names for run in finished_runs(workspace.results, name)]
-    results = only_sets(read_results(runs, workspace), [] if set_name is None else [set_name])
+    results = read_results(runs, workspace)
     for name in names:
         if len(own := [group for group in results.groups if group.label == name]) > 1:
             raise UsageError(f"{name} could mean several: {'; '.join(group.name for group in own)}; give more of it.")
-    results = on_common_images(results, workspace)
+    results = on_common_images(results, workspace, sets=[] if set_name is None else [set_name])
     pairs = compared(results, lambda groups: itertools.combinations(groups, 2))
     if not pairs.tables:
         raise ArtefactError(

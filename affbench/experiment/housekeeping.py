@@ -121,16 +121,16 @@ def _size(path: Path) -> int:
 
 
 def _converted(path: Path) -> ConvertedSet:
+    name, split, images, source = path.stem, "", 0, "unfinished: no manifest"
     try:
-        manifest = store.read_manifest(path)
-        if manifest is None:
-            return ConvertedSet(path.name, path.stem, "", 0, "unfinished: no manifest", _size(path))
-        store.verify(path, manifest)  # a damaged HDF5 file is never opened: it could even loop for ever
-        with h5py.File(path, "r", locking=False) as file:
-            name, split, source = (str(file.attrs[key]) for key in ("name", "split", "source"))
-            return ConvertedSet(path.name, name, split, len(file["labels"]), source, _size(path))
+        if (manifest := store.read_manifest(path)) is not None:
+            store.verify(path, manifest)  # a damaged HDF5 file is never opened: it could even loop for ever
+            with h5py.File(path, "r", locking=False) as file:
+                images = len(file["labels"])
+                name, split, source = (str(file.attrs[key]) for key in ("name", "split", "source"))
     except (OSError, KeyError, AffbenchError) as error:
-        return ConvertedSet(path.name, path.stem, "", 0, f"damaged: {error}", _size(path))
+        source = f"damaged: {error}"
+    return ConvertedSet(path.name, name, split, images, source, _size(path))
 
 
 def _run(run: Run) -> RunState:
@@ -140,25 +140,17 @@ def _run(run: Run) -> RunState:
         history = run.history if run.finished or (run.path / HISTORY).is_file() else []
         epochs, validated = (history[-1].epoch, run.selected.validation_accuracy) if history else (0, None)
         accuracy = {name: record.accuracy for name, record in run.evaluations.items()}
-        stop_at = run.config.training.stop_at
+        stop_at, of_epochs = run.config.training.stop_at, run.config.training.epochs
         state = "unfinished" if not run.finished else f"matched at {100 * stop_at:g}%" if stop_at else "finished"
-        of_epochs = 0 if run.trained_elsewhere else run.config.training.epochs
-        return RunState(
-            run.name,
-            state if of_epochs else "trained elsewhere",
-            epochs,
-            of_epochs,
-            validated,
-            accuracy,
-            _size(run.path),
-        )
+        if run.trained_elsewhere:
+            state, of_epochs = "trained elsewhere", 0
+        return RunState(run.name, state, epochs, of_epochs, validated, accuracy, _size(run.path))
     except AffbenchError as error:
         return RunState(run.name, f"damaged: {error}", 0, 0, None, {}, _size(run.path))
 
 
 def status_tables(state: Status) -> list[Table]:
     """The same for a terminal."""
-
     raw = [(own.family, "here" if own.complete else f"affbench fetch {own.family}", own) for own in state.raw]
     sets = [(own.name, own.split, f"{own.images:,}" if own.images else own.source, own) for own in state.sets]
     sources = "; ".join(dict.fromkeys(own.source for own in state.sets if own.images))

@@ -17,7 +17,7 @@ from affbench.base.workspace import Workspace
 from affbench.data.sets import FAMILIES, SetPart, find_part, find_set
 from affbench.data.synthesis import COPIES
 from affbench.experiment import ray as cluster
-from affbench.experiment.cells import Cell, CellResult, Engine, run_cells, sweep_cells, tested_parts
+from affbench.experiment.cells import Cell, CellResult, Engine, is_done, run_cells, sweep_cells, tested_parts
 from affbench.report.page import PLAIN, SECTIONS, Report, report_code, write_report
 from affbench.report.sections.accuracy import summarise
 from affbench.run.folder import EvaluationRecord, Run, finished_runs, runs_dir
@@ -53,20 +53,18 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """The same as a JSON document, with a summary of the seeds of each configuration."""
-        summary = []
-        for own in self.results.groups:
-            accuracy = {name: asdict(found) for name in self.results.sets if (found := own.accuracy(name))}
-            summary.append(
-                {
-                    "label": own.label,
-                    "model": own.config.model.name,
-                    "routings": own.routings,
-                    "seeds": [result.seed for result in own.results],
-                    "accuracy": accuracy,
-                    "validation_accuracy": own.validation and asdict(own.validation),
-                    "seconds_per_epoch": sum(r.run.seconds_per_epoch for r in own.results) / len(own.results),
-                }
-            )
+        summary = [
+            {
+                "label": own.label,
+                "model": own.config.model.name,
+                "routings": own.routings,
+                "seeds": [result.seed for result in own.results],
+                "accuracy": {name: asdict(found) for name in self.results.sets if (found := own.accuracy(name))},
+                "validation_accuracy": own.validation and asdict(own.validation),
+                "seconds_per_epoch": sum(r.run.seconds_per_epoch for r in own.results) / len(own.results),
+            }
+            for own in self.results.groups
+        ]
         files = {"report": str(self.report.html), "markdown": str(self.report.markdown)}
         return {"cells": [asdict(cell) for cell in self.cells], "summary": summary} | files
 
@@ -132,7 +130,6 @@ def from_sweep(
 
 def plan_experiment(experiment: Experiment, workspace: Workspace) -> list[Step]:
     """Everything an experiment would do, in order, and what of it is done already; nothing is written."""
-    plans = [cell.plan for cell in experiment.cells]
     steps = [
         Step("convert", f"{part.name} ({part.split})", _state(part, workspace))
         for part in _parts(experiment.cells, experiment.evaluation)
@@ -141,12 +138,12 @@ def plan_experiment(experiment: Experiment, workspace: Workspace) -> list[Step]:
         Step("train", f"{cell.label}: {cell.plan.folder.name}", "cached" if cell.plan.is_trained else "to do")
         for cell in experiment.cells
     ]
-    for plan, part in itertools.product(plans, tested_parts(experiment.evaluation)):
-        done = plan.is_trained and is_evaluated(plan.run, part, workspace)
-        steps.append(Step("eval", f"{plan.folder.name} on {part.name}", "cached" if done else "to do"))
-    changed = any(step.state != "cached" for step in steps)
+    for cell, part in itertools.product(experiment.cells, tested_parts(experiment.evaluation)):
+        state: State = "cached" if is_done(cell, [part], workspace) else "to do"
+        steps.append(Step("eval", f"{cell.plan.folder.name} on {part.name}", state))
     folder = report_dir(workspace.results, experiment.name)
-    done = not changed and store.cached(folder, "report", REPORT_VERSION, experiment.inputs)
+    done = {step.state for step in steps} == {"cached"}
+    done = done and store.cached(folder, "report", REPORT_VERSION, experiment.inputs)
     return [*steps, Step("report", str(folder), "cached" if done else "to do")]
 
 
@@ -205,26 +202,20 @@ def report_all(
         runs.append(LabelledRun(label, run))
     if not runs:
         raise AffbenchError(f"there is no finished run in {runs_dir(workspace.results)}; 'affbench train' makes one.")
-    results = on_common_images(only_sets(read_results(runs, workspace), sets), workspace)
+    results = on_common_images(read_results(runs, workspace), workspace, sets=sets)
     title = "Chosen runs" if names or sets else "All runs"
     return _write_report(folder or report_dir(workspace.results, "all"), results, workspace, explain, title)
 
 
-def only_sets(results: Results, names: Sequence[str]) -> Results:
-    """The same with the evaluations on some sets only; on all of them where none is named."""
-    wanted = {find_set(name).name for name in names}
-
-    def chosen(own: Result) -> Result:
-        return replace(own, evaluations={name: e for name, e in own.evaluations.items() if name in wanted})
-
-    return replace(results, results=tuple(map(chosen, results.results))) if names else results
-
-
-def on_common_images(results: Results, workspace: Workspace, asked: Sequence[SetPart] = ()) -> Results:
+def on_common_images(
+    results: Results, workspace: Workspace, asked: Sequence[SetPart] = (), sets: Sequence[str] = ()
+) -> Results:
     """The same images of each set for every run: the first ones, as many as all were tested on, or as are asked for.
 
-    Where the predictions of a longer evaluation are gone, its record stays as it is, and tables say so.
+    Of some `sets` only, where they are named. Where the predictions of a longer evaluation are gone, its record stays
+    as it is, and tables say so.
     """
+    wanted = {find_set(name).name for name in sets}
     tested: dict[str, list[int]] = {}
     for record in itertools.chain.from_iterable(own.evaluations.values() for own in results.results):
         tested.setdefault(record.set, []).append(record.n)
@@ -239,13 +230,11 @@ def on_common_images(results: Results, workspace: Workspace, asked: Sequence[Set
                 return evaluate_run(run, part, workspace)
         return record
 
-    return replace(
-        results,
-        results=tuple(
-            replace(own, evaluations={name: narrowed(own.run, record) for name, record in own.evaluations.items()})
-            for own in results.results
-        ),
-    )
+    def common(own: Result) -> Result:
+        kept = {name: record for name, record in own.evaluations.items() if not sets or name in wanted}
+        return replace(own, evaluations={name: narrowed(own.run, record) for name, record in kept.items()})
+
+    return replace(results, results=tuple(map(common, results.results)))
 
 
 def _write_report(

@@ -26,7 +26,7 @@ from affbench.base.interrupt import Interrupted, Stop
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
 from affbench.data.sets import sets_dir
-from affbench.experiment.cells import Cell, CellResult, Engine, is_done, run_cell
+from affbench.experiment.cells import Cell, CellResult, Engine, is_done, run_cell, tested_parts
 from affbench.run.folder import read_files, write_files
 from affbench.run.plan import plan_run
 
@@ -68,7 +68,7 @@ def run_cells(
             board = _Board([cell.plan.folder.name for cell in cells], workspace.progress, bar)
             flying: dict[Any, int] = {}
             for number, cell in enumerate(cells):
-                if is_done(cell, evaluation, workspace):
+                if is_done(cell, tested_parts(evaluation), workspace):
                     board.end(number, run_cell(cell, evaluation, workspace), before=True)
                 else:
                     flying[task.remote(job, number, cell)] = number

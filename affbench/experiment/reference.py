@@ -130,10 +130,11 @@ def find_published(name: str, results_dir: Path) -> Run:
 def fetch_published(name: str, results_dir: Path) -> Run:
     """A published run as a run of one's own, ``reference-NAME``, that is tested like any other."""
     run = find_published(name, results_dir)
-    files = {n: content for n, content in read_files(run.path).items() if not n.startswith("eval-")}
-    folder = runs_dir(results_dir) / f"reference-{run.name}"
-    write_files(folder, files | {WEIGHTS: run.weights.read_bytes()})
-    return Run(folder)
+    copy, manifest = Run(runs_dir(results_dir) / f"reference-{run.name}"), run.sealed
+    if not store.cached(copy.path, manifest.stage, manifest.version, manifest.inputs):
+        files = {n: content for n, content in read_files(run.path).items() if not n.startswith("eval-")}
+        write_files(copy.path, files | {WEIGHTS: run.weights.read_bytes()})
+    return copy
 
 
 def _may_be_committed(path: Path) -> bool:

@@ -183,6 +183,13 @@ def test_a_published_checkpoint_is_half_as_large_and_what_it_says_is_of_that_fil
     assert package.evaluate(model, dataset).correct == record.correct
     shown = affbench("eval", "--run", "reference/capsnet", "--set", AFFINE, "--limit", "100", "--json").document
     assert (shown["correct"], shown["run"]) == (record.correct, f"reference-{run.name}")
+    copy = workspace.results / "runs" / shown["run"] / "model.safetensors"
+    written = copy.stat().st_mtime_ns
+    assert affbench("eval", "--run", "reference/capsnet", "--set", AFFINE, "--limit", "100").status == 0
+    assert copy.stat().st_mtime_ns == written
+    copy.write_bytes(b"damaged")
+    assert affbench("eval", "--run", "reference/capsnet", "--set", AFFINE, "--limit", "100").status == 0
+    assert copy.read_bytes() == weights.read_bytes()
     assert not list(published.path.glob("predictions-*"))
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ArtefactError, match="is damaged"):
