@@ -28,12 +28,8 @@ class CapsuleNetwork(nn.Module):
         Primary capsules to class capsules (B, K, D).
     decoder
         The class capsules (B, K·D) to pixels (B, H·W) in [0, 1]; None for a network without.
-    reconstruction
-        Weight of the sum of squared pixel errors in the loss.
-    conditional
-        Whether the decoder sees the capsule of the label alone, all others masked, or all of them.
-    loss
-        ``"margin"``, or ``"cross-entropy"`` with the lengths as raw scores.
+    reconstruction, conditional, loss
+        As those of :class:`CapsNet`.
     """
 
     def __init__(

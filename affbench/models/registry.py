@@ -13,7 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from types import ModuleType
@@ -47,12 +47,16 @@ _BUILT_IN = {
 
 def model_names() -> tuple[str, ...]:
     """The names :func:`build_model` knows: built-in models first, then those of installed packages."""
-    return (*_BUILT_IN, *sorted(_plugins().keys() - _BUILT_IN.keys()))
+    return (*_BUILT_IN, *sorted(entry_points(group=ENTRY_POINT_GROUP).names - _BUILT_IN.keys()))
 
 
 def model_options(name: str) -> dict[str, Any]:
     """A model's options, without ``canvas``: name to default, `inspect.Parameter.empty` where one has to be given."""
-    return _options(model_factory(name))
+    return {
+        option: parameter.default
+        for option, parameter in _parameters(model_factory(name)).items()
+        if option != "canvas" and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
 
 
 def build_model(name: str, /, *, canvas: int = 40, **options: Any) -> nn.Module:
@@ -80,13 +84,13 @@ def build_model(name: str, /, *, canvas: int = 40, **options: Any) -> nn.Module:
     from torch import nn
 
     factory = model_factory(name)
-    known = _options(factory)
+    known, takes_any = model_options(name), _takes_any(factory)
     if name.startswith(TIMM):
         options = {"in_chans": 1, "num_classes": 10} | options
         if options.get("pretrained"):
             raise UsageError(f"model '{name}' is to be trained on translated digits only: leave out 'pretrained'.")
     for option in options:
-        if option not in known and not _takes_any(factory):
+        if option not in known and not takes_any:
             hint = nearest(option, known) if known else "it has none"
             raise UsageError(f"model '{name}' has no option '{option}': {hint}")
     for option, default in known.items():
@@ -134,14 +138,12 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _plugins() -> dict[str, str]:
-    return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
-
-
 def _target(name: str) -> str:
     """Where the factory of a model is: ``package.module:factory`` or ``file.py:factory``."""
-    if known := _BUILT_IN.get(name) or _plugins().get(name):
+    if known := _BUILT_IN.get(name):
         return known
+    for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        return entry.value
     if name.startswith(TIMM):
         return _timm(name.removeprefix(TIMM))
     if ":" in name:
@@ -209,9 +211,8 @@ def _from_file(name: str) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     loader = SourceFileLoader(own, str(path))
-    spec = ModuleSpec(own, loader, origin=str(path))
-    spec.has_location = True
-    module = sys.modules[own] = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(own, path, loader=loader)
+    module = sys.modules[own] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     try:
         loader.exec_module(module)
     except BaseException:
@@ -243,11 +244,3 @@ def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _takes_any(factory: Callable[..., Any]) -> bool:
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in _parameters(factory).values())
-
-
-def _options(factory: Callable[..., Any]) -> dict[str, Any]:
-    return {
-        name: parameter.default
-        for name, parameter in _parameters(factory).items()
-        if name != "canvas" and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
