@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from affbench.base.errors import UsageError
+from affbench.base.errors import UsageError, nearest
 from affbench.base.workspace import Workspace
 from affbench.data import sets
 from affbench.data.dataset import TRANSFORM_COLUMNS, Dataset
@@ -32,7 +32,7 @@ class FactorCurve:
 def one_factor_set(train_set: str, factor: str) -> str:
     """The name of the set in which only `factor` varies, of the digits a run was trained on; UsageError for none."""
     if factor not in FACTORS:
-        raise UsageError(f"there is no factor '{factor}'; the factors are {', '.join(TRANSFORM_COLUMNS)}.")
+        raise UsageError(f"there is no factor '{factor}': {nearest(factor, TRANSFORM_COLUMNS)}")
     affine = sets.sibling(sets.find_set(train_set), "affine")
     reach = {factor.rpartition("_")[2]: FACTORS[factor]}
     return sets.find_set(sets.varied_name(affine.name, only=factor, **reach)).name

@@ -195,6 +195,9 @@ def _validate(kind: type[_Model], content: Mapping[str, Any], where: str) -> _Mo
         raise UsageError(f"unknown key '{location}' in {where}: {nearest(str(first['loc'][-1]), known)}")
     if first["type"] == "missing":
         raise UsageError(f"{where} lacks the key '{location}'.")
+    if first["type"] == "literal_error":
+        choices = re.findall(r"'([^']+)'", first["ctx"]["expected"])
+        raise UsageError(f"{location} = {given!r} in {where} is unknown: {nearest(str(given), choices)}")
     raise UsageError(f"{location} = {given!r} in {where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}.")
 
 

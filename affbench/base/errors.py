@@ -44,9 +44,10 @@ class DeviceError(AffbenchError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``"did you mean 'capsnet'?"`` where a known name is close to the given one, else ``"known: a, b, c"``."""
+    """``"did you mean 'capsnet'?"`` where a known name or its beginning is close, else ``"known: a, b, c"``."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = close or [own for own in names if difflib.get_close_matches(name, [own[: len(name)]], cutoff=0.75)]
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
 
 

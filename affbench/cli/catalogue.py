@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from affbench.cli.options import known_models, known_runs
+from affbench.cli.options import known
 from affbench.cli.session import Session, command
 
 
@@ -13,7 +13,7 @@ from affbench.cli.session import Session, command
 def models(
     session: Session,
     name: Annotated[
-        str | None, typer.Argument(help="Show the options of this one.", autocompletion=known_models)
+        str | None, typer.Argument(help="Show the options of this one.", autocompletion=known("models"))
     ] = None,
 ) -> None:
     """The networks that affbench has, or the options of one: type, default, meaning."""
@@ -21,7 +21,7 @@ def models(
     from affbench.models.registry import model_names
     from affbench.report.table import Cell, Table, whole
 
-    cards = [model_card(known) for known in ([name] if name else model_names())]
+    cards = [model_card(own) for own in ([name] if name else model_names())]
     if name:
         (card,) = cards
         rows = [(Cell(f"{own.name}\n{own.type}"), Cell(str(own.default)), Cell(own.meaning)) for own in card.options]
@@ -67,15 +67,15 @@ def sets(session: Session) -> None:
 def rm(
     session: Session,
     runs: Annotated[
-        list[str], typer.Argument(help="Runs, or the beginnings of their names.", autocompletion=known_runs)
+        list[str], typer.Argument(help="Runs, or the beginnings of their names.", autocompletion=known("runs"))
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete runs with all that was measured of them; files that affbench did not write stay."""
     from affbench.run.folder import delete, list_runs, pick_run, runs_dir
 
-    known = {run.name: run for run in list_runs(session.workspace.results)}
-    chosen = [pick_run(name, known, runs_dir(session.workspace.results)) for name in runs]
+    there = {run.name: run for run in list_runs(session.workspace.results)}
+    chosen = [pick_run(name, there, runs_dir(session.workspace.results)) for name in runs]
     names = ", ".join(run.name for run in chosen)
     if not yes:
         typer.confirm(f"Delete {names}?", abort=True, err=True)

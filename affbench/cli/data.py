@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from affbench.cli.options import Images, Split, known_sources
+from affbench.cli.options import Images, Split, known
 from affbench.cli.session import Session, command
 
 
@@ -18,7 +18,7 @@ def fetch(
         list[str] | None,
         typer.Argument(
             help="mnist, affnist, fashion-mnist, affnist-validation, affnist-train, homnist.",
-            autocompletion=known_sources,
+            autocompletion=known("sources"),
         ),
     ] = None,
     mirror: Annotated[str | None, typer.Option(help="URL or folder that is tried first.")] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import tomllib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -22,40 +23,33 @@ if TYPE_CHECKING:
     from affbench.experiment.cells import Engine
 
 
-def known_runs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Runs for a shell to complete."""
-    from affbench.run.folder import default_results_dir, list_runs
+def known(kind: str) -> Callable[[typer.Context, str], list[str]]:
+    """What completes the names of a kind in a shell; the modules that know them are imported only then."""
 
-    folder = ctx.params.get("results_dir") or default_results_dir()
-    return [run.name for run in list_runs(Path(folder)) if run.name.startswith(incomplete)]
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        names: Iterable[str]
+        if kind == "runs":
+            from affbench.run.folder import default_results_dir, list_runs
 
+            names = [run.name for run in list_runs(Path(ctx.params.get("results_dir") or default_results_dir()))]
+        elif kind == "models":
+            from affbench.models.registry import model_names
 
-def known_models(incomplete: str) -> list[str]:
-    """Models for a shell to complete."""
-    from affbench.models.registry import model_names
+            names = model_names()
+        else:
+            from affbench.data.sets import SETS, SOURCES
 
-    return [name for name in model_names() if name.startswith(incomplete)]
+            names = SETS if kind == "sets" else SOURCES
+        return [name for name in names if name.startswith(incomplete)]
 
-
-def known_sets(incomplete: str) -> list[str]:
-    """Sets for a shell to complete."""
-    from affbench.data.sets import SETS
-
-    return [name for name in SETS if name.startswith(incomplete)]
-
-
-def known_sources(incomplete: str) -> list[str]:
-    """What can be fetched, for a shell to complete."""
-    from affbench.data.sets import SOURCES
-
-    return [name for name in SOURCES if name.startswith(incomplete)]
+    return complete
 
 
 Model = Annotated[
     str | None,
     typer.Option(
-        help="capsnet (the default), another of 'affbench models', timm:NAME, or package.module:factory.",
-        autocompletion=known_models,
+        help="capsnet (the default), another of 'affbench models', timm:NAME, or your own file.py:Class.",
+        autocompletion=known("models"),
     ),
 ]
 ModelOptions = Annotated[
@@ -63,17 +57,17 @@ ModelOptions = Annotated[
     typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the model, such as filters=32; repeatable."),
 ]
 Routings = Annotated[int | None, typer.Option(min=1, help="Routing iterations (CapsNet: 3).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto: the best one here.")]
 RunName = Annotated[
     str | None,
-    typer.Option("--run", help="Run, or the beginning of its name; the latest by default.", autocompletion=known_runs),
+    typer.Option(
+        "--run", help="Run, or the beginning of its name; the latest by default.", autocompletion=known("runs")
+    ),
 ]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between two saves; an interruption saves as well.")]
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Test on the first N images of each set.")]
 Copies = Annotated[int, typer.Option(min=1, max=1000, help="Versions of each digit in a synthetic affine set.")]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
-
-
 ImageLimit = Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")]
 
 
@@ -82,7 +76,7 @@ class Images:
     """Which images, and how a synthetic set of them is varied."""
 
     set_name: Annotated[
-        str, typer.Option("--set", help="Set; 'affbench sets' shows them all.", autocompletion=known_sets)
+        str, typer.Option("--set", help="Set; 'affbench sets' shows them all.", autocompletion=known("sets"))
     ] = "affnist"
     limit: ImageLimit = None
     copies: Copies = 32
@@ -121,7 +115,7 @@ class Place:
         from affbench.experiment.cells import Engine
 
         if self.engine not in ("local", "ray"):
-            raise UsageError(f"--engine {self.engine} is unknown: {nearest(self.engine, ('local', 'ray'))}.")
+            raise UsageError(f"--engine {self.engine} is unknown: {nearest(self.engine, ('local', 'ray'))}")
         if self.engine == "local" and (self.ray_address, self.gpus_per_run) != (None, None):
             raise UsageError("--ray-address and --gpus-per-run go with --engine ray.")
         return Engine(self.engine, self.ray_address, self.cpus_per_run, self.gpus_per_run)
@@ -170,8 +164,8 @@ def _made() -> list[Any]:
         # "paper" and other words of a Literal are text here: the configuration knows, and suggests, the right ones.
         kind = next((k for k in (field.annotation, *get_args(field.annotation)) if k in (bool, int, float)), str)
         least = next((rule.ge for rule in field.metadata if hasattr(rule, "ge")), None)
-        known = f": {', '.join(SCHEDULES)}." if name == "schedule" else ""
-        option = typer.Option(*([f"--{name}"] if kind is bool else []), min=least, help=f"{field.description}{known}")
+        choices = f": {', '.join(SCHEDULES)}." if name == "schedule" else ""
+        option = typer.Option(*([f"--{name}"] if kind is bool else []), min=least, help=f"{field.description}{choices}")
         if name != "copies":  # of a set to train on: a configuration file says it
             kinds[name] = Annotated[kind | None, option]
 

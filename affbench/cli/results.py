@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from affbench.base.errors import UsageError
-from affbench.cli.options import Device, ImageLimit, Images, ModelOptions, RunName, known_runs, run_config
+from affbench.cli.options import Device, ImageLimit, Images, ModelOptions, RunName, known, run_config
 from affbench.cli.session import Session, command
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Runs, or the beginning of their names: all seeds of one model.", autocompletion=known_runs
+            help="Runs, or the beginning of their names: all seeds of one model.", autocompletion=known("runs")
         ),
     ],
     set_name: Annotated[str | None, typer.Option("--set", help="One set only; all that are common by default.")] = None,

@@ -126,7 +126,9 @@ def sweep(
     place: Place,
     routings: Annotated[str, typer.Option(help="Numbers of routing iterations.")] = "1,2,3,5,7,10",
     seeds: Annotated[str, typer.Option(help="How many seeds (3: seeds 0, 1, 2), or a list (0,5,9).")] = "3",
-    sets: Annotated[str, typer.Option(help="Sets to test on.")] = "mnist-translated,affnist-synthetic",
+    sets: Annotated[
+        str, typer.Option(help="Sets to test on: mnist-translated, affnist-synthetic.", show_default=False)
+    ] = "mnist-translated,affnist-synthetic",
     copies: Copies = 32,
     test_limit: TestLimit = None,
     checkpoint_minutes: CheckpointMinutes = 1,

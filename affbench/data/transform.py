@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from affbench.base.errors import UsageError
+from affbench.base.errors import UsageError, nearest
 from affbench.data.dataset import TRANSFORM_COLUMNS
 from affbench.data.placement import CANVAS, FRAME
 
@@ -63,7 +63,7 @@ class AffineRange:
         """These ranges for the named factors, every other factor neutral: a one-factor set."""
         for name in factors:
             if name not in TRANSFORM_COLUMNS:
-                raise UsageError(f"there is no factor {name!r}; the factors are {', '.join(TRANSFORM_COLUMNS)}.")
+                raise UsageError(f"there is no factor '{name}': {nearest(name, TRANSFORM_COLUMNS)}")
         neutral = zip(TRANSFORM_COLUMNS, NEUTRAL, strict=True)
         return replace(self, **{name: (value, value) for name, value in neutral if name not in factors})
 

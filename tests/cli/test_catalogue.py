@@ -64,6 +64,7 @@ def test_a_run_is_deleted_when_it_is_meant_and_nothing_else_is(affbench: Affbenc
     assert asked.status == 1
     assert (runs / first / "manifest.json").is_file()
     assert affbench("rm", "nobody", "--yes").status == 2
+    assert f"did you mean '{first}'?" in affbench("rm", "cmn-seed0", "--yes").stderr
     assert affbench("rm", first, second, "--yes").status == 0
     assert [path.name for path in (runs / first).iterdir()] == ["notes.txt"]
     assert not (runs / second).exists()
@@ -164,3 +165,16 @@ def test_lines_beside_tables_for_another_program_are_messages(affbench: Affbench
     assert shown.stdout.splitlines()[0].startswith("Model,Parameters,")
     assert len(shown.stdout.splitlines()) == 2
     assert "report.html" in shown.stderr
+
+
+def test_no_help_breaks_a_name_at_80_columns(affbench: Affbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = re.findall(r"│ ([a-z]+) ", affbench("--help").stdout)
+    figures = re.findall(r"│ ([a-z]+) ", affbench("figure", "--help").stdout)
+    assert len(commands) > 15
+    assert len(figures) == 6
+    for words in [[name] for name in commands] + [["figure", name] for name in figures]:
+        shown = affbench(*words, "--help")
+        assert shown.status == 0
+        assert max(map(len, shown.stdout.splitlines())) <= 80
+        assert not [line for line in shown.stdout.splitlines() if re.search(r"\S…", line)], words

@@ -28,7 +28,7 @@ def fetch_sets(names: Sequence[str], data_dir: Path, ways: Ways | None = None) -
     """Download, verify and convert sets; what is there and whole is not downloaded again."""
     for name in names:
         if name not in sets.SOURCES:
-            raise UsageError(f"no set called '{name}' can be fetched; {nearest(name, sets.SOURCES)}.")
+            raise UsageError(f"no set called '{name}' can be fetched; {nearest(name, sets.SOURCES)}")
     return [_fetch_set(name, data_dir, ways or Ways()) for name in names]
 
 
