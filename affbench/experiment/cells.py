@@ -1,18 +1,17 @@
 """Many runs: each cell is trained and tested as an ordinary cached run, so what was finished stays finished."""
 
 import contextlib
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from affbench.base.config import EvaluationConfig, RunConfig
+from affbench.base.config import EvaluationConfig
 from affbench.base.errors import AffbenchError
 from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart, find_part
-from affbench.run.plan import Plan, plan_run
+from affbench.run.plan import Plan
 from affbench.run.record import evaluate_run, is_evaluated
 from affbench.run.train import train
 
@@ -64,17 +63,6 @@ class Cell:
         """What is known before it is run, or when it came to nothing."""
         model, training = self.plan.config.model, self.plan.config.training
         return CellResult(self.label, model.name, model.routings, training.seed, error=error)
-
-
-def sweep_cells(config: RunConfig, routings: Sequence[int], seeds: Sequence[int], workspace: Workspace) -> list[Cell]:
-    """The cells of a routing sweep: every number of routing iterations with every seed, seeds innermost."""
-    cells = []
-    for iterations, seed in itertools.product(routings, seeds):
-        model = config.model.model_copy(update={"options": config.model.options | {"routings": iterations}})
-        training = config.training.model_copy(update={"seed": seed})
-        own = config.model_copy(update={"model": model, "training": training})
-        cells.append(Cell(model.name, plan_run(own, workspace)))
-    return cells
 
 
 def tested_parts(evaluation: EvaluationConfig) -> list[SetPart]:

@@ -17,7 +17,7 @@ from affbench.base.workspace import Workspace
 from affbench.data.sets import FAMILIES, SetPart, find_part, find_set
 from affbench.data.synthesis import COPIES
 from affbench.experiment import ray as cluster
-from affbench.experiment.cells import Cell, CellResult, Engine, is_done, run_cells, sweep_cells, tested_parts
+from affbench.experiment.cells import Cell, CellResult, Engine, is_done, run_cells, tested_parts
 from affbench.report.page import PLAIN, SECTIONS, Report, report_code, write_report
 from affbench.report.sections.accuracy import summarise
 from affbench.run.folder import EvaluationRecord, Run, finished_runs, runs_dir
@@ -122,10 +122,15 @@ def from_pipeline(pipeline: Pipeline, workspace: Workspace) -> Experiment:
 def from_sweep(
     config: RunConfig, routings: Sequence[int], seeds: Sequence[int], evaluation: EvaluationConfig, workspace: Workspace
 ) -> Experiment:
-    """The experiment of a sweep: routing iterations × seeds, and a report in ``reports/sweep-MODEL``."""
-    model, cells = config.model.name, tuple(sweep_cells(config, routings, seeds, workspace))
-    name = "sweep-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", model)
-    return Experiment(name, f"Routing sweep of {model}", "", cells, evaluation)
+    """The experiment of a sweep: routing iterations × seeds, innermost, and a report in ``reports/sweep-MODEL``."""
+    cells, called = [], config.model.name
+    for iterations, seed in itertools.product(routings, seeds):
+        model = config.model.model_copy(update={"options": config.model.options | {"routings": iterations}})
+        training = config.training.model_copy(update={"seed": seed})
+        own = config.model_copy(update={"model": model, "training": training})
+        cells.append(Cell(called, plan_run(own, workspace)))
+    name = "sweep-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", called)
+    return Experiment(name, f"Routing sweep of {called}", "", tuple(cells), evaluation)
 
 
 def plan_experiment(experiment: Experiment, workspace: Workspace) -> list[Step]:

@@ -13,7 +13,8 @@ from affbench.base.errors import AffbenchError
 from affbench.base.interrupt import Interrupted
 from affbench.base.workspace import Workspace
 from affbench.experiment import cells as sweep
-from affbench.experiment.cells import run_cells, sweep_cells
+from affbench.experiment.cells import run_cells
+from affbench.experiment.pipeline import from_sweep
 from affbench.run.folder import Run, list_runs
 from affbench.run.plan import Plan
 from affbench.run.train import train
@@ -22,7 +23,7 @@ ON_SAMPLE = EvaluationConfig(sets=(SAMPLE,), limit=200)
 
 
 def test_cells_are_all_pairs_with_seeds_innermost(workspace: Workspace) -> None:
-    cells = sweep_cells(tiny_config(), [1, 3], [0, 4], workspace)
+    cells = from_sweep(tiny_config(), [1, 3], [0, 4], ON_SAMPLE, workspace).cells
     pairs = [(cell.plan.config.model.routings, cell.plan.config.training.seed) for cell in cells]
     assert pairs == [(1, 0), (1, 4), (3, 0), (3, 4)]
     assert {cell.plan.config.data.limit for cell in cells} == {96}
@@ -35,12 +36,14 @@ def test_failing_cell_is_reported_and_the_others_finish(workspace: Workspace, mo
         return train(plan, workspace, **kept)
 
     monkeypatch.setattr(sweep, "train", fails_for_two)
-    result = run_cells(sweep_cells(tiny_config(epochs=1), [1, 2, 3], [0], workspace), ON_SAMPLE, workspace)
+    result = run_cells(
+        from_sweep(tiny_config(epochs=1), [1, 2, 3], [0], ON_SAMPLE, workspace).cells, ON_SAMPLE, workspace
+    )
     assert [cell.error for cell in result] == [None, "this one fails", None]
 
 
 def test_interrupted_sweep_goes_on_where_it_stopped(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = sweep_cells(tiny_config(epochs=1), [1, 2, 3], [0], workspace)
+    cells = from_sweep(tiny_config(epochs=1), [1, 2, 3], [0], ON_SAMPLE, workspace).cells
     trained: list[Any] = []
 
     def stops(plan: Plan, workspace: Workspace, **kept: Any) -> Run:
@@ -79,7 +82,7 @@ def test_any_error_in_a_cell_is_its_own(workspace: Workspace, monkeypatch: pytes
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate much.")
 
     monkeypatch.setattr(sweep, "train", out_of_memory)
-    result = run_cells(sweep_cells(tiny_config(), [1], [0], workspace), ON_SAMPLE, workspace)
+    result = run_cells(from_sweep(tiny_config(), [1], [0], ON_SAMPLE, workspace).cells, ON_SAMPLE, workspace)
     assert [cell.error for cell in result] == ["OutOfMemoryError: CUDA out of memory."]
 
 
@@ -90,7 +93,9 @@ def test_two_sweeps_at_once_train_the_cells_they_share_once(
     results: dict[int, Any] = {}
 
     def start(number: int, routings: list[int]) -> None:
-        results[number] = run_cells(sweep_cells(tiny_config(epochs=1), routings, [0], workspace), ON_SAMPLE, workspace)
+        results[number] = run_cells(
+            from_sweep(tiny_config(epochs=1), routings, [0], ON_SAMPLE, workspace).cells, ON_SAMPLE, workspace
+        )
 
     threads = [threading.Thread(target=start, args=(0, [1, 2])), threading.Thread(target=start, args=(1, [3, 2, 1]))]
     for thread in threads:
@@ -106,7 +111,10 @@ def test_two_sweeps_at_once_train_the_cells_they_share_once(
 def test_threads_of_a_run_are_as_asked_and_recorded(workspace: Workspace) -> None:
     before = torch.get_num_threads()
     result = run_cells(
-        sweep_cells(tiny_config(epochs=1), [1], [0], workspace), ON_SAMPLE, workspace, threads=before + 1
+        from_sweep(tiny_config(epochs=1), [1], [0], ON_SAMPLE, workspace).cells,
+        ON_SAMPLE,
+        workspace,
+        threads=before + 1,
     )
     assert torch.get_num_threads() == before
     (run,) = list_runs(workspace.results)

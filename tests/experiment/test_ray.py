@@ -24,8 +24,8 @@ from affbench.base.interrupt import Interrupted
 from affbench.base.progress import Progress, Task
 from affbench.base.workspace import Workspace
 from affbench.experiment import ray as engine_of_cluster
-from affbench.experiment.cells import Cell, CellResult, Engine, sweep_cells
-from affbench.experiment.pipeline import run_cells_on
+from affbench.experiment.cells import Cell, CellResult, Engine
+from affbench.experiment.pipeline import from_sweep, run_cells_on
 from affbench.run.folder import RESUME, Run, list_runs
 from affbench.run.plan import plan_run
 
@@ -145,7 +145,7 @@ def accidents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
 
 
 def sweep(config: RunConfig, workspace: Workspace, engine: Engine, seeds: tuple[int, ...] = (0,)) -> list[CellResult]:
-    return run_cells_on(engine, sweep_cells(config, [1], seeds, workspace), ON_SAMPLE, workspace)
+    return run_cells_on(engine, from_sweep(config, [1], seeds, ON_SAMPLE, workspace).cells, ON_SAMPLE, workspace)
 
 
 def steps_of_workers(folder: Path, accident: str) -> list[int]:
@@ -284,7 +284,7 @@ def test_interrupted_sweep_keeps_what_its_cells_did(
 
 def test_run_of_another_process_is_waited_for(cluster: Cluster, workspace: Workspace) -> None:
     config = tiny_config(epochs=1)
-    (cell,) = sweep_cells(config, [1], [0], workspace)
+    (cell,) = from_sweep(config, [1], [0], ON_SAMPLE, workspace).cells
     folder = cell.plan.folder
     with contextlib.ExitStack() as held:
         held.enter_context(store.lock(folder))
