@@ -15,7 +15,7 @@ from affbench.data.sets import find_set, is_earlier_edition
 from affbench.run.folder import EvaluationRecord, Run
 
 _SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "affnist-synthetic", "affnist")
-_ROUTINGS = "model.options.routings"
+_ROUTINGS, _STOP = "model.options.routings", "training.stop_at"
 
 
 def protocol(data: DataConfig) -> Literal["translated", "centred"]:
@@ -39,6 +39,7 @@ class Result(LabelledRun):
     """A finished run whose files were read and verified: at least one entry of history, and its evaluations by set."""
 
     evaluations: Mapping[str, EvaluationRecord]
+    look: tuple[int, int] = (0, 0)  # numbers of its network and of where its training ended, among those of a report
 
     @property
     def seed(self) -> int:
@@ -52,12 +53,24 @@ class Result(LabelledRun):
         del flat["training.seed"]
         return flat | {key: str(value)[:8] for key, value in self.run.origin.items() if value is not None}
 
+    @property
+    def kept(self) -> str:
+        """Which checkpoint this is."""
+        stop = self.run.config.training.stop_at
+        return "as given" if self.run.trained_elsewhere else "best" if stop is None else f"matched at {100 * stop:g}%"
+
+    @property
+    def network(self) -> tuple[str, dict[str, Any]]:
+        """Label and settings, but for where its training ended."""
+        return self.label.removesuffix(f", {self.kept}"), self.settings | {_STOP: None}
+
 
 @dataclass(frozen=True)
 class Group:
     """The runs of one configuration, at least one, which differ in their seed only."""
 
     name: str  # the label, with whatever tells this configuration from others of the same label
+    network: str  # the same whether training went to the end or stopped at an accuracy
     label: str
     config: RunConfig
     results: tuple[Result, ...]
@@ -76,6 +89,16 @@ class Group:
     def protocol(self) -> Literal["translated", "centred"]:
         """What it was trained on, see `protocol`."""
         return protocol(self.config.data)
+
+    @property
+    def look(self) -> tuple[int, int]:
+        """By what its lines are drawn, see `Result`."""
+        return self.results[0].look
+
+    @property
+    def kept(self) -> str:
+        """Which checkpoint of the network this is."""
+        return self.results[0].kept
 
     @property
     def parameters(self) -> int:
@@ -124,7 +147,11 @@ class Results:
         groups = []
         for (label, _), own in members.items():
             alike = [other[0].settings for (name, _), other in members.items() if name == label]
-            groups.append(Group(label + _difference(own[0].settings, alike), label, own[0].run.config, tuple(own)))
+            name = label + _difference(own[0].settings, alike)
+            network, settings = own[0].network
+            kin = [other[0].network for other in members.values()]
+            network += _difference(settings, [others for name, others in kin if name == network])
+            groups.append(Group(name, network, label, own[0].run.config, tuple(own)))
         return groups
 
     @cached_property
@@ -152,7 +179,7 @@ class Results:
         """The runs of a group that stopped at an accuracy, trained to the end; None for one that did, or without."""
         if matched.config.training.stop_at is None:
             return None
-        wanted = matched.results[0].settings | {"training.stop_at": None}
+        wanted = matched.results[0].settings | {_STOP: None}
         return next((own for own in self.groups if own.results[0].settings == wanted), None)
 
     @property
@@ -189,7 +216,19 @@ def read_results(runs: Iterable[LabelledRun], workspace: Workspace | None = None
             problems.append(
                 f"Run {copy.run.name} is left out: it is a copy of {kept.run.name}, and a seed counts once."
             )
-    return Results(tuple(results.values()), tuple(problems), workspace)
+    return Results(_with_looks(list(results.values())), tuple(problems), workspace)
+
+
+def _with_looks(results: Sequence[Result]) -> tuple[Result, ...]:
+    """A number for each network and for each accuracy at which trainings ended, 0 for their end."""
+    numbers: dict[str, int] = {}
+    ends = sorted({0.0, *(result.run.config.training.stop_at or 0.0 for result in results)})
+    found = []
+    for result in results:
+        number = numbers.setdefault(json.dumps(result.network, sort_keys=True), len(numbers))
+        ending = ends.index(result.run.config.training.stop_at or 0.0)
+        found.append(replace(result, look=(number, ending)))
+    return tuple(found)
 
 
 def _read(labelled: LabelledRun) -> tuple[Result, list[str]]:
@@ -234,8 +273,8 @@ def _difference(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) ->
         if len({json.dumps(other.get(key)) for other in others}) == 1:
             continue
         value, name = mine.get(key), "routing" if key == _ROUTINGS else key.rpartition(".")[2]
-        if key == "training.stop_at":
-            parts.append("to the end" if value is None else f"stopped at {100 * value:g}%")
+        if key == _STOP:
+            parts.append("best" if value is None else f"matched at {100 * value:g}%")
         elif value is None:
             parts.append(f"{name} {'not recorded' if key == 'code' else 'default'}")
         else:

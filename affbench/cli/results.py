@@ -197,10 +197,10 @@ def wrong(
 @command
 def positions(session: Session, canvas: Canvas, images: Images) -> None:
     """Accuracy as a map over the position of the digit on the canvas."""
-    from affbench.report.sections.positions import position_figure
+    from affbench.report.sections.positions import position_figure, position_map
 
     run, workspace, folder = canvas.place(session)
-    _show(session, position_figure(run, images.part(), workspace, folder))
+    _show(session, position_figure([position_map(run, images.part(), workspace)], folder))
 
 
 @figure.command()

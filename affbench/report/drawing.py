@@ -1,41 +1,57 @@
-"""How figures look, told apart with any colour vision, and how they are saved: a PNG, its numbers as CSV beside it."""
+"""How figures look, and how they are saved: a PNG, its numbers as CSV beside it, and SVG in the colours of a page."""
 
+import io
 import math
 import re
+import textwrap
 import warnings
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 
 from affbench.base.store import atomic_path, write_text
-from affbench.report.table import csv_text, inert
+from affbench.report.table import Table, csv_text, inert
 
-# M. Okabe and K. Ito, "Color universal design", 2008, without the yellow that white swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-INK, GRID = "#222222", "#d9d9d9"
+# M. Okabe and K. Ito, "Color universal design", 2008, with wine and indigo for the yellow that white swallows: any two
+# differ by 16 or more in CIELAB, for normal vision and for the three kinds of colour blindness.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255", "#332288")
+_MARKERS = "os^DvPXhp"
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.4)), (0, (5, 1.4, 1, 1.4)))
+INK, GRID, OTHERS, PAPER = "#222222", "#d9d9d9", "#c4c4c4", "#fefefe"
 DPI = 130
+MOST_LINES, MOST_NETWORKS = 7, 14  # in a panel; of more lines come small multiples, of so many networks at most
+SHARES = LinearSegmentedColormap.from_list("shares", [f"{COLOURS[0]}00", COLOURS[0]])
+_DIGITS = LinearSegmentedColormap.from_list("digits", ["#00000000", "#000000"])
+_ON_PAGE = {INK: "ink", GRID: "line", OTHERS: "faint", PAPER: "back"} | {own: f"c{n}" for n, own in enumerate(COLOURS)}
+_STYLE = "".join(
+    (Path(__file__).parent / "templates" / f"{name}.css").read_text("utf-8") for name in ("colours", "figure")
+)
+_UNSAID = ("Creator", "Date", "Format", "Type")
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure on disk: the PNG `path` and its numbers in the CSV `data`; the caption says set, split, n, interval."""
+    """A figure: the PNG `path`, its numbers in the CSV `data`, and as SVG; the caption says set, split, n, interval."""
 
     title: str
     caption: str
     path: Path
     data: Path
+    svg: str
+    table: Table | None = None  # of the same numbers, folded under the figure
 
 
 @dataclass(frozen=True)
@@ -47,19 +63,29 @@ class Band:
     heads: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of a panel: whose it is, which checkpoint, `line_look`, and points (P, 4): x, y, both ends of its band."""
+
+    panel: str
+    network: str
+    kept: str
+    look: tuple[int, int]
+    points: npt.NDArray[np.float64]
+    ring: tuple[float, float] | None = None
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure of a size in inches."""
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
-def panels(
-    count: int, width: float, height: float, margin: float, *, sharey: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels of a size, at most three in a row, `margin` inches higher than they are."""
-    columns = min(3, count)
+def panels(count: int, width: float, height: float, margin: float, *, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels of a size, at most so many in a row, `margin` inches higher than they are."""
+    columns = min(columns, count)
     lines = math.ceil(count / columns)
     figure = new_figure(width * columns, height * lines + margin)
-    grid = list(figure.subplots(lines, columns, sharey=sharey, squeeze=False).flat)
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
     for spare in grid[count:]:
         spare.set_visible(False)
     return figure, grid[:count]
@@ -73,26 +99,92 @@ def dress(axes: Axes, title: str = "", x: str = "", y: str = "", *, grid: bool =
     axes.tick_params(labelsize=8, colors=INK, length=3)
     axes.grid(**({"color": GRID, "linewidth": 0.6} if grid else {"visible": False}))
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.set_facecolor("none")
+    axes.spines[:].set_color(INK)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
-def line_look(number: int) -> dict[str, Any]:
-    """Colour, marker and dash of the line of a number: no two of the first 28 are alike."""
+def line_look(number: int, ending: int = 0) -> dict[str, Any]:
+    """Colour and marker of a network by its number, of which the first 81 differ; where its training ended, a dash."""
     again, kind = divmod(number, len(COLOURS))
-    dash = _DASHES[again % len(_DASHES)]
-    return {"color": COLOURS[kind], "marker": _MARKERS[kind], "linestyle": dash, "linewidth": 1.4, "markersize": 4}
+    look = {"color": COLOURS[kind], "marker": _MARKERS[(kind + again) % len(_MARKERS)], "linewidth": 1.4}
+    face = {"markerfacecolor": PAPER} if ending else {}
+    return look | face | {"markersize": 4, "linestyle": _DASHES[ending % len(_DASHES)]}
 
 
-def legend(figure: Figure, names: Sequence[str], hidden: int = 0) -> None:
-    """The names of the lines, in the order of their looks, below the figure."""
-    handles = [Line2D([], [], **line_look(number)) for number in range(len(names))]
-    texts = [literal(name, 48) for name in names]
-    if hidden:
-        handles.append(Line2D([], [], linestyle="none"))
-        texts.append(f"and {hidden} more, see the CSV")
-    columns = max(1, min(len(texts), 10, 110 // (max(map(len, texts)) + 6)))
-    figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+def draw_lines(
+    lines: Sequence[Line], labels: Mapping[str, str], y: str = ""
+) -> tuple[Figure, dict[str, list[Axes]], str]:
+    """A panel for each of `labels`, those of its x axis; of too many lines one for each network, before the others.
+
+    What a caption has to say of the panels comes last.
+    """
+    names = list(dict.fromkeys(line.network for line in lines))
+    networks = names[:MOST_NETWORKS]
+    lines = [line for line in lines if line.network in networks]
+    keys = dict.fromkeys((line.network, line.kept, line.look) for line in lines)
+    several = len({kept for _, kept, _ in keys}) > 1
+    many = max(Counter(line.panel for line in lines).values()) > MOST_LINES
+    if many:
+        figure = new_figure(10, 0.9 + 1.25 * len(networks))
+        grid = figure.subplots(len(networks), len(labels), sharex="col", sharey="col", squeeze=False)
+        entries = {kept: line_look(0, look[1]) | {"color": INK} for _, kept, look in keys} if several else {}
+    else:
+        entries = {f"{own}, {kept}" if several else own: line_look(*look) for own, kept, look in keys}
+        figure, flat = panels(len(labels), 3.2, 2.5, 0.4 + 0.2 * len(entries) / 3)
+        grid = np.array([flat])
+    places: dict[str, list[Axes]] = dict(zip(labels, map(list, grid.T), strict=True))
+    for line in lines:
+        for row, axes in enumerate(places[line.panel]):
+            _draw_line(axes, line, own=not many or line.network == networks[row])
+    for (row, column), axes in np.ndenumerate(grid):
+        panel, begins = list(labels)[column], column % (len(labels) if many else 3) == 0
+        below = textwrap.fill(labels[panel], 17 if many else 40) if row == len(grid) - 1 else ""
+        dress(axes, "" if many else panel, below, y if begins else "")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if many else 6))
+        if many and begins:
+            axes.set_title(textwrap.fill(literal(networks[row], 60), 24), fontsize=9, color=INK, loc="left")
+        if many and row == 0:
+            axes.annotate(panel, (0, 1), (0, 24), "axes fraction", "offset points", fontsize=10, color=INK)
+    if entries:
+        legend(figure, entries)
+    said = beginning(axes.get_ylim()[0] for axes in grid.flat)
+    if many:
+        said += " A row for each network, the others in grey; a column has one scale."
+    elif len(labels) > 1:
+        said += " Each panel has its own scale."
+    if hidden := names[MOST_NETWORKS:]:
+        said += f" The first {len(networks)} networks are drawn; {len(hidden)} more are in the data."
+    return figure, places, said
+
+
+def legend(figure: Figure, looks: Mapping[str, dict[str, Any]]) -> None:
+    """The names of lines, with their looks, below the figure."""
+    texts = [literal(name, 48) for name in looks]
+    figure.legend(
+        [Line2D([], [], **look) for look in looks.values()],
+        texts,
+        loc="outside lower center",
+        ncols=max(1, min(len(texts), 110 // (max(map(len, texts)) + 6))),
+        fontsize=8,
+        labelcolor=INK,
+        frameon=False,
+        handlelength=3,
+    )
+
+
+def _draw_line(axes: Axes, line: Line, *, own: bool) -> None:
+    """A line with its band, or, of another network, in the background."""
+    x, y, low, high = line.points.T
+    if not own:
+        axes.plot(x, y, color=OTHERS, linewidth=0.8, zorder=1)
+        return
+    look = line_look(*line.look) | ({"marker": None} if len(x) > 30 else {})
+    axes.plot(x, y, **look)
+    if (high > low).any():
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    if line.ring is not None:
+        axes.plot(*line.ring, "o", markersize=8, markerfacecolor="none", markeredgecolor=look["color"])
 
 
 def literal(text: str, width: int = 90) -> str:
@@ -133,7 +225,8 @@ def picture_sheet(*bands: Band, size: float = 0.62) -> Figure:
     for axes, band in zip(figure.subplots(len(bands), 1, squeeze=False)[:, 0], bands, strict=True):
         tiles = np.stack([np.pad(line, ((0, columns - len(line)), (0, 0), (0, 0))) for line in band.lines])
         height, width = tiles.shape[2] + gap, tiles.shape[3] + gap
-        axes.imshow(sheet(tiles, gap), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+        axes.imshow(sheet(tiles, gap), cmap=_DIGITS, vmin=0, vmax=255, interpolation="none")
+        axes.set_facecolor("none")
         for number in range(1, len(tiles)):
             axes.axhline(number * height - 0.5 - gap / 2, color=GRID, linewidth=0.6)
         for number in range(1, columns):
@@ -149,36 +242,66 @@ def picture_sheet(*bands: Band, size: float = 0.62) -> Figure:
 def heat_map(
     axes: Axes,
     values: npt.NDArray[np.float64],
+    texts: npt.NDArray[np.str_],
     *,
-    texts: npt.ArrayLike | None = None,
     low: float = 0,
     high: float = 100,
-    cmap: str = "Blues",
-    aspect: Literal["equal", "auto"] = "equal",
-) -> AxesImage:
-    """Values (R, C) as colours, none where there is no number, under texts (R, C): else those above a half, whole."""
-    picture = axes.imshow(values, cmap=cmap, vmin=low, vmax=high, aspect=aspect)
-    colours = picture.to_rgba(values)
-    shown = [[f"{value:.0f}" if value >= 0.5 else "" for value in line] for line in values] if texts is None else texts
-    for (row, column), text in np.ndenumerate(np.asarray(shown)):
-        dark = colours[row, column, 3] > 0 and colours[row, column, :3] @ (0.30, 0.59, 0.11) < 0.5
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else INK)
-    return picture
+    cmap: str | Colormap = SHARES,
+) -> QuadMesh:
+    """Values (R, C) as colours, none where there is no number, under texts (R, C)."""
+    rows, columns = (np.arange(size + 1) - 0.5 for size in values.shape)
+    cells = axes.pcolormesh(columns, rows, values, cmap=cmap, vmin=low, vmax=high, edgecolors=PAPER, linewidth=0.4)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    colours = cells.to_rgba(values)
+    for (row, column), text in np.ndenumerate(texts):
+        covered, dark = colours[row, column, 3] > 0.75, colours[row, column, :3] @ (0.30, 0.59, 0.11) < 0.5
+        colour = ("#ffffff" if dark else "#111111") if covered else INK
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    return cells
 
 
 def save_drawing(
-    figure: Figure, path: Path, title: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
+    figure: Figure,
+    path: Path,
+    title: str,
+    caption: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    table: Table | None = None,
 ) -> Drawing:
     """Write the figure under its title as PNG, and its numbers as CSV beside it; None is an empty cell."""
-    figure.suptitle(literal(title), fontsize=10.5, color=INK)
     data = path.with_suffix(".csv")
     write_text(data, csv_text([header, *(map(_cell, row) for row in rows)]))
     for own in figure.findobj(Text):  # whatever a matplotlibrc says: for its text LaTeX would have to be installed
         own.set_usetex(False)
-    with atomic_path(path) as temporary, rc_context({"text.usetex": False}), warnings.catch_warnings():
+    settings: dict[Any, Any] = {
+        "text.usetex": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "affbench",
+        "savefig.bbox": "tight",
+    }
+    with atomic_path(path) as temporary, rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label in a script the font lacks
-        figure.savefig(temporary, format="png", metadata={"Title": title})
-    return Drawing(title, caption, path, data)
+        figure.draw_without_rendering()  # the layout takes long: it is done once
+        figure.set_layout_engine("none")
+        box, svg = figure.get_tightbbox().padded(0.05), io.StringIO()
+        figure.savefig(svg, format="svg", bbox_inches=box, facecolor="none", metadata=dict.fromkeys(_UNSAID))
+        x, y = box.width / 2 + box.x0, box.y1  # the title, which a page says in words
+        figure.text(
+            x, y, literal(title), transform=figure.dpi_scale_trans, ha="center", fontsize=10.5, color=INK, usetex=False
+        )
+        figure.savefig(temporary, format="png", bbox_inches=box.padded(0, 0.2), metadata={"Title": title})
+    return Drawing(title, caption, path, data, _in_colours_of_page(svg.getvalue()), table)
+
+
+def _in_colours_of_page(svg: str) -> str:
+    """What matplotlib wrote with colours and font of the page, and no more digits than a screen shows."""
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg[svg.index("<svg") :])
+    for colour, name in _ON_PAGE.items():
+        svg = svg.replace(f": {colour}", f": var(--{name})")
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"\.(\d\d)\d+", r".\1", path[0]), svg)
+    return svg.replace('<style type="text/css">', f'<style type="text/css">{_STYLE}', 1)
 
 
 def _cell(value: Any) -> Any:

@@ -56,11 +56,12 @@ def write_report(
         "results": results.results,
         "version": __version__,
     }
-    for name in ("style.css", "script.js"):  # the content security policy allows these texts alone
-        text, kind = (TEMPLATES / name).read_text(encoding="utf-8").strip(), name.partition(".")[0]
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    for kind, names in (("style", ("colours.css", "style.css")), ("script", ("script.js",))):
+        text = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names).strip()
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()  # the page's policy allows it alone
         page |= {kind: Markup(text), f"{kind}_hash": f"sha256-{digest}"}  # noqa: S704 - our own files
-    for table in (table for own in made for table in own.tables):
+    folded = [figure.table for own in made for figure in own.figures if figure.table is not None]
+    for table in (*(table for own in made for table in own.tables), *folded):
         name = f"{TABLES}/{_anchor(table.title)}"
         write_text(folder / f"{name}.csv", table.to_csv())
         write_text(folder / f"{name}.tex", table.to_latex())
@@ -113,7 +114,7 @@ def environment() -> Environment:
         "facts": _facts,
         "json": lambda content: content.model_dump_json(indent=2, exclude_unset=True),
         "link": lambda path: f"{FIGURES}/{quote(path.name)}",
-        "uri": lambda path: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
+        "uri": lambda svg: f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}",
         "anchor": _anchor,
     }
     return templates

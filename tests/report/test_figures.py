@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from run_folders import make_run, study
 
 from affbench.analysis.results import Results, read_results
-from affbench.report.drawing import Drawing
+from affbench.report.drawing import COLOURS, OTHERS, Drawing, Line, draw_lines, line_look
 from affbench.report.sections import routing, training
 from affbench.report.sections.accuracy import accuracy_figure
 from affbench.report.sections.classes import confusion_figure
@@ -77,3 +78,41 @@ def test_captions_say_where_axes_begin(tmp_path: Path) -> None:
     high = read_results([make_run(tmp_path / "high", accuracy={"mnist-translated": 0.9, "affnist-synthetic": 0.7})])
     drawn = [accuracy_figure(own, tmp_path / "figure.png") for own in (low, high)]
     assert ["begin at 0" in drawing.caption for drawing in drawn if drawing] == [False, True]
+
+
+def test_a_network_keeps_its_look_and_its_twin_has_another_dash(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path, f"Network {number}{twin}", name=f"{number}{stop}", model="cnn", stop_at=stop)
+        for number in range(20)
+        for twin, stop in (("", None), (", matched at 90%", 0.9))
+    ]
+    results = read_results(runs)
+    assert [own.look for own in results.groups] == [(number, ending) for number in range(20) for ending in (0, 1)]
+    assert [own.network for own in results.whole.groups] == [f"Network {number}" for number in range(20)]
+    assert [own.look for own in results.whole.groups] == [(number, 0) for number in range(20)]
+    looks = {tuple(map(str, line_look(*own.look).values())) for own in results.groups}
+    assert len(looks) == len(results.groups)
+    assert {line_look(number)["linestyle"] for number in range(20)} == {"-"}
+
+
+def test_colours_are_told_apart_with_any_colour_vision() -> None:
+    assert len(set(COLOURS)) == len(COLOURS) >= 8
+
+
+@pytest.mark.parametrize(("networks", "panels"), [(7, 1), (8, 8)])
+def test_eight_lines_become_small_multiples(networks: int, panels: int) -> None:
+    points = np.array([(0.0, 1, 1, 1), (1, 2, 2, 2)])
+    lines = [Line("rotation", f"network {number}", "best", (number, 0), points) for number in range(networks)]
+    _, places, said = draw_lines(lines, {"rotation": "degrees"})
+    assert len(places["rotation"]) == panels
+    for number, axes in enumerate(places["rotation"]):
+        coloured = [line for line in axes.get_lines() if line.get_color() != OTHERS]
+        assert len(coloured) == (7 if panels == 1 else 1)
+        assert coloured[0].get_color() == line_look(number)["color"]
+    assert ("the others in grey" in said) == (panels > 1)
+
+
+def test_confusions_of_all_networks_are_drawn(tmp_path: Path) -> None:
+    results = read_results([make_run(tmp_path, f"Network {n}", name=f"run-{n}", model="cnn") for n in range(9)])
+    svg = confusion_figure(results, "mnist-translated", tmp_path / "confusion.png").svg
+    assert [f">Network {number}<" in svg for number in range(9)] == [True] * 9

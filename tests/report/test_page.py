@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
 from run_folders import make_run, study
 
 from affbench.analysis.results import LabelledRun, Results, read_results
@@ -74,8 +73,10 @@ def test_page_is_self_contained(tmp_path: Path, runs: list[LabelledRun]) -> None
     for source in sources:
         assert source is not None
         kind, _, content = source.partition(",")
-        assert kind == "data:image/png;base64"
-        Image.open(io.BytesIO(base64.b64decode(content))).verify()
+        assert kind == "data:image/svg+xml;base64"
+        svg = base64.b64decode(content).decode()
+        assert ElementTree.fromstring(svg).tag.endswith("svg")  # noqa: S314 - our own
+        assert not re.search(r"<script|href=\"(?!#|data:image/png)", svg)
     assert not [tag for tag, _ in page.tags if tag in ("link", "iframe", "object")]
     assert "url(http" not in html
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
@@ -154,6 +155,31 @@ def test_every_figure_has_its_data_beside_it(tmp_path: Path, runs: list[Labelled
     assert all((report.html.parent / link).is_file() for link in data)
 
 
+def test_numbers_by_transformation_are_folded_under_their_figure(tmp_path: Path, runs: list[LabelledRun]) -> None:
+    report = write_report(tmp_path / "report", read_results(runs), title="t")
+    html, markdown = report.html.read_text(), report.markdown.read_text()
+    figure = html.index('alt="Accuracy by transformation, affnist-synthetic"')
+    folded = html.index('<details class="numbers">', figure)
+    assert (
+        figure
+        < folded
+        < html.index("<summary>By transformation: affnist-synthetic", folded)
+        < html.index("rotation", folded)
+    )
+    assert "<details><summary>By transformation: affnist-synthetic" in markdown
+    assert len(list((tmp_path / "report" / "tables").glob("by-transformation*.tex"))) == 1
+
+
+def test_figures_take_the_colours_of_the_page_in_both_themes(tmp_path: Path, runs: list[LabelledRun]) -> None:
+    html = write_report(tmp_path / "report", read_results(runs), title="t").html.read_text()
+    for content in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html):
+        svg = base64.b64decode(content).decode()
+        style, drawn = svg.split("</style>", 1)
+        assert "prefers-color-scheme: dark" in style
+        assert set(re.findall(r"var\((--\w+)", drawn)) <= set(re.findall(r"(--\w+):", style))
+        assert not re.search(r"#(222222|fefefe|0072b2)|font-family", drawn)
+
+
 def test_sections_answer_the_questions_of_a_sweep(tmp_path: Path, runs: list[LabelledRun]) -> None:
     text = Reader(write_report(tmp_path / "report", read_results(runs), title="t").html.read_text()).text
     for word in ("Claims of earlier work", "Not enough seeds to say", "Pair by pair", "Number of evaluations"):
@@ -184,7 +210,8 @@ def test_a_hundred_runs_take_seconds(tmp_path: Path) -> None:
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHECKS = """
 <script>
-addEventListener("load", () => {
+document.querySelectorAll("details").forEach((part) => { part.open = true; });
+addEventListener("load", () => setTimeout(() => {
   const found = {errors: window.__errors, overflow: [], images: 0, broken: 0};
   for (const image of document.images) { found.images++; if (!image.complete || !image.naturalWidth) found.broken++; }
   const width = document.documentElement.clientWidth;
@@ -197,8 +224,16 @@ addEventListener("load", () => {
   found.before = before; found.once = read();
   (head.querySelector("button") || head).click();
   found.twice = read();
+  const wide = (place) => place.scrollWidth > place.clientWidth + 1;
+  const says = (place) => getComputedStyle(place.nextElementSibling, "::before").content;
+  const tables = [...document.querySelectorAll(".scroll")].filter(wide);
+  found.scrolling = tables.length; found.silent = tables.filter((place) => !says(place).includes("sideways")).length;
+  const paper = document.querySelector(".paper"), image = paper.querySelector("img");
+  found.shown = [image.clientWidth]; found.hint = says(paper);
+  paper.click();
+  found.shown.push(image.clientWidth, image.naturalWidth);
   parent.postMessage(JSON.stringify(found), "*");
-});
+}, 1000));
 </script>
 """
 
@@ -235,5 +270,10 @@ def test_browser_shows_the_page(tmp_path: Path, runs: list[LabelledRun], width: 
     assert found["images"] >= 5
     assert found["broken"] == 0
     assert found["overflow"] <= 0
+    fitting, enlarged, natural = found["shown"]
+    assert enlarged == natural
+    assert (fitting < natural, "Tap" in found["hint"]) == ((True, True) if width == 360 else (False, False))
+    assert found["silent"] == 0
+    assert found["scrolling"] > 0 or width > 360
     assert found["once"] != found["twice"]
     assert sorted(found["once"]) == sorted(found["twice"]) == sorted(found["before"])

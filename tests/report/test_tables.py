@@ -23,10 +23,10 @@ from affbench.report.sections.accuracy import summarise
 from affbench.report.sections.classes import per_class_table
 from affbench.report.sections.published import published_table
 from affbench.report.sections.routing import sweep_table
-from affbench.report.sections.transformation import transformation_table
+from affbench.report.sections.transformation import transformation_figure
 from affbench.report.table import Cell, Table
 from affbench.report.terminal import evaluation_tables
-from affbench.run.folder import Run
+from affbench.run.folder import Run, write_evaluation
 
 
 def test_a_seed_counts_once_and_other_code_is_another_model(tmp_path: Path) -> None:
@@ -107,10 +107,24 @@ def test_sweep_table_has_a_row_for_each_number_of_iterations(tmp_path: Path) -> 
 def test_tables_by_class_and_transformation_cover_every_bin(tmp_path: Path) -> None:
     results = read_results([make_run(tmp_path)])
     assert len(per_class_table(results, "mnist-translated").rows) == 10
-    table = transformation_table(results, "affnist-synthetic")
-    assert table is not None
-    assert len(table.rows) == 24
-    assert transformation_table(results, "mnist-translated") is None
+    figure = transformation_figure(results, "affnist-synthetic", tmp_path / "figure.png")
+    assert figure is not None
+    assert figure.table is not None
+    assert len(figure.table.rows) == 24
+
+
+def test_a_model_tested_in_other_bins_is_named_and_all_others_have_the_same(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, label, name=label) for label in ("A", "B", "C")]
+    path = runs[2].run.path / "eval-affnist-synthetic.json"
+    record = runs[2].run.evaluation(path)
+    others = [share.model_copy(update={"low": share.low - 1}) for share in (record.by_transformation or {})["shear"]]
+    write_evaluation(path, record.model_copy(update={"by_transformation": {"shear": tuple(others)}}))
+    figure = transformation_figure(read_results(runs), "affnist-synthetic", tmp_path / "figure.png")
+    assert figure is not None
+    assert figure.table is not None
+    assert [heading.split("\n")[0] for heading in figure.table.columns[1:]] == ["A", "B"]
+    assert all(cell.sort is not None for row in figure.table.rows for cell in row[1:])
+    assert "tested on images with other bins: C." in figure.caption
 
 
 def test_a_network_made_again_stands_beside_what_is_published_of_it(tmp_path: Path) -> None:

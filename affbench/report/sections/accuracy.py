@@ -1,11 +1,22 @@
 """Results: accuracy of every configuration on every set, with its interval and its single seeds."""
 
+import itertools
 from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
 from affbench.analysis.results import Results
-from affbench.report.drawing import Drawing, beginning, dress, line_look, literal, new_figure, save_drawing
+from affbench.report.drawing import (
+    INK,
+    Drawing,
+    beginning,
+    dress,
+    legend,
+    line_look,
+    literal,
+    new_figure,
+    save_drawing,
+)
 from affbench.report.sections import Section
 from affbench.report.table import INTERVALS, Cell, Table, accuracy_table, described, whole
 
@@ -36,36 +47,38 @@ def summarise(results: Results, *, title: str = "Summary", note: str = "") -> Ta
 
 
 def accuracy_figure(results: Results, path: Path) -> Drawing | None:
-    """A line for the interval of every configuration on every set; None where nothing was tested."""
+    """A line for the interval of every configuration on every set, a row a network; None where nothing was tested."""
     sets = results.sets
     groups = [own for own in results.groups if any(own.records(name) for name in sets)]
     if not groups:
         return None
-    shown = groups[:_MOST_ROWS]
-    figure = new_figure(2.6 + min(2.9 * len(sets), 8.5), 1.2 + 0.36 * len(shown))
+    networks = list(dict.fromkeys(own.network for own in groups))
+    shown, kept = networks[:_MOST_ROWS], {own.kept: own.look[1] for own in groups}
+    figure = new_figure(2.4 + min(2.7 * len(sets), 8.1), 1.1 + (0.22 + 0.16 * len(kept)) * len(shown))
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     rows = []
-    for height, own in enumerate(groups):
-        for axes, name in zip(panels, sets, strict=True):
-            summary, ends, records = own.accuracy(name), own.interval(name), own.records(name)
-            if summary is None or ends is None:
-                continue
-            spread = (summary.sd, summary.minimum, summary.maximum)
-            rows.append((own.name, name, records[0].split, records[0].n, summary.n, summary.mean, *ends, *spread))
-            if height < len(shown):
-                look = line_look(height)
-                colour, percents = look["color"], [100 * record.accuracy for record in records]
-                axes.plot([100 * end for end in ends], [height] * 2, color=colour, linewidth=2.2, alpha=0.75)
-                axes.plot(100 * summary.mean, height, look["marker"], color=colour, markersize=6)
-                if len(percents) > 1:
-                    axes.plot(percents, [height + 0.22] * len(percents), "|", color=colour, markersize=5)
+    for own, (axes, name) in itertools.product(groups, zip(panels, sets, strict=True)):
+        summary, ends, records = own.accuracy(name), own.interval(name), own.records(name)
+        if summary is None or ends is None:
+            continue
+        spread = (summary.sd, summary.minimum, summary.maximum)
+        rows.append((own.name, name, records[0].split, records[0].n, summary.n, summary.mean, *ends, *spread))
+        if own.network in shown:
+            look, percents = line_look(*own.look), [100 * record.accuracy for record in records]
+            height = shown.index(own.network) + 0.5 * (list(kept).index(own.kept) + 0.5) / len(kept) - 0.25
+            axes.plot([100 * end for end in ends], [height] * 2, **look | {"marker": None, "linewidth": 1.8})
+            axes.plot(100 * summary.mean, height, **look | {"markersize": 6})
+            if len(percents) > 1:
+                axes.plot(percents, [height] * len(percents), "|", color=look["color"], markersize=7, linewidth=1)
     for axes, name in zip(panels, sets, strict=True):
         dress(axes, name, "accuracy %")
         axes.margins(x=0.08, y=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    panels[0].set_yticks(range(len(shown)), [literal(own.name, 40) for own in shown])
+    panels[0].set_yticks(range(len(shown)), [literal(name, 40) for name in shown])
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
-    hidden = f" The first {len(shown)} of {len(groups)} configurations are drawn." if len(shown) < len(groups) else ""
+    if len(kept) > 1:
+        legend(figure, {name: line_look(0, ending) | {"color": INK} for name, ending in kept.items()})
+    hidden = f" The first {len(shown)} of {len(networks)} networks are drawn." if len(shown) < len(networks) else ""
     caption = (
         f"{'; '.join(described(name, groups) for name in sets)}. Lines are 95% intervals: over test images for "
         "one seed (originals resampled where the set holds several versions of each), Student's t over seeds for "

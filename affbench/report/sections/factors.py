@@ -9,20 +9,23 @@ from affbench.analysis.results import LabelledRun, Result, Results
 from affbench.base.errors import UsageError
 from affbench.base.workspace import Workspace
 from affbench.data.transform import AffineRange
-from affbench.report.drawing import Drawing, save_drawing
+from affbench.report.drawing import GRID, Drawing, Line, draw_lines, save_drawing
 from affbench.report.sections import Section, of_each_model
-from affbench.report.sections.transformation import factor_panels
+from affbench.report.sections.transformation import Bin, factor_labels, factor_lines
 
 EXPLAINED_DIGITS = 2_000  # of each one-factor set
+Measured = tuple[str, tuple[int, int], FactorCurve]
+"""A label, its look, and what was measured."""
 
 
 def section(results: Results, folder: Path) -> Section | None:
     """The curves of the models for whose images there is a synthetic set; they are measured for it."""
 
-    def look(entry: Result, workspace: Workspace) -> list[tuple[str, FactorCurve]]:
+    def look(entry: Result, workspace: Workspace) -> list[Measured]:
         with contextlib.suppress(UsageError):
             one_factor_set(entry.run.config.data.train_set, "rotation")
-            return [(entry.label, factor_curve(entry.run, own, workspace, limit=EXPLAINED_DIGITS)) for own in FACTORS]
+            curves = (factor_curve(entry.run, own, workspace, limit=EXPLAINED_DIGITS) for own in FACTORS)
+            return [(entry.label, entry.look, curve) for curve in curves]
         return []
 
     found, problems = of_each_model(results, look)
@@ -33,22 +36,32 @@ def factor_figure(
     runs: Sequence[LabelledRun], factors: Sequence[str], workspace: Workspace, folder: Path, limit: int | None = None
 ) -> Drawing:
     """Accuracy of runs on sets in which one factor alone varies, of the first digits."""
-    found = [(own.label, factor_curve(own.run, name, workspace, limit=limit)) for own in runs for name in factors]
+    found = [
+        (own.label, (number, 0), factor_curve(own.run, name, workspace, limit=limit))
+        for number, own in enumerate(runs)
+        for name in factors
+    ]
     return _draw(found, folder)
 
 
-def _draw(found: Sequence[tuple[str, FactorCurve]], folder: Path) -> Drawing:
+def _draw(found: Sequence[Measured], folder: Path) -> Drawing:
     """A panel per factor and a line per run with its interval as a band, from the labelled curves of each run."""
-    figure, _ = factor_panels([(label, curve.factor, share) for label, curve in found for share in curve.points])
-    curves = [curve for _, curve in found]
-    for axes, factor in zip(figure.axes, dict.fromkeys(curve.factor for curve in curves), strict=False):
-        if (reach := getattr(AffineRange(), factor)) is not None:
-            axes.axvspan(*reach, color="#000000", alpha=0.05, linewidth=0)
+    lines, bins = list[Line](), dict[Bin, object]()
+    for label, look, curve in found:
+        shares = {(curve.factor, point.low, point.high): [point] for point in curve.points}
+        lines += factor_lines(label, "", look, shares)
+        bins |= shares
+    figure, places, said = draw_lines(lines, factor_labels(bins), "accuracy %")
+    for panel, axes in places.items():
+        if (reach := getattr(AffineRange(), panel.replace(" ", "_"))) is not None:
+            for own in axes:
+                own.axvspan(*reach, color=GRID, alpha=0.4, linewidth=0, zorder=0)
+    curves = [curve for _, _, curve in found]
     sizes = sorted({sum(point.n for point in curve.points) for curve in curves})
     caption = (
         f"One factor varies, all others are neutral; each digit once, n = {' / '.join(f'{n:,}' for n in sizes)} a set, "
         "in equal bins with 95% Wilson intervals. Shaded: the range of affNIST. Translations keep the whole digit on "
-        "the canvas, so only small digits reach the far ends."
+        f"the canvas, so only small digits reach the far ends.{said}"
     )
     header = ("run", "seed", "factor", "set", "low", "high", "n", "correct", "accuracy", "ci95_low", "ci95_high")
     rows = (
@@ -56,6 +69,6 @@ def _draw(found: Sequence[tuple[str, FactorCurve]], folder: Path) -> Drawing:
         for c in curves
         for p in c.points
     )
-    labels = {label for label, _ in found}
+    labels = {label for label, _, _ in found}
     name = curves[0].run if len(labels) == 1 else f"{len(labels)}-runs"
     return save_drawing(figure, folder / f"factors-{name}.png", "Accuracy over one factor alone", caption, header, rows)

@@ -39,7 +39,7 @@ def compared(results: Results, pairs: Callable[[list[Group]], Iterable[tuple[Gro
     rows: dict[str, list[tuple[Cell, ...]]] = {}
     sentences = []
     for (first, second, comparison), p in zip(found, corrected, strict=True):
-        kept = "\n".join(dict.fromkeys(map(_kept, (first, second))))
+        kept = "\n".join(dict.fromkeys(own.results[0].kept for own in (first, second)))
         row = _row(names[first.name], names[second.name], kept, comparison, p)
         digits = comparison.over_digits
         sentences.append(
@@ -63,14 +63,6 @@ def compared(results: Results, pairs: Callable[[list[Group]], Iterable[tuple[Gro
         )
         tables.append(Table(f"Pair by pair: {name}", columns, tuple(own), caption))
     return Section("Pair by pair", tuple(tables), paragraphs=tuple(sentences), problems=tuple(problems))
-
-
-def _kept(own: Group) -> str:
-    """Which checkpoint of a model is compared."""
-    matched = own.config.training.stop_at
-    if own.validation is None:
-        return "as given"
-    return "best" if matched is None else f"matched at {100 * matched:g}%"
 
 
 def _row(first: str, second: str, kept: str, found: Comparison, p: float) -> tuple[Cell, ...]:

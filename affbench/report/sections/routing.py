@@ -7,7 +7,7 @@ import numpy as np
 
 from affbench.analysis.claims import judge_claims, sweep_runs
 from affbench.analysis.results import Results
-from affbench.report.drawing import Drawing, beginning, dress, legend, line_look, panels, save_drawing
+from affbench.report.drawing import Drawing, Line, draw_lines, save_drawing
 from affbench.report.sections import Section
 from affbench.report.table import ABSENT, INTERVALS, Cell, Table, accuracy_table, described, whole
 
@@ -54,33 +54,31 @@ def claims_table(results: Results) -> Table:
 
 def routing_figure(results: Results, path: Path) -> Drawing:
     """Accuracy against the number of routing iterations, on validation and every set, with the range over seeds."""
-    sweeps = results.sweeps
-    groups = [own for sweep in sweeps for own in sweep]
+    groups = [own for sweep in results.sweeps for own in sweep]
     sets = [name for name in results.sets if any(own.records(name) for own in groups)]
     iterations = sorted({own.routings or 0 for own in groups})
-    figure, grid = panels(1 + len(sets), 3.2, 2.9, 0.4)
-    rows: list[tuple[Any, ...]] = []
-    for axes, name in zip(grid, ["validation", *sets], strict=True):
-        for number, sweep in enumerate(sweeps):
-            summaries = [(own, own.validation if name == "validation" else own.accuracy(name)) for own in sweep]
-            points = [(own.name, own.routings or 0, found) for own, found in summaries if found is not None]
-            ends = [(found.minimum, found.mean, found.maximum) for _, _, found in points]
-            low, mean, high = 100 * np.array(ends).reshape(-1, 3).T
-            x, reach = [iterations.index(routings) for _, routings, _ in points], (mean - low, high - mean)
-            axes.errorbar(x, mean, yerr=reach, capsize=3, elinewidth=1, **line_look(number))
-            rows += [(*own, name, s.n, s.mean, s.sd, s.minimum, s.maximum) for *own, s in points]
-        dress(axes, name, "routing iterations", "accuracy %")
+    firsts = [sweep[0] for sweep in results.sweeps]
+    labels = [own.label for own in firsts]
+    lines, rows = list[Line](), list[tuple[Any, ...]]()
+    for first, sweep in zip(firsts, results.sweeps, strict=True):
+        name = first.label if labels.count(first.label) == 1 else first.name
+        for panel in ("validation", *sets):
+            summaries = [(own, own.validation if panel == "validation" else own.accuracy(panel)) for own in sweep]
+            known = [(own, found) for own, found in summaries if found is not None]
+            points = [
+                (iterations.index(own.routings or 0), *(100 * value for value in (s.mean, s.minimum, s.maximum)))
+                for own, s in known
+            ]
+            lines.append(Line(panel, name, first.kept, first.look, np.array(points, np.float64).reshape(-1, 4)))
+            rows += [(own.name, own.routings, panel, s.n, s.mean, s.sd, s.minimum, s.maximum) for own, s in known]
+    figure, places, said = draw_lines(lines, dict.fromkeys(("validation", *sets), "routing iterations"), "accuracy %")
+    for axes in (axes for column in places.values() for axes in column):
         axes.set_xticks(range(len(iterations)), [str(value) for value in iterations])
-        axes.margins(x=0.1)
-    if len(sweeps) > 1:
-        firsts = [sweep[0] for sweep in sweeps]
-        labels = [own.label for own in firsts]
-        legend(figure, [own.label if labels.count(own.label) == 1 else own.name for own in firsts])
     seeds = sorted({len(own.results) for own in groups})
     caption = (
-        f"Mean over seeds ({' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} per point); bars span the lowest to "
+        f"Mean over seeds ({' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} per point); bands span the lowest to "
         f"the highest seed. {'; '.join(described(name, groups) for name in sets)}. Validation selects the "
-        f"checkpoint.{beginning(axes.get_ylim()[0] for axes in grid)}"
+        f"checkpoint.{said}"
     )
     header = ("model", "routings", "set", "seeds", "mean", "sd", "minimum", "maximum")
     return save_drawing(figure, path, "Accuracy against routing iterations", caption, header, rows)

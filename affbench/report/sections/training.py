@@ -1,58 +1,55 @@
-"""Training: loss, training accuracy and validation accuracy by epoch."""
+"""Training: loss, and error on training and validation digits, by epoch."""
 
-import math
+from collections.abc import Iterator
 from pathlib import Path
 
-from matplotlib.ticker import MaxNLocator
+import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from affbench.analysis.results import Results
-from affbench.report.drawing import dress, legend, line_look, new_figure, save_drawing
+from affbench.analysis.results import Group, Result, Results
+from affbench.report.drawing import Line, draw_lines, save_drawing
 from affbench.report.sections import Section
 
-_MOST_CURVES = 14
+_PANELS = ("training loss", "training error %", "validation error %")
 
 
 def section(results: Results, folder: Path) -> Section | None:
-    """A line for each run that trained to the end, a colour for each configuration; None without runs."""
+    """A line for each run that trained to the end, a colour for each network; None without runs."""
     results = results.whole.trained
-    groups = results.groups
-    if not groups:
+    if not results.results:
         return None
-    shown = groups[:_MOST_CURVES]
-    figure = new_figure(9.5, 3.4 + 0.22 * math.ceil(len(shown) / 3))
-    loss, train, validation = figure.subplots(1, 3)
-    most = max(len(result.run.history) for result in results.results)
-    for number, own in enumerate(shown):
-        look = line_look(number) | {"markersize": 3, "alpha": 0.9 if len(own.results) == 1 else 0.65}
-        if most > 30:
-            look["marker"] = None
-        ring = {"markerfacecolor": "none", "markeredgecolor": look["color"], "markeredgewidth": 1}
-        for run in (result.run for result in own.results):
-            epochs = [row.epoch for row in run.history]
-            loss.plot(epochs, [row.train_loss for row in run.history], **look)
-            known = [math.nan if row.train_accuracy is None else 100 * row.train_accuracy for row in run.history]
-            train.plot(epochs, known, **look)
-            validation.plot(epochs, [100 * row.validation_accuracy for row in run.history], **look)
-            best = run.selected
-            validation.plot(best.epoch, 100 * best.validation_accuracy, marker="o", markersize=8, **ring)
-    positive = all(row.train_loss > 0 for result in results.results for row in result.run.history)
-    loss.set_yscale("log" if positive else "linear")
-    titles = (("Training loss", ""), ("Training accuracy", "%"), ("Validation", "%"))
-    for axes, (title, unit) in zip((loss, train, validation), titles, strict=True):
-        dress(axes, title, "epoch", unit)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    legend(figure, [own.name for own in shown], len(groups) - len(shown))
+    lines = [line for own in results.groups for result in own.results for line in _lines(own, result)]
+    figure, places, said = draw_lines(lines, dict.fromkeys(_PANELS, "epoch"))
+    for panel, column in places.items():
+        positive = any((line.points[:, 1] > 0).any() for line in lines if line.panel == panel)
+        for axes in column if positive else ():
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            axes.set_yscale("log", nonpositive="clip")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
     caption = (
-        f"One line per run ({len(results.results)} in all). Losses of different models are different functions: "
-        "compare their course, not their height. Circles mark the checkpoint that was kept, the one with the highest "
-        "validation accuracy. Training accuracy is the mean over an epoch, while the weights changed."
+        f"One line per run ({len(results.results)} in all), on logarithmic scales. Losses of different models are "
+        "different functions: compare their course, not their height. Circles mark the checkpoint that was kept, "
+        "the one with the lowest validation error. Training error is the mean over an epoch, while the weights "
+        f"changed.{said}"
     )
     header = ("model", "run", "seed", "epoch", "train_loss", "train_accuracy", "validation_accuracy")
     rows = (
         (own.name, result.run.name, result.seed, row.epoch, row.train_loss, row.train_accuracy,
          row.validation_accuracy)
-        for own in groups for result in own.results for row in result.run.history
+        for own in results.groups for result in own.results for row in result.run.history
     )  # fmt: skip
     return Section(
         "Training", figures=(save_drawing(figure, folder / "training.png", "Training", caption, header, rows),)
     )
+
+
+def _lines(own: Group, result: Result) -> Iterator[Line]:
+    best = result.run.selected
+    history = [(row.epoch, row.train_loss, row.train_accuracy, row.validation_accuracy) for row in result.run.history]
+    epochs, loss, *accuracies = np.array(history, np.float64).T  # not a number where one is None
+    for panel, values in zip(_PANELS, (loss, *(100 - 100 * found for found in accuracies)), strict=True):
+        points = np.stack([epochs, values, values, values], axis=1)
+        ring = (best.epoch, 100 * (1 - best.validation_accuracy)) if panel == _PANELS[-1] else None
+        yield Line(panel, own.network, own.kept, own.look, points, ring)

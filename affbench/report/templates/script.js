@@ -29,5 +29,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// What is wider than its place says so; a figure is made to fit, and a tap shows it in full.
+const watch = new ResizeObserver((changes) => changes.forEach(({ target }) => {
+  const wide = (target.querySelector("img")?.naturalWidth ?? target.scrollWidth) > target.clientWidth + 1;
+  target.classList.toggle("wide", wide);
+}));
+for (const place of document.querySelectorAll(".scroll, .paper")) watch.observe(place);
+for (const paper of document.querySelectorAll(".paper")) {
+  const turn = () => paper.classList.toggle("large", paper.classList.contains("wide") && !paper.classList.contains("large"));
+  paper.addEventListener("click", turn);
+  paper.addEventListener("keydown", (event) => { if (event.key === "Enter") turn(); });
+}
 // What is folded away on the screen belongs on paper.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
