@@ -3,19 +3,17 @@
 Gradients are summed here, not by a wrapper around the model, since its own ``loss`` may never call its ``forward``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
 
 from affbench.base.errors import AffbenchError, DeviceError, UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from affbench.base.workspace import torchrun_rank
 
 # The first process may have to wait for another one that trains the same run; a peer that dies is noticed at once.
 TIMEOUT = datetime.timedelta(hours=1)
@@ -53,14 +51,10 @@ class Ranks:
             return asked
         if asked.startswith("cuda:"):
             raise UsageError(f"--device {asked} does not go with torchrun, which gives each process its own; use cuda.")
-        import torch
-
         return f"cuda:{self.local}" if torch.cuda.is_available() else asked
 
     def combine(self, parameters: Iterable[nn.Parameter], weight: float, sums: Tensor) -> Tensor:
         """Add up `sums`, float32 (K,), and, in place, gradients, each times its process's share of the batch."""
-        import torch
-
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
         given = (torch.zeros_like(each) if each.grad is None else each.grad for each in wanted)
         parts = [gradient.reshape(-1).float() * weight for gradient in given]
@@ -78,16 +72,12 @@ class Ranks:
         """The numbers that the processes give, in their order."""
         if self.alone:
             return [own]
-        import torch
-
         return [int(number) for number in self.gather(torch.tensor([int(own)]))]  # on the CPU: none waits
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of the first process."""
         if self.alone:
             return
-        import torch
-
         with self._reached():
             for tensor in tensors:
                 message = tensor.contiguous()
@@ -99,8 +89,6 @@ class Ranks:
         size = self.numbers(len(content))[0]
         if self.alone or not size:
             return content
-        import torch
-
         buffer = torch.frombuffer(bytearray(content or size), dtype=torch.uint8)
         self.copy_from_first([buffer])
         return buffer.numpy().tobytes()
@@ -109,8 +97,6 @@ class Ranks:
         """The tensors of all processes, which have one shape and lie on the CPU."""
         if self.alone:
             return [tensor]
-        import torch
-
         found = [torch.empty_like(tensor) for _ in range(self.size)]
         with self._reached():
             torch.distributed.all_gather(found, tensor)
@@ -128,23 +114,13 @@ class Ranks:
             ) from error
 
 
-def launched() -> Ranks:
-    """The processes that torchrun started, from the environment; a process by itself otherwise."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    if "MASTER_ADDR" not in os.environ or any(not os.environ.get(name, "").isdigit() for name in names):
-        return Ranks()
-    return Ranks(*(int(os.environ[name]) for name in names))
-
-
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """Connect the processes that torchrun started; costs nothing where there is only one."""
-    ranks = launched()
-    if ranks.alone:
-        yield ranks
+    if (rank := torchrun_rank()) is None:
+        yield Ranks()
         return
-    import torch
-
+    ranks = Ranks(rank, int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     cuda = ranks.device(device).startswith("cuda")
     if cuda:
         if ranks.local >= (count := torch.cuda.device_count()):

@@ -18,9 +18,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from affbench.base.distributed import launched
 from affbench.base.errors import AffbenchError, StorageError, UsageError, nearest
-from affbench.base.workspace import Workspace
+from affbench.base.workspace import Workspace, torchrun_rank
 from affbench.cli.console import ConsoleProgress, console, let_go, print_line
 
 if TYPE_CHECKING:
@@ -162,8 +161,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def wrapped(**options: Any) -> None:
-        debug, ranks = options["debug"], launched()
-        screen = console(sys.stderr, quiet=options["quiet"] or not ranks.first)
+        debug, rank = options["debug"], torchrun_rank()
+        screen = console(sys.stderr, quiet=options["quiet"] or bool(rank))
         try:
             options = {name: home(value) for name, value in options.items()}
             device, seconds = options.get("device", "auto"), 60 * options.get("checkpoint_minutes", 1)
@@ -172,7 +171,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             common = options.pop("common")
             workspace = Workspace(common.data_dir, common.results_dir, device, ConsoleProgress(screen), seconds)
             shown = console(sys.stdout, quiet=common.json or screen.quiet)
-            if not ranks.alone and function.__name__ != "train":
+            if rank is not None and function.__name__ != "train":
                 raise UsageError(f"torchrun starts 'affbench train' on several devices, not '{function.__name__}'.")
             with contextlib.redirect_stdout(screen.file):
                 function(Session(workspace, shown, common.json, common.form), **options)
@@ -199,7 +198,7 @@ def _end(error: BaseException, *, debug: bool) -> typer.Exit:
         # What the operating system refuses wherever nobody expected it is no fault of the program's.
         text = f"{error.filename} cannot be used: {hint(Path(str(error.filename)), error)}."
     # What was asked for wrongly, every process that torchrun started finds out; one of them says so.
-    screen = console(sys.stderr, quiet=isinstance(error, UsageError) and not launched().first)
+    screen = console(sys.stderr, quiet=isinstance(error, UsageError) and bool(torchrun_rank()))
     if debug:
         sys.stderr.write("".join(traceback.format_exception(error)))
     style = "yellow" if status == INTERRUPTED else "bold red"

@@ -11,6 +11,7 @@ import typer
 
 from affbench.base.errors import AffbenchError, ArtefactError, UsageError
 from affbench.base.version import __version__
+from affbench.base.workspace import torchrun_rank
 from affbench.cli.options import (
     CheckpointMinutes,
     Copies,
@@ -42,17 +43,16 @@ def train(
 ) -> None:
     """One training run; a finished run of the same configuration is not trained again, an unfinished one goes on."""
     resolved = _unfinished(session) if resume and not context.obj else run_config(**context.obj)
-    from affbench.base.distributed import launched
     from affbench.run.folder import clear
     from affbench.run.plan import plan_run
     from affbench.run.train import train as run_training
 
     plan = plan_run(resolved, session.workspace)
-    if force and launched().first:
+    if force and not torchrun_rank():
         clear(plan.folder)
     cached = plan.is_trained
     run = run_training(plan, session.workspace, tensorboard=tensorboard)
-    if not launched().first:
+    if torchrun_rank():
         return  # the first process of torchrun speaks for all
     best, parameters, epochs = run.selected, run.environment.parameters, run.history[-1].epoch
     session.show(
