@@ -26,7 +26,7 @@ from affbench.report.sections.routing import sweep_table
 from affbench.report.sections.transformation import transformation_figure
 from affbench.report.table import Cell, Table
 from affbench.report.terminal import evaluation_tables
-from affbench.run.folder import Run, write_evaluation
+from affbench.run.folder import Run
 
 
 def test_a_seed_counts_once_and_other_code_is_another_model(tmp_path: Path) -> None:
@@ -118,7 +118,8 @@ def test_a_model_tested_in_other_bins_is_named_and_all_others_have_the_same(tmp_
     path = runs[2].run.path / "eval-affnist-synthetic.json"
     record = runs[2].run.evaluation(path)
     others = [share.model_copy(update={"low": share.low - 1}) for share in (record.by_transformation or {})["shear"]]
-    write_evaluation(path, record.model_copy(update={"by_transformation": {"shear": tuple(others)}}))
+    changed = record.model_copy(update={"by_transformation": {"shear": tuple(others)}})
+    store.write_json(path, changed.document())
     figure = transformation_figure(read_results(runs), "affnist-synthetic", tmp_path / "figure.png")
     assert figure is not None
     assert figure.table is not None
