@@ -33,6 +33,7 @@ from affbench.models.kernels.convolution import Conv2d
 from affbench.models.kernels.layout import prepare
 from affbench.report.drawing import dress, line_look, panels, save_drawing
 from affbench.report.table import Cell, Table
+from affbench.run.folder import list_runs
 from affbench.run.step import WARM_UP, make_step
 from affbench.run.trial import try_model
 
@@ -165,8 +166,8 @@ class Speed(Workload):
         rates = {"train_images_per_second": "step", "eval_images_per_second": "evaluation"}
         return facts | {name: self.images_per_second(what) for name, what in rates.items()}
 
-    def table(self) -> Table:
-        """The measurement as a table."""
+    def table(self, reached: Mapping[str, float] | None = None) -> Table:
+        """The measurement as a table, and how long trainings took that `reached` an accuracy."""
         rows = {
             "parameters": f"{self.parameters:,}",
             "training": f"{self.images_per_second('step'):,.0f} images/s",
@@ -180,6 +181,7 @@ class Speed(Workload):
         for name, spread in self.ratios.items():
             above, below = (_TIMES[each].removeprefix("training ") for each in _RATIOS[name])
             rows[f"{above} / {below}"] = f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]"
+        rows |= {what: f"{seconds:,.0f} s" for what, seconds in (reached or {}).items()}
         title = f"{self.model}, batch {self.batch_size}, {self.canvas}×{self.canvas}, {self.precision}"
         caption = (
             f"{self.device_name}, {self.threads} threads, torch {self.torch_version}; medians of {self.repeats} "
@@ -216,6 +218,19 @@ def benchmark_speed(
         },
         peak_memory_bytes=_peak_memory(workload),
     )
+
+
+def time_to_accuracy(workload: Workload, results_dir: Path) -> dict[str, float]:
+    """Seconds of training of finished runs of this model that ended at an accuracy, such as speedruns; in words."""
+    options, reached = model_options(workload.model) | workload.options, {}
+    for run in list_runs(results_dir):
+        model = run.config.model
+        if run.finished and (model.name, model.options) == (workload.model, options):
+            target, made = run.config.training.stop_at, run.environment
+            if target is not None and made.stop_at_reached_epoch is not None:
+                what = f"time to {target:.2%} validation accuracy, {run.name}, {made.device_name}"
+                reached[what] = sum(row.seconds for row in run.history)
+    return reached
 
 
 class _Calls(TorchFunctionMode):

@@ -230,15 +230,16 @@ def bench(
     from affbench.base.device import resolve_device, resolve_precision
 
     sys.path.append(str(shipped("benchmarks")))  # a process of its own, which measures memory, searches there too
-    from model_speed import Workload, benchmark_speed, draw_curves
+    from model_speed import Workload, benchmark_speed, draw_curves, time_to_accuracy
 
     target = resolve_device(device)
     config = run_config(model=model, routings=routings, option=option, precision=precision)
     computed = resolve_precision(config.training.precision, target)
     workload = Workload(config.model.name, config.model.options, target, computed, batch_size)
     result = benchmark_speed(workload, repeats=repeats, textbook=textbook, progress=session.workspace.progress)
-    session.show(result.table())
-    document = result.to_dict()
+    reached = time_to_accuracy(workload, session.workspace.results)
+    session.show(result.table(reached))
+    document = result.to_dict() | {"time_to_accuracy": reached}
     if curves:
         path, points = draw_curves(workload, session.workspace)
         session.show(f"cost curves: {path}")

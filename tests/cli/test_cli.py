@@ -421,6 +421,11 @@ def test_a_speedrun_prints_one_line_for_the_table_of_records(affbench: Affbench,
     assert cells[6] == f"{run.history[-1].validation_accuracy:.2%}"
     document = json.loads(affbench(*tiny, "--epochs", "3", "--target", "0.01", "--json").stdout)
     assert (document["run"], document["images"], document["epochs"]) == (run.name, 64, 1.0)
+    small = ("-o", "filters=4", "-o", "primary_types=2", "-o", "decoder=8,8")
+    bench = affbench("bench", *small, "--batch-size", "2", "--repeats", "1", "--json").document
+    (what,) = bench["time_to_accuracy"]
+    assert what.startswith(f"time to 1.00% validation accuracy, {run.name}")
+    assert bench["time_to_accuracy"][what] == run.history[-1].seconds
     ended = affbench(*tiny, "--target", "1")
     assert ended.status == 1
     assert "not 100.00%: no record" in one_sentence(ended)
