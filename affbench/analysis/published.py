@@ -7,6 +7,13 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from affbench.base.config import DataConfig
+from affbench.data.placement import FRAME
+from affbench.data.sets import find_set
+
+Protocol = Literal["translated", "centred", "unknown"]
+"""The digits that a network was trained on: moved over a larger canvas, or not (but for jitter)."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -19,7 +26,7 @@ class Published:
     status: str  # how well the figure is confirmed
     source: str
     parameters: str = ""
-    protocol: Literal["translated", "centred", "unknown"] = "translated"  # digits it was trained on
+    protocol: Protocol = "translated"  # digits it was trained on
     matched: bool = False  # whether it was tested where it had the accuracy of the others on translated digits
     note: str = ""
     sd: float | None = None
@@ -44,3 +51,10 @@ def published_for(name: str, method: str = "") -> tuple[Published, ...]:
     base = name.partition("@")[0].removesuffix("-sample")
     found = (row for row in PUBLISHED if row.set in _SHOWN.get(base, (base,)))
     return tuple(row for row in found if (row.method == method if method else not row.study))
+
+
+def protocol(data: DataConfig) -> Protocol:
+    """The protocol of a training."""
+    spec = find_set(data.train_set)
+    moved = spec.form == "translated" if data.shift is None else data.shift > 0
+    return "translated" if moved and spec.canvas > FRAME else "centred"

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from affbench.analysis.published import Published
-from affbench.analysis.results import protocol
+from affbench.analysis.published import Protocol, Published, protocol
 from affbench.run.folder import EvaluationRecord, Run
 
 Origin = Literal["reference", "yours"]
@@ -28,7 +27,7 @@ class Row:
     high: float
     warning: str | None
     stop_at: float | None  # the validation accuracy that its training ended at; None where it went to the end
-    protocol: str  # "translated" or "centred", the digits it was trained on
+    protocol: Protocol
 
 
 @dataclass(frozen=True)

@@ -4,25 +4,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from affbench.base.config import DataConfig, RunConfig
+from affbench.analysis.published import Protocol, protocol
+from affbench.base.config import RunConfig
 from affbench.base.errors import AffbenchError, ArtefactError
 from affbench.base.statistics import SeedSummary, seed_summary
 from affbench.base.workspace import Workspace
-from affbench.data.placement import FRAME
-from affbench.data.sets import find_set, is_earlier_edition
+from affbench.data.sets import is_earlier_edition
 from affbench.run.folder import EvaluationRecord, Run
 
 _SET_ORDER = ("mnist", "mnist-padded", "mnist-translated", "fashion-mnist", "affnist-synthetic", "affnist")
 _ROUTINGS, _STOP = "model.options.routings", "training.stop_at"
-
-
-def protocol(data: DataConfig) -> Literal["translated", "centred"]:
-    """The digits of a training, as literature has it: moved over a larger canvas, or not (but for jitter)."""
-    spec = find_set(data.train_set)
-    moved = spec.form == "translated" if data.shift is None else data.shift > 0
-    return "translated" if moved and spec.canvas > FRAME else "centred"
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ class Group:
         return self.results[0].published
 
     @property
-    def protocol(self) -> Literal["translated", "centred"]:
+    def protocol(self) -> Protocol:
         """What it was trained on, see `protocol`."""
         return protocol(self.config.data)
 

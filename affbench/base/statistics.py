@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft, stats
+from scipy import fft, special
 
 from affbench.base.errors import UsageError
 
@@ -56,7 +56,7 @@ class _Clusters:
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of a share, 0 to 1, of n independent images, without continuity correction."""
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(special.ndtri((1 + CONFIDENCE) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # Exactly 0 and 1 where the formula means them and rounding would miss them by 1e-17.
@@ -103,7 +103,7 @@ def seed_summary(values: Sequence[float]) -> SeedSummary:
     if n == 1:
         return SeedSummary(1, mean, None, None, None, mean, mean)
     sd = float(array.std(ddof=1))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n)
     return SeedSummary(n, mean, sd, mean - half, mean + half, float(array.min()), float(array.max()))
 
 
@@ -133,13 +133,13 @@ def _bca(data: _Clusters, resamples: int, seed: int) -> tuple[float, float]:
     # Drawing C of C clusters with replacement is a multinomial draw over kinds of clusters, and there are few of those.
     drawn = np.random.default_rng(seed).multinomial(clusters, data.count / clusters, size=resamples)
     means = (drawn @ data.total) / (drawn @ data.size)
-    z0 = float(stats.norm.ppf(np.clip((np.mean(means < data.mean) + np.mean(means <= data.mean)) / 2, 1e-6, 1 - 1e-6)))
+    z0 = float(special.ndtri(np.clip((np.mean(means < data.mean) + np.mean(means <= data.mean)) / 2, 1e-6, 1 - 1e-6)))
     left_out = (data.mean * images - data.total) / (images - data.size)  # jackknife, per kind
     away = np.average(left_out, weights=data.count) - left_out
     spread = float(data.count @ away**2)
     acceleration = float(data.count @ away**3) / (6 * spread**1.5) if spread > 0 else 0.0
-    z = z0 + stats.norm.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    low, high = np.quantile(means, stats.norm.cdf(z0 + z / (1 - acceleration * z)))
+    z = z0 + special.ndtri([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(means, special.ndtr(z0 + z / (1 - acceleration * z)))
     return float(low), float(high)
 
 
