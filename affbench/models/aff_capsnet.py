@@ -22,7 +22,7 @@ class AffCapsNet(CapsuleNetwork):
     Parameters
     ----------
     routings, routing_gradient
-        Dynamic routing as in CapsNet, which makes it Aff-CapsNet-DR; None for no routing.
+        Iterations of routing, which make it Aff-CapsNet-DR, or None for no routing; their gradient as in CapsNet.
     canvas, classes, reconstruction, conditional, loss, squash, kernel
         As those of CapsNet.
     filters, primary_types, primary_dim, digit_dim, decoder

@@ -38,7 +38,9 @@ def model_card(name: str) -> ModelCard:
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
     meanings: dict[str, str] = {}
     for names, text in re.findall(r"^(\S.*)\n((?:[ ]+\S.*\n?|\n)*)", sections.get("Parameters", ""), re.MULTILINE):
-        meanings |= dict.fromkeys(names.partition(" : ")[0].split(", "), " ".join(text.split()))
+        own, text = names.partition(" : ")[0].split(", "), " ".join(text.split())
+        parts = [f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in text.split("; ")]  # one for each, if so many
+        meanings |= zip(own, parts if len(parts) == len(own) else [text] * len(own), strict=True)
     parameters = inspect.signature(factory).parameters
     options = tuple(
         Option(option, _type(parameters[option].annotation), default, meanings.get(option, ""))

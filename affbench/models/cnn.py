@@ -140,7 +140,7 @@ class ConvNetAvg(_Pooled):
     canvas, classes
         Side of the square images, at least twice the kernel less one; number of classes, K.
     kernel, filters
-        Side and number of the filters of the convolutions, of stride 1 and 2; the paper compares sides of 3 to 11.
+        Side of the filters, of which the paper compares 3 to 11; filters of the convolutions of stride 1 and 2.
 
     References
     ----------
@@ -168,7 +168,7 @@ class ConvNetFC(_Network):
     canvas, classes, dropout
         As those of :class:`CNN`; the canvas has at least 13 pixels for 5×5 convolutions without padding.
     kernel, padding
-        Side of all filters, and zeros around their input; the paper compares 3, 5 and 7 without padding.
+        Side of all filters, of which the paper compares 3, 5 and 7; zeros around their input, none in the paper.
     filters
         Filters of the three convolutions.
     hidden
@@ -204,9 +204,14 @@ class ConvNetFC(_Network):
 class SabourCNN(ConvNetFC):
     """The baseline of the paper's MNIST experiment, 35.4 million parameters on 28×28 images.
 
-    :class:`ConvNetFC` with 5×5 convolutions, parameters as there. The paper does not name the padding; the published
+    :class:`ConvNetFC` with 5×5 convolutions. The paper does not name the padding; the published
     number of parameters results when the image keeps its size. On a 40×40 canvas that makes 69.7 million: what the
     literature compares with CapsNet there, at 35.4 million, is :class:`ConvNetFC` itself.
+
+    Parameters
+    ----------
+    canvas, classes, filters, hidden, dropout
+        As those of ConvNetFC.
     """
 
     def __init__(

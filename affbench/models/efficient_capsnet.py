@@ -26,7 +26,7 @@ class EfficientCapsNet(CapsuleNetwork):
     filters
         Filters of the four convolutions; the last are divided into the primary capsules.
     primary_dim, digit_dim, decoder
-        Dimensions of the primary and class capsules, and units of the decoder's hidden layers.
+        Dimensions of the primary capsules; those of the class capsules; units of the decoder's hidden layers.
 
     Notes
     -----

@@ -28,7 +28,7 @@ class GroupCNN(nn.Module):
     orientations
         G, a multiple of 4: the group is C8 with the default.
     fields, kernels
-        Fields of the six layers, each of G channels, and the odd sides of their filters.
+        Fields of the six layers, each of G channels; sides of their filters, which are odd.
 
     Notes
     -----

@@ -25,7 +25,7 @@ class SelfRoutingCapsNet(nn.Module):
     canvas, classes
         Side of the square images, at least 9 pixels; number of classes, K.
     filters, types, pose
-        Filters of the convolution; types of capsules at each position, and dimensions of a pose, of both layers.
+        Filters of the convolution; types of capsules at each position, of both layers; dimensions of their poses.
 
     Notes
     -----

@@ -23,7 +23,7 @@ class SpatialTransformerCNN(nn.Module):
     Parameters
     ----------
     localisation, localisation_hidden
-        Filters of the two 5×5 convolutions and hidden units of the localisation network.
+        Filters of the two 5×5 convolutions of the localisation network; its hidden units.
     canvas, classes, filters, hidden, dropout
         The classifier's, see :class:`affbench.models.cnn.CNN`.
 

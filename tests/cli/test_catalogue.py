@@ -26,7 +26,9 @@ def test_models_are_listed_with_their_parameters_and_options(affbench: Affbench)
     assert "arXiv 1710.09829" in cards["capsnet"]["paper"]
     options = {option["name"]: option for option in cards["capsnet"]["options"]}
     assert (options["routings"]["type"], options["routings"]["default"]) == ("int", 3)
-    assert all(option["meaning"] for option in options.values())
+    assert all(option["meaning"] for card in cards.values() for option in card["options"])
+    types = next(option for option in cards["em-capsnet"]["options"] if option["name"] == "types")
+    assert types["meaning"] == "Types of capsules of the three layers below the classes."
     shown = affbench("models", "cnn").stdout
     assert "dropout" in shown
     assert "Probability in [0, 1) that a hidden unit is dropped in training." in " ".join(
