@@ -225,11 +225,11 @@ addEventListener("load", () => setTimeout(() => {
   (head.querySelector("button") || head).click();
   found.twice = read();
   const wide = (place) => place.scrollWidth > place.clientWidth + 1;
-  const says = (place) => getComputedStyle(place.nextElementSibling, "::before").content;
+  const says = (place) => getComputedStyle(place, "::before").content;
   const tables = [...document.querySelectorAll(".scroll")].filter(wide);
   found.scrolling = tables.length; found.silent = tables.filter((place) => !says(place).includes("sideways")).length;
   const paper = document.querySelector(".paper"), image = paper.querySelector("img");
-  found.shown = [image.clientWidth]; found.hint = says(paper);
+  found.shown = [image.clientWidth]; found.hint = says(paper.nextElementSibling);
   paper.click();
   found.shown.push(image.clientWidth, image.naturalWidth);
   parent.postMessage(JSON.stringify(found), "*");

@@ -30,11 +30,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 // What is wider than its place says so; a figure is made to fit, and a tap shows it in full.
-const watch = new ResizeObserver((changes) => changes.forEach(({ target }) => {
-  const wide = (target.querySelector("img")?.naturalWidth ?? target.scrollWidth) > target.clientWidth + 1;
-  target.classList.toggle("wide", wide);
-}));
-for (const place of document.querySelectorAll(".scroll, .paper")) watch.observe(place);
+const measure = () => document.querySelectorAll(".scroll, .paper").forEach((place) => {
+  const width = place.querySelector("img")?.naturalWidth ?? place.scrollWidth;
+  place.classList.toggle("wide", width > place.clientWidth + 1);
+});
+for (const event of ["load", "resize"]) addEventListener(event, measure);
+document.addEventListener("toggle", measure, true);
 for (const paper of document.querySelectorAll(".paper")) {
   const turn = () => paper.classList.toggle("large", paper.classList.contains("wide") && !paper.classList.contains("large"));
   paper.addEventListener("click", turn);
