@@ -7,7 +7,7 @@ from typing import Literal
 from affbench.analysis.published import Protocol, Published, protocol
 from affbench.run.folder import EvaluationRecord, Run
 
-Origin = Literal["reference", "yours"]
+Origin = Literal["reference", "yours", "elsewhere"]
 
 
 @dataclass(frozen=True)

@@ -157,12 +157,13 @@ def status_tables(state: Status) -> list[Table]:
     runs = [(own.name, own.how, own.shares, own) for own in state.runs]
     committed = [(own.name, own.how, own.shares.split(" ")[0], own) for own in state.reference]
     more = "'affbench leaderboard' shows their accuracies on test sets beside those of your runs."
-    return [
+    tables = [
         _table(f"Downloads in {state.data_dir}", ("Family", "State"), raw),
         _table("Converted sets", ("Set", "Split", "Images"), sets, f"From {sources}." if sources else ""),
         _table(f"Runs in {state.results_dir}", ("Run", "Epochs", "Accuracy %"), runs),
         _table("Committed runs", ("Run", "Epochs", "Validation %"), committed, more),
     ]
+    return [table for table in tables if table.rows]
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], caption: str = "") -> Table:

@@ -42,7 +42,7 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
     """Every run, committed ones included, ranked on each set; one counts once, and what cannot be read is named."""
     yours = sorted((run for run in list_runs(results_dir) if run.finished), key=lambda run: len(run.name))
     origins: list[tuple[Origin, Run]] = [("reference", run) for run in reference_runs(results_dir)]
-    origins += [("yours", run) for run in yours]
+    origins += [("elsewhere" if run.trained_elsewhere else "yours", run) for run in yours]
     entries: dict[str, list[tuple[Origin, Run, EvaluationRecord]]] = {}
     left_out: list[str] = []
     counted: dict[str, str] = {}  # key to name

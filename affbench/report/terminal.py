@@ -15,12 +15,13 @@ def leaderboard_tables(board: Leaderboard) -> list[Table]:
         name = row.run if row.stop_at is None else f"{row.run}\nmatched at {100 * row.stop_at:g}%"
         name += "\ntrained on centred digits" if row.protocol == "centred" else ""
         accuracy = Cell(f"{percent(row.accuracy)} {interval((row.low, row.high))}", 100 * row.accuracy)
-        origin = Cell("yours" if row.origin == "yours" else "ref.")
+        origin = Cell("ref." if row.origin == "reference" else row.origin)
         rows.append((whole(row.rank), Cell(name), whole(row.n), accuracy, origin))
     caption = (
         "Rank: 1 + the number of runs whose whole 95% interval lies above; equal ranks are ties within the noise. "
         "Intervals are over test images of one run (originals resampled where a set holds several versions of each "
-        "digit) and leave out the choice of seed. ref.: committed to results/reference."
+        "digit) and leave out the choice of seed. ref.: committed to results/reference; "
+        "elsewhere: trained elsewhere."
     )
     if len({row.n for row in board.rows}) > 1:
         caption += " Not all were tested on as many images: compare rows of one n."

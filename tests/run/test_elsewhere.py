@@ -143,6 +143,8 @@ def test_own_networks_stand_beside_trained_ones(
     assert affbench("eval", "--set", AFFINE, "--limit", "200").status == 0
     (row,) = [run for run in json.loads(affbench("status", "--json").stdout)["runs"] if run["name"] == first["run"]]
     assert (row["state"], row["validation_accuracy"]) == ("trained elsewhere", None)
+    (board,) = json.loads(affbench("leaderboard", "--set", AFFINE, "--json").stdout)["leaderboards"]
+    assert {row["run"]: row["origin"] for row in board["rows"]}[first["run"]] == "elsewhere"
     report = json.loads(affbench("report", "--json").stdout)
     page = Path(report["markdown"]).read_text()
     assert "trained elsewhere" in page

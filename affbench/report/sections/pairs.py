@@ -59,7 +59,7 @@ def compared(results: Results, pairs: Callable[[list[Group]], Iterable[tuple[Gro
             f"Difference of accuracy in points on the same images ({size}). Over digits: 95% bootstrap interval over "
             "original digits, each with all its versions and all seeds, for these trained networks. Over seeds: 95% t "
             "interval of the mean difference. p: exact randomisation test over digits, two-sided, after Holm over "
-            f"{len(found)} tests of this page."
+            f"{counted(len(found), 'test')}."
         )
         tables.append(Table(f"Pair by pair: {name}", columns, tuple(own), caption))
     return Section("Pair by pair", tuple(tables), paragraphs=tuple(sentences), problems=tuple(problems))
