@@ -275,22 +275,15 @@ def save_drawing(
     write_text(data, csv_text([header, *(map(_cell, row) for row in rows)]))
     for own in figure.findobj(Text):  # whatever a matplotlibrc says: for its text LaTeX would have to be installed
         own.set_usetex(False)
-    settings: dict[Any, Any] = {
-        "text.usetex": False,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "affbench",
-        "savefig.bbox": "tight",
-    }
+    settings: dict[Any, Any] = {"text.usetex": False, "svg.fonttype": "none", "svg.hashsalt": "affbench"}
     with atomic_path(path) as temporary, rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a label in a script the font lacks
         figure.draw_without_rendering()  # the layout takes long: it is done once
         figure.set_layout_engine("none")
         box, svg = figure.get_tightbbox().padded(0.05), io.StringIO()
         figure.savefig(svg, format="svg", bbox_inches=box, facecolor="none", metadata=dict.fromkeys(_UNSAID))
-        x, y = box.width / 2 + box.x0, box.y1  # the title, which a page says in words
-        figure.text(
-            x, y, literal(title), transform=figure.dpi_scale_trans, ha="center", fontsize=10.5, color=INK, usetex=False
-        )
+        above = figure.text(box.x0 + box.width / 2, box.y1, literal(title), ha="center", fontsize=10.5, color=INK)
+        above.set(transform=figure.dpi_scale_trans, usetex=False)  # a page says it in words
         figure.savefig(temporary, format="png", bbox_inches=box.padded(0, 0.2), metadata={"Title": title})
     return Drawing(title, caption, path, data, _in_colours_of_page(svg.getvalue()), table)
 

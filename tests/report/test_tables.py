@@ -125,7 +125,7 @@ def test_a_model_tested_in_other_bins_is_named_and_all_others_have_the_same(tmp_
     assert figure.table is not None
     assert [heading.split("\n")[0] for heading in figure.table.columns[1:]] == ["A", "B"]
     assert all(cell.sort is not None for row in figure.table.rows for cell in row[1:])
-    assert "tested on images with other bins: C." in figure.caption
+    assert "tested on images with other bins, of C." in figure.caption
 
 
 def test_a_network_made_again_stands_beside_what_is_published_of_it(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def position_map(shown: LabelledRun, part: SetPart, workspace: Workspace) -> Map
 
 def position_figure(maps: Sequence[Map], folder: Path) -> Drawing:
     """The maps of runs on one set: one scale, one extent; few images give extreme shares by chance and no colour."""
+    record = maps[0][1]
+    affine = record.by_transformation is not None
     shares = [_square([np.nan if own.accuracy is None else 100 * own.accuracy for own in bins]) for *_, bins in maps]
     telling = [_square([float(own.n) for own in bins]) >= TELLING for *_, bins in maps]
     known = np.concatenate([own[enough] for own, enough in zip(shares, telling, strict=True)])
@@ -72,7 +74,7 @@ def position_figure(maps: Sequence[Map], folder: Path) -> Drawing:
         middle = (len(share) - 1) / 2
         edges = np.arange(len(share) + 1) - 0.5
         axes.pcolor(edges, edges, few, hatch="////", facecolor="none", edgecolor=GRID, linewidth=0)
-        if (trained := shown.run.config.data.shift) and maps[0][1].by_transformation is not None:
+        if trained := shown.run.config.data.shift if affine else None:
             side, corner = 2 * trained / BIN_WIDTH, middle - trained / BIN_WIDTH
             box = Rectangle(
                 (corner, corner), side, side, fill=False, edgecolor=COLOURS[1], linewidth=1.8, linestyle="--"
@@ -89,8 +91,6 @@ def position_figure(maps: Sequence[Map], folder: Path) -> Drawing:
     bar.set_label("accuracy %", color=INK, fontsize=9)
     bar.ax.tick_params(labelsize=8, colors=INK)
     bar.outline.set_visible(False)
-    record = maps[0][1]
-    affine = record.by_transformation is not None
     n = span(own.n for _, own, _ in maps)
     caption = (
         f"{record.set}, {record.split}, n = {n}; position: {'translation' if affine else 'middle of the ink'}. One "

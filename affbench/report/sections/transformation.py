@@ -35,20 +35,20 @@ def transformation_figure(results: Results, name: str, path: Path) -> Drawing | 
     strange = [model for model, records in found.items() if any(own.keys() - bins.keys() for own in records)]
     lines, cells, rows = list[Line](), dict[Cell, dict[str, list[BinShare]]](), []
     for model, own in groups.items():
-        if model in strange:
-            continue
-        shares = {one: [record[one] for record in found[model] if one in record] for one in bins}
+        fitting = [record for record in found[model] if record.keys() <= bins.keys()]
+        shares = {one: [record[one] for record in fitting if one in record] for one in bins}
         for (factor, low, high), of_bin in shares.items():
             unit = TRANSFORM_UNITS.get(factor, "")
             label = Cell(f"{factor.replace('_', ' ')} {low:.5g} to {high:.5g} {unit}".strip())
-            cells.setdefault(label, {})[model] = of_bin
+            models = cells.setdefault(label, {})
             if of_bin:
+                models[model] = of_bin
                 summary, band = over_seeds(of_bin)
                 rows.append((model, factor, low, high, of_bin[0].n, summary.n, summary.mean, *band))
         lines += factor_lines(own.network, own.kept, own.look, shares)
     figure, _, said = draw_lines(lines, factor_labels(bins), "accuracy %")
     if strange:
-        said += f" Left out, tested on images with other bins: {', '.join(strange)}."
+        said += f" Left out are runs that were tested on images with other bins, of {', '.join(strange)}."
     caption = (
         f"{described(name, results.groups)}, in equal bins of each factor; the other factors vary freely. Bands: "
         f"Wilson's 95% interval for one seed (images taken as independent), the range over seeds for several.{said}"
