@@ -45,7 +45,7 @@ class EMCapsNet(nn.Module):
     convolutions are padded, log σ and not log σ² counts in the activation, a mean is not averaged with the one before,
     and the inverse temperature is left open. Not as in that code: weight decay (2e-7) and its batch of 64 and learning
     rate of 0.01 · 0.96^(step/20000) belong to training; assignments are normalised exactly over the parents of each
-    child, where the code first scales each type of parents by its largest term; and the loss sums over classes.
+    child, where the code first scales each pair of types by its largest term; and the loss sums over classes.
 
     References
     ----------
