@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from affbench.analysis.results import LabelledRun
     from affbench.base.workspace import Workspace
     from affbench.report.drawing import Drawing
-    from affbench.report.table import Table
 
 _about = "Draw what trained models do: a PNG, and a CSV of its numbers beside it."
 figure = typer.Typer(name="figure", help=_about, no_args_is_help=True)
@@ -174,8 +173,7 @@ def equivariance(
     """How capsules move as the input rotates, shears, scales or shifts, and what explains their variance."""
     from affbench.report.sections.equivariance import equivariance_figure
 
-    drawing, table = equivariance_figure(*canvas.place(session), digit=digit, per_class=per_class)
-    _show(session, drawing, table)
+    _show(session, equivariance_figure(*canvas.place(session), digit=digit, per_class=per_class))
 
 
 @figure.command()
@@ -234,7 +232,8 @@ def _found(session: Session, name: str | None) -> LabelledRun:
     return LabelledRun(run.name, run)
 
 
-def _show(session: Session, drawing: Drawing, *tables: Table) -> None:
+def _show(session: Session, drawing: Drawing) -> None:
+    tables = [drawing.table] if drawing.table is not None else []
     session.show(*tables, drawing.caption, f"{drawing.title}: {drawing.path} and {drawing.data}")
     files = {"figure": str(drawing.path), "data": str(drawing.data)}
     session.document({"title": drawing.title, "caption": drawing.caption} | files)

@@ -25,14 +25,13 @@ def section(results: Results, folder: Path) -> Section:
     """All classes of each capsule network; some thousand images a model are looked at."""
 
     found, problems = of_each_model(results, lambda entry, place: [equivariance_figure(entry, place, folder)])
-    tables, figures = tuple(table for _, table in found), tuple(drawing for drawing, _ in found)
-    return Section("Equivariance", tables, figures, problems=problems)
+    return Section("Equivariance", figures=found, problems=problems)
 
 
 def equivariance_figure(
     shown: LabelledRun, workspace: Workspace, folder: Path, *, digit: int | None = None, per_class: int | None = None
-) -> tuple[Drawing, Table]:
-    """Figure and shares of variance: of one class (50 digits) by dimension, of all (6 each) by capsule."""
+) -> Drawing:
+    """Movements, and shares of variance as a table: of one class (50 digits) by dimension, of all (6) by capsule."""
     run = shown.run
     model = capsule_model(run, workspace)
     name = find_set(run.config.data.train_set).digits
@@ -48,21 +47,20 @@ def equivariance_figure(
     figure, said = _dimensions(found) if digit is not None else _movements(found)
     of = f"{found.digits} test digits of {name} a class in the middle of the canvas."
     caption = f"{of} One factor varies; {means}.{said}"
-    path = folder / f"equivariance-{run.name}{'' if digit is None else f'-digit{digit}'}.png"
-    title = f"Equivariance of {which}, {shown.label}"
-    header = ("part", "class", "factor", "value", "dimension", "mean", "sd", "movement", "share_of_variance")
-    drawing = save_drawing(figure, path, title, caption, header, _rows(found))
     rows = tuple(
         (Cell(part, number), *(Cell(f"{100 * share:.1f}", 100 * share) for share in line))
         for number, (part, line) in enumerate(zip(parts, shares.T.tolist(), strict=True))
     )
-    columns = (first, *(f"{factor.replace('_', ' ')} %" for factor in _FACTORS))
+    columns = (first, *(f"{factor} %".replace("_", "\n") for factor in _FACTORS))
     about = (
         f"{of} Share of the variance that each factor explains when all six vary at once as in affNIST ({found.drawn} "
         f"images a class; one-way correlation ratio over {BINS} bins, adjusted for chance). What is missing to 100% "
         "are interactions."
     )
-    return drawing, Table(f"Variance explained, {which}, {shown.label}", columns, rows, about)
+    table = Table(f"Variance explained, {which}, {shown.label}", columns, rows, about)
+    path = folder / f"equivariance-{run.name}{'' if digit is None else f'-digit{digit}'}.png"
+    header = ("part", "class", "factor", "value", "dimension", "mean", "sd", "movement", "share_of_variance")
+    return save_drawing(figure, path, f"Equivariance of {which}, {shown.label}", caption, header, _rows(found), table)
 
 
 def _movements(found: Equivariance) -> tuple[Figure, str]:
