@@ -91,9 +91,10 @@ def panels(count: int, width: float, height: float, margin: float, *, columns: i
     return figure, grid[:count]
 
 
-def dress(axes: Axes, title: str = "", x: str = "", y: str = "", *, grid: bool = True) -> None:
-    """Titles, sizes and a light grid."""
-    axes.set_title(literal(title), fontsize=10, color=INK, loc="left")
+def dress(axes: Axes, title: str = "", x: str = "", y: str = "", *, grid: bool = True, width: int = 40) -> None:
+    """Titles in lines of a width, sizes and a light grid."""
+    lines = (textwrap.fill(literal(line, 60), width) for line in title.split("\n"))
+    axes.set_title("\n".join(lines), fontsize=10 if width > 35 else 9, color=INK, loc="left")
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=INK, length=3)
@@ -140,10 +141,11 @@ def draw_lines(
     for (row, column), axes in np.ndenumerate(grid):
         panel, begins = list(labels)[column], column % (len(labels) if many else 3) == 0
         below = textwrap.fill(labels[panel], 17 if many else 40) if row == len(grid) - 1 else ""
-        dress(axes, "" if many else panel, below, y if begins else "")
+        if many:
+            dress(axes, networks[row] if begins else "", below, y if begins else "", width=24)
+        else:
+            dress(axes, panel, below, y if begins else "")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if many else 6))
-        if many and begins:
-            axes.set_title(textwrap.fill(literal(networks[row], 60), 24), fontsize=9, color=INK, loc="left")
         if many and row == 0:
             axes.annotate(panel, (0, 1), (0, 24), "axes fraction", "offset points", fontsize=10, color=INK)
     if entries:
@@ -282,8 +284,8 @@ def save_drawing(
         figure.set_layout_engine("none")
         box, svg = figure.get_tightbbox().padded(0.05), io.StringIO()
         figure.savefig(svg, format="svg", bbox_inches=box, facecolor="none", metadata=dict.fromkeys(_UNSAID))
-        above = figure.text(box.x0 + box.width / 2, box.y1, literal(title), ha="center", fontsize=10.5, color=INK)
-        above.set(transform=figure.dpi_scale_trans, usetex=False)  # a page says it in words
+        middle, top = (box.x0 + box.width / 2) / figure.get_figwidth(), box.y1 / figure.get_figheight()
+        figure.text(middle, top, literal(title), ha="center", fontsize=10.5, color=INK, usetex=False)
         figure.savefig(temporary, format="png", bbox_inches=box.padded(0, 0.2), metadata={"Title": title})
     return Drawing(title, caption, path, data, _in_colours_of_page(svg.getvalue()), table)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from affbench.analysis.results import Results
-from affbench.report.drawing import INK, Drawing, dress, file_name, heat_map, literal, panels, save_drawing
+from affbench.report.drawing import INK, Drawing, dress, file_name, heat_map, panels, save_drawing
 from affbench.report.sections import Section
 from affbench.report.table import Cell, Table, described, shares_table
 from affbench.run.folder import ClassShare
@@ -40,9 +40,7 @@ def confusion_figure(results: Results, name: str, path: Path) -> Drawing:
     figure, grid = panels(len(groups), 2.7, 2.8, 0, columns=4)
     for axes, own, share, mistake in zip(grid, groups, shares, mistakes, strict=True):
         heat_map(axes, mistake, np.where(share >= 0.5, np.char.mod("%d", np.floor(share + 0.5)), ""), high=most)
-        dress(axes, grid=False)
-        kept = "" if own.name == own.network else f"\n{own.kept}"
-        axes.set_title(f"{literal(own.network, 36)}{kept}", fontsize=8, color=INK, loc="left")
+        dress(axes, own.network + ("" if own.name == own.network else f"\n{own.kept}"), grid=False, width=30)
         axes.set_xticks(range(len(share)))
         axes.set_yticks(range(len(share)))
     figure.supxlabel("predicted class", fontsize=9, color=INK)

@@ -5,19 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from affbench.analysis.capsules import BINS, GRID, Equivariance, equivariance
 from affbench.analysis.results import LabelledRun, Results
 from affbench.base.workspace import Workspace
 from affbench.data.dataset import TRANSFORM_COLUMNS, TRANSFORM_UNITS
 from affbench.data.sets import find_part, find_set
-from affbench.report.drawing import INK, OTHERS, Drawing, dress, heat_map, line_look, panels, save_drawing
+from affbench.report.drawing import Drawing, dress, heat_map, panels, save_drawing
 from affbench.report.sections import Section, of_each_model
 from affbench.report.sections.capsules import SEARCHED, capsule_model
 from affbench.report.table import Cell, Table
 
-_HIGHLIGHTED = 4  # dimensions with a colour of their own in a panel
 _FACTORS = (*TRANSFORM_COLUMNS, "original digit")
 
 
@@ -39,19 +37,27 @@ def equivariance_figure(
     labels = [digit] if digit is not None else np.unique(digits.labels).tolist()
     each = per_class or (50 if digit is not None else 6)
     found = equivariance(model, digits, labels, per_class=each, canvas=run.canvas)
-    which, first, parts, shares = "all classes", "Class", [str(label) for label in labels], found.explained_whole.T
-    means = "the mean distance of the true class' capsule from its value without transformation"
-    if digit is not None:
-        which, means = f"class {digit}", "the mean of each dimension, in colour the four that move most"
-        first, parts, shares = "Dimension", [str(d) for d in range(found.explained.shape[2])], found.explained[0]
-    figure, said = _dimensions(found) if digit is not None else _movements(found)
     of = f"{found.digits} test digits of {name} a class in the middle of the canvas."
-    caption = f"{of} One factor varies; {means}.{said}"
+    if digit is None:
+        which, first, parts, shares = "all classes", "class", list(map(str, labels)), found.explained_whole.T
+        changes, what = found.moved, "the mean distance of the true class' capsule"
+    else:
+        which, first, shares = f"class {digit}", "dimension", found.explained[0]
+        parts = [str(dimension) for dimension in range(shares.shape[1])]
+        changes = np.abs(found.mean - found.mean[:, :, found.mean.shape[2] // 2, None])[:, 0].swapaxes(1, 2)
+        what = "how far the mean of each dimension of its capsule is"
+    figure, grid = panels(len(GRID), 3.2, 0.7 + 0.26 * len(parts), 0)
+    for axes, (factor, values), change in zip(grid, GRID.items(), changes, strict=True):
+        heat_map(axes, change, np.char.mod("%.1f", change), high=float(changes.max()) or 1)
+        dress(axes, factor.replace("_", " "), TRANSFORM_UNITS[factor], first, grid=False)
+        axes.set_xticks(range(0, len(values), 2), [f"{value:g}" for value in values[::2]])
+        axes.set_yticks(range(len(parts)), parts)
+    caption = f"{of} One factor varies; {what} from that without transformation, on one scale of colours."
     rows = tuple(
         (Cell(part, number), *(Cell(f"{100 * share:.1f}", 100 * share) for share in line))
         for number, (part, line) in enumerate(zip(parts, shares.T.tolist(), strict=True))
     )
-    columns = (first, *(f"{factor} %".replace("_", "\n") for factor in _FACTORS))
+    columns = (first.capitalize(), *(f"{factor} %".replace("_", "\n") for factor in _FACTORS))
     about = (
         f"{of} Share of the variance that each factor explains when all six vary at once as in affNIST ({found.drawn} "
         f"images a class; one-way correlation ratio over {BINS} bins, adjusted for chance). What is missing to 100% "
@@ -61,34 +67,6 @@ def equivariance_figure(
     path = folder / f"equivariance-{run.name}{'' if digit is None else f'-digit{digit}'}.png"
     header = ("part", "class", "factor", "value", "dimension", "mean", "sd", "movement", "share_of_variance")
     return save_drawing(figure, path, f"Equivariance of {which}, {shown.label}", caption, header, _rows(found), table)
-
-
-def _movements(found: Equivariance) -> tuple[Figure, str]:
-    """How far the capsule of each class moves over each factor."""
-    figure, grid = panels(len(GRID), 3.2, 3.3, 0)
-    for axes, (factor, values), moved in zip(grid, GRID.items(), found.moved, strict=True):
-        heat_map(axes, moved, np.char.mod("%.1f", moved), high=float(found.moved.max()) or 1)
-        dress(axes, factor.replace("_", " "), TRANSFORM_UNITS[factor], "class", grid=False)
-        axes.set_xticks(range(0, len(values), 2), [f"{value:g}" for value in values[::2]])
-        axes.set_yticks(range(len(found.labels)), [str(label) for label in found.labels])
-    return figure, " One scale of colours for all."
-
-
-def _dimensions(found: Equivariance) -> tuple[Figure, str]:
-    """A line for each dimension of a capsule over each factor, in colour those that move most."""
-    figure, grid = panels(len(GRID), 3.2, 2.5, 0)
-    for axes, (factor, values), (mean, *_) in zip(grid, GRID.items(), found.mean, strict=True):
-        marked = sorted(np.argsort(-np.ptp(mean, axis=0))[:_HIGHLIGHTED].tolist())
-        axes.plot(values, np.delete(mean, marked, axis=1), color=OTHERS, linewidth=0.8)
-        for number, dimension in enumerate(marked):
-            axes.plot(values, mean[:, dimension], label=str(dimension), **line_look(number))
-        axes.legend(
-            fontsize=7, frameon=False, title="dimension", title_fontsize=7, ncols=4, loc="upper center",
-            handlelength=1.2, columnspacing=0.8, borderpad=0.2, labelcolor=INK,
-        )  # fmt: skip
-        axes.margins(y=0.22)
-        dress(axes, factor.replace("_", " "), TRANSFORM_UNITS[factor], "mean over digits")
-    return figure, " Each panel has its own scale."
 
 
 def _rows(found: Equivariance) -> Iterator[tuple[Any, ...]]:

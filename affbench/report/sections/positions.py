@@ -1,6 +1,5 @@
 """Accuracy by position: maps over where the digit lies on the canvas, of all networks on one scale."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -21,7 +20,6 @@ from affbench.report.drawing import (
     dress,
     file_name,
     heat_map,
-    literal,
     panels,
     save_drawing,
 )
@@ -80,8 +78,7 @@ def position_figure(maps: Sequence[Map], folder: Path) -> Drawing:
                 (corner, corner), side, side, fill=False, edgecolor=COLOURS[1], linewidth=1.8, linestyle="--"
             )
             axes.add_patch(box)
-        dress(axes, "", "pixels right of the centre", "pixels below the centre", grid=False)
-        axes.set_title(textwrap.fill(literal(shown.label, 60), 32), fontsize=9, color=INK, loc="left")
+        dress(axes, shown.label, "pixels right of the centre", "pixels below the centre", grid=False, width=32)
         numbers = [f"{BIN_WIDTH * (edge - middle):.3g}".replace("-", "−") for edge in edges]
         axes.set_xticks(edges[1::2], numbers[1::2])
         axes.set_yticks(edges[1::2], numbers[1::2])
