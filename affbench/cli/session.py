@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ class Session:
                     self.console.print(shown, end="", markup=False, soft_wrap=whole, crop=False)
                 elif not aside:
                     print_line(self.console, result)
-        say(printed.get(), self.console.file)
+        say(re.sub(" +$", "", printed.get(), flags=re.MULTILINE), self.console.file)
         for line in lines if aside else ():
             self.workspace.progress.note(line)
 
