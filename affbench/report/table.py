@@ -93,8 +93,14 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def to_csv(self) -> str:
-        """The table as CSV, its headings first; lines of a cell are joined by blanks."""
-        rows = ([_line(own.text) if own.sort is not None else inert(own.text) for own in row] for row in self.rows)
+        """The table as CSV, its headings first; lines of a cell are joined by blanks, numbers are plain."""
+
+        def cell(own: Cell) -> str:
+            if own.sort is None:
+                return inert(own.text)
+            return re.sub(r"(?<=\d),(?=\d{3}\b)", "", _line(own.text)).replace("−", "-")
+
+        rows = (map(cell, row) for row in self.rows)
         return csv_text([[inert(heading) for heading in self.columns], *rows])
 
     def to_latex(self) -> str:

@@ -214,8 +214,9 @@ def test_renderings_escape_what_would_be_markup() -> None:
 def test_a_table_is_csv_and_latex_for_booktabs_as_well() -> None:
     cells = (Cell("10%_of {x} \\ ~^#&$"), Cell("1.00\n[−2, 3]", 1.0), Cell("±2×"))
     table = Table("A & B", ("Model", "Accuracy\n%", "a,b"), (cells,), "n 5 – of 3")
-    assert table.to_csv() == 'Model,Accuracy %,"a,b"\n10%_of {x} \\ ~^#&$,"1.00 [−2, 3]",±2×\n'
+    assert table.to_csv() == 'Model,Accuracy %,"a,b"\n10%_of {x} \\ ~^#&$,"1.00 [-2, 3]",±2×\n'
     risky = Table("t", ("=x",), ((Cell("=1+1"),), (Cell("+1", 1.0),)))
+    assert Table("t", ("n",), ((Cell("13,475,648", 13475648),),)).to_csv() == "n\n13475648\n"
     assert risky.to_csv() == "'=x\n'=1+1\n+1\n"
     assert table.to_latex() == "\n".join(
         [
