@@ -6,17 +6,7 @@ from pathlib import Path
 from matplotlib.ticker import MaxNLocator
 
 from affbench.analysis.results import Results
-from affbench.report.drawing import (
-    INK,
-    Drawing,
-    beginning,
-    dress,
-    legend,
-    line_look,
-    literal,
-    new_figure,
-    save_drawing,
-)
+from affbench.report.drawing import INK, Drawing, beginning, dress, legend, line_look, literal, new_figure, save_drawing
 from affbench.report.sections import Section
 from affbench.report.table import INTERVALS, Cell, Table, accuracy_table, described, whole
 

@@ -13,17 +13,16 @@ def section(results: Results, folder: Path) -> Section | None:
     """Every model at matched validation accuracy and at its best; None where no run stopped at an accuracy."""
     lines: list[tuple[Group, tuple[Cell, ...]]] = []
     for number, matched in enumerate(results.groups, start=1):
-        if (target := matched.config.training.stop_at) is None:
+        if matched.config.training.stop_at is None:
             continue
-        best = results.best_of(matched)
-        name = Cell((best or matched).name)
+        best, name = results.best_of(matched), Cell(matched.network)
         epochs = [result.run.environment.stop_at_reached_epoch for result in matched.results]
         reached = [epoch for epoch in epochs if epoch is not None]
-        how = Cell(f"matched at {100 * target:g}%\n{len(reached)} of {len(epochs)} seeds reached it")
+        how = Cell(f"{matched.kept}\n{len(reached)} of {len(epochs)} seeds reached it")
         lines.append((matched, (name, how, _epochs(reached))))
         if best is not None and best not in map(results.best_of, results.groups[number:]):  # under the last of its own
             kept = [result.run.selected.epoch for result in best.results]
-            lines.append((best, (name, Cell("best"), _epochs(kept))))
+            lines.append((best, (name, Cell(best.kept), _epochs(kept))))
     if not lines:
         return None
     caption = (

@@ -34,13 +34,12 @@ def compared(results: Results, pairs: Callable[[list[Group]], Iterable[tuple[Gro
                 continue
             if comparison is not None:
                 found.append((first, second, comparison))
-    names = {own.name: (results.best_of(own) or own).name for own in results.groups}
     corrected = holm([comparison.over_digits.p for _, _, comparison in found])
     rows: dict[str, list[tuple[Cell, ...]]] = {}
     sentences = []
     for (first, second, comparison), p in zip(found, corrected, strict=True):
-        kept = "\n".join(dict.fromkeys(own.results[0].kept for own in (first, second)))
-        row = _row(names[first.name], names[second.name], kept, comparison, p)
+        kept = "\n".join(dict.fromkeys(own.kept for own in (first, second)))
+        row = _row(first.network, second.network, kept, comparison, p)
         digits = comparison.over_digits
         sentences.append(
             f"{comparison.set}: {row[-1].text} ({first.name} minus {second.name}: {signed(digits.difference)} points, "

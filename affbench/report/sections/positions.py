@@ -12,17 +12,7 @@ from affbench.analysis.answers import BIN_WIDTH, PositionBin, accuracy_by_positi
 from affbench.analysis.results import LabelledRun, Result, Results
 from affbench.base.workspace import Workspace
 from affbench.data.sets import SetPart
-from affbench.report.drawing import (
-    COLOURS,
-    GRID,
-    INK,
-    Drawing,
-    dress,
-    file_name,
-    heat_map,
-    panels,
-    save_drawing,
-)
+from affbench.report.drawing import COLOURS, GRID, INK, Drawing, dress, file_name, heat_map, panels, save_drawing
 from affbench.report.sections import Section, of_each_model
 from affbench.report.sections.mistakes import answered_parts
 from affbench.report.table import span
