@@ -10,8 +10,6 @@ from affbench.report.drawing import INK, Drawing, beginning, dress, legend, line
 from affbench.report.sections import Section
 from affbench.report.table import INTERVALS, Cell, Table, accuracy_table, described, whole
 
-_MOST_ROWS = 40
-
 
 def section(results: Results, folder: Path) -> Section:
     """The summary, and the same as a figure."""
@@ -43,8 +41,8 @@ def accuracy_figure(results: Results, path: Path) -> Drawing | None:
     if not groups:
         return None
     networks = list(dict.fromkeys(own.network for own in groups))
-    shown, kept = networks[:_MOST_ROWS], {own.kept: own.look[1] for own in groups}
-    figure = new_figure(2.4 + min(2.7 * len(sets), 8.1), 1.1 + (0.22 + 0.16 * len(kept)) * len(shown))
+    kept = {own.kept: own.look[1] for own in groups}
+    figure = new_figure(2.4 + min(2.7 * len(sets), 8.1), 1.1 + (0.22 + 0.16 * len(kept)) * len(networks))
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     rows = []
     for own, (axes, name) in itertools.product(groups, zip(panels, sets, strict=True)):
@@ -53,27 +51,25 @@ def accuracy_figure(results: Results, path: Path) -> Drawing | None:
             continue
         spread = (summary.sd, summary.minimum, summary.maximum)
         rows.append((own.name, name, records[0].split, records[0].n, summary.n, summary.mean, *ends, *spread))
-        if own.network in shown:
-            look, percents = line_look(*own.look), [100 * record.accuracy for record in records]
-            height = shown.index(own.network) + 0.5 * (list(kept).index(own.kept) + 0.5) / len(kept) - 0.25
-            axes.plot([100 * end for end in ends], [height] * 2, **look | {"marker": None, "linewidth": 1.8})
-            axes.plot(100 * summary.mean, height, **look | {"markersize": 6})
-            if len(percents) > 1:
-                axes.plot(percents, [height] * len(percents), "|", color=look["color"], markersize=7, linewidth=1)
+        look, percents = line_look(*own.look), [100 * record.accuracy for record in records]
+        height = networks.index(own.network) + 0.5 * (list(kept).index(own.kept) + 0.5) / len(kept) - 0.25
+        axes.plot([100 * end for end in ends], [height] * 2, **look | {"marker": None, "linewidth": 1.8})
+        axes.plot(100 * summary.mean, height, **look | {"markersize": 6})
+        if len(percents) > 1:
+            axes.plot(percents, [height] * len(percents), "|", color=look["color"], markersize=7)
     for axes, name in zip(panels, sets, strict=True):
         dress(axes, name, "accuracy %")
         axes.margins(x=0.08, y=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    panels[0].set_yticks(range(len(shown)), [literal(name, 40) for name in shown])
-    panels[0].set_ylim(len(shown) - 0.4, -0.6)
+    panels[0].set_yticks(range(len(networks)), [literal(name, 40) for name in networks])
+    panels[0].set_ylim(len(networks) - 0.4, -0.6)
     if len(kept) > 1:
         legend(figure, {name: line_look(0, ending) | {"color": INK} for name, ending in kept.items()})
-    hidden = f" The first {len(shown)} of {len(networks)} networks are drawn." if len(shown) < len(networks) else ""
     caption = (
         f"{'; '.join(described(name, groups) for name in sets)}. Lines are 95% intervals: over test images for "
         "one seed (originals resampled where the set holds several versions of each), Student's t over seeds for "
         "several, whose single values are the small ticks."
-        f"{beginning(axes.get_xlim()[0] for axes in panels)}{hidden}"
+        f"{beginning(axes.get_xlim()[0] for axes in panels)}"
     )
     header = ("model", "set", "split", "n", "seeds", "accuracy", "low", "high", "sd", "minimum", "maximum")
     return save_drawing(figure, path, "Accuracy per set", caption, header, rows)
