@@ -68,6 +68,7 @@ class Line:
     """A line of a panel: whose it is, which checkpoint, `line_look`, and points (P, 4): x, y, both ends of its band."""
 
     panel: str
+    x: str
     network: str
     kept: str
     look: tuple[int, int]
@@ -113,13 +114,9 @@ def line_look(number: int, ending: int = 0) -> dict[str, Any]:
     return look | face | {"markersize": 4, "linestyle": _DASHES[ending % len(_DASHES)]}
 
 
-def draw_lines(
-    lines: Sequence[Line], labels: Mapping[str, str], y: str = ""
-) -> tuple[Figure, dict[str, list[Axes]], str]:
-    """A panel for each of `labels`, those of its x axis; of too many lines one for each network, before the others.
-
-    What a caption has to say of the panels comes last.
-    """
+def draw_lines(lines: Sequence[Line], y: str = "") -> tuple[Figure, dict[str, list[Axes]], str]:
+    """Panels, or, of too many lines, one for each network before the others; last, what is to be said of them."""
+    labels = {line.panel: line.x for line in lines}
     names = list(dict.fromkeys(line.network for line in lines))
     networks = names[:MOST_NETWORKS]
     lines = [line for line in lines if line.network in networks]

@@ -102,8 +102,8 @@ def test_colours_are_told_apart_with_any_colour_vision() -> None:
 @pytest.mark.parametrize(("networks", "panels"), [(7, 1), (8, 8)])
 def test_eight_lines_become_small_multiples(networks: int, panels: int) -> None:
     points = np.array([(0.0, 1, 1, 1), (1, 2, 2, 2)])
-    lines = [Line("rotation", f"network {number}", "best", (number, 0), points) for number in range(networks)]
-    _, places, said = draw_lines(lines, {"rotation": "degrees"})
+    lines = [Line("rotation", "degrees", f"network {number}", "", (number, 0), points) for number in range(networks)]
+    _, places, said = draw_lines(lines)
     assert len(places["rotation"]) == panels
     for number, axes in enumerate(places["rotation"]):
         coloured = [line for line in axes.get_lines() if line.get_color() != OTHERS]

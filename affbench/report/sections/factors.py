@@ -11,7 +11,7 @@ from affbench.base.workspace import Workspace
 from affbench.data.transform import AffineRange
 from affbench.report.drawing import GRID, Drawing, Line, draw_lines, save_drawing
 from affbench.report.sections import Section, of_each_model
-from affbench.report.sections.transformation import Bin, factor_labels, factor_lines
+from affbench.report.sections.transformation import factor_lines
 
 EXPLAINED_DIGITS = 2_000  # of each one-factor set
 Measured = tuple[str, tuple[int, int], FactorCurve]
@@ -46,12 +46,10 @@ def factor_figure(
 
 def _draw(found: Sequence[Measured], folder: Path) -> Drawing:
     """A panel per factor and a line per run with its interval as a band, from the labelled curves of each run."""
-    lines, bins = list[Line](), dict[Bin, object]()
+    lines = list[Line]()
     for label, look, curve in found:
-        shares = {(curve.factor, point.low, point.high): [point] for point in curve.points}
-        lines += factor_lines(label, "", look, shares)
-        bins |= shares
-    figure, places, said = draw_lines(lines, factor_labels(bins), "accuracy %")
+        lines += factor_lines(label, "", look, {(curve.factor, own.low, own.high): [own] for own in curve.points})
+    figure, places, said = draw_lines(lines, "accuracy %")
     for panel, axes in places.items():
         if (reach := getattr(AffineRange(), panel.replace(" ", "_"))) is not None:
             for own in axes:

@@ -65,13 +65,11 @@ def routing_figure(results: Results, path: Path) -> Drawing:
         for panel in ("validation", *sets):
             summaries = [(own, own.validation if panel == "validation" else own.accuracy(panel)) for own in sweep]
             known = [(own, found) for own, found in summaries if found is not None]
-            points = [
-                (iterations.index(own.routings or 0), *(100 * value for value in (s.mean, s.minimum, s.maximum)))
-                for own, s in known
-            ]
-            lines.append(Line(panel, name, first.kept, first.look, np.array(points, np.float64).reshape(-1, 4)))
+            ends = 100 * np.array([(s.mean, s.minimum, s.maximum) for _, s in known]).reshape(-1, 3)
+            points = np.column_stack([[iterations.index(own.routings or 0) for own, _ in known], ends])
+            lines.append(Line(panel, "routing iterations", name, first.kept, first.look, points))
             rows += [(own.name, own.routings, panel, s.n, s.mean, s.sd, s.minimum, s.maximum) for own, s in known]
-    figure, places, said = draw_lines(lines, dict.fromkeys(("validation", *sets), "routing iterations"), "accuracy %")
+    figure, places, said = draw_lines(lines, "accuracy %")
     for axes in (axes for column in places.values() for axes in column):
         axes.set_xticks(range(len(iterations)), [str(value) for value in iterations])
     seeds = sorted({len(own.results) for own in groups})

@@ -19,7 +19,7 @@ def section(results: Results, folder: Path) -> Section | None:
     if not results.results:
         return None
     lines = [line for own in results.groups for result in own.results for line in _lines(own, result)]
-    figure, places, said = draw_lines(lines, dict.fromkeys(_PANELS, "epoch"))
+    figure, places, said = draw_lines(lines)
     for panel, column in places.items():
         positive = any((line.points[:, 1] > 0).any() for line in lines if line.panel == panel)
         for axes in column if positive else ():
@@ -52,4 +52,4 @@ def _lines(own: Group, result: Result) -> Iterator[Line]:
     for panel, values in zip(_PANELS, (loss, *(100 - 100 * found for found in accuracies)), strict=True):
         points = np.stack([epochs, values, values, values], axis=1)
         ring = (best.epoch, 100 * (1 - best.validation_accuracy)) if panel == _PANELS[-1] else None
-        yield Line(panel, own.network, own.kept, own.look, points, ring)
+        yield Line(panel, "epoch", own.network, own.kept, own.look, points, ring)

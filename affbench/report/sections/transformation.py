@@ -46,7 +46,7 @@ def transformation_figure(results: Results, name: str, path: Path) -> Drawing | 
                 summary, band = over_seeds(of_bin)
                 rows.append((model, factor, low, high, of_bin[0].n, summary.n, summary.mean, *band))
         lines += factor_lines(own.network, own.kept, own.look, shares)
-    figure, _, said = draw_lines(lines, factor_labels(bins), "accuracy %")
+    figure, _, said = draw_lines(lines, "accuracy %")
     if strange:
         said += f" Left out are runs that were tested on images with other bins, of {', '.join(strange)}."
     caption = (
@@ -63,11 +63,6 @@ def _binned(record: EvaluationRecord) -> dict[Bin, BinShare]:
     return {(factor, own.low, own.high): own for factor, shares in found.items() for own in shares}
 
 
-def factor_labels(bins: Mapping[Bin, object]) -> dict[str, str]:
-    """The panels of some factors, and the units on their axes."""
-    return {factor.replace("_", " "): TRANSFORM_UNITS.get(factor, "") for factor, _, _ in bins}
-
-
 def factor_lines(
     network: str, kept: str, look: tuple[int, int], shares: Mapping[Bin, Sequence[BinShare]]
 ) -> list[Line]:
@@ -77,5 +72,8 @@ def factor_lines(
         if found:
             summary, band = over_seeds(found)
             percents = (100 * value for value in (summary.mean, *band))
-            points.setdefault(factor.replace("_", " "), []).append(((low + high) / 2, *percents))
-    return [Line(factor, network, kept, look, np.array(own)) for factor, own in points.items()]
+            points.setdefault(factor, []).append(((low + high) / 2, *percents))
+    return [
+        Line(factor.replace("_", " "), TRANSFORM_UNITS.get(factor, ""), network, kept, look, np.array(own))
+        for factor, own in points.items()
+    ]
