@@ -147,7 +147,7 @@ def draw_lines(lines: Sequence[Line], y: str = "") -> tuple[Figure, dict[str, li
             axes.annotate(panel, (0, 1), (0, 24), "axes fraction", "offset points", fontsize=10, color=INK)
     if entries:
         legend(figure, entries)
-    said = beginning(axes.get_ylim()[0] for axes in grid.flat)
+    said = beginning(axes.get_ylim()[0] for axes in grid.flat) if y else ""
     if many:
         said += " A row for each network, the others in grey; a column has one scale."
     elif len(labels) > 1:

@@ -41,7 +41,7 @@ def accuracy_figure(results: Results, path: Path) -> Drawing | None:
     if not groups:
         return None
     networks = list(dict.fromkeys(own.network for own in groups))
-    kept = {own.kept: own.look[1] for own in groups}
+    kept = {own.kept: own.look[1] for own in sorted(groups, key=lambda own: own.look[1])}
     figure = new_figure(2.4 + min(2.7 * len(sets), 8.1), 1.1 + (0.22 + 0.16 * len(kept)) * len(networks))
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     rows = []

@@ -19,7 +19,7 @@ def section(results: Results, folder: Path) -> Section | None:
     for own in results.groups:
         options = ", ".join(f"{key} = {value}" for key, value in own.config.model.options.items())
         given = f" ({options})" if options else ""
-        models.append(f"{own.name}: model {own.config.model.name}, {own.parameters:,} parameters{given}")
+        models.append(f"{own.network}: model {own.config.model.name}, {own.parameters:,} parameters{given}")
     by = f" ({how})" if (how := _stated(results.results, "selected_by", "; ")) else ""
     seeds = sorted({result.seed for result in results.trained.results})
     selection = (
@@ -29,7 +29,7 @@ def section(results: Results, folder: Path) -> Section | None:
     )
     elsewhere = [own.name for own in results.groups if own.validation is None]
     paragraphs = (
-        f"Models. {'; '.join(models)}.",
+        f"Models. {'; '.join(dict.fromkeys(models))}.",
         *_training(results.trained.groups),
         *([selection] if seeds else ()),
         *([f"Trained elsewhere, in a way that affbench does not know: {', '.join(elsewhere)}."] if elsewhere else ()),
