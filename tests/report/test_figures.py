@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from run_folders import make_run, study
 
 from affbench.analysis.results import Results, read_results
 from affbench.report.drawing import COLOURS, OTHERS, Drawing, Line, draw_lines, line_look
+from affbench.report.page import TEMPLATES
 from affbench.report.sections import routing, training
 from affbench.report.sections.accuracy import accuracy_figure
 from affbench.report.sections.classes import confusion_figure
@@ -95,8 +98,35 @@ def test_a_network_keeps_its_look_and_its_twin_has_another_dash(tmp_path: Path) 
     assert {line_look(number)["linestyle"] for number in range(20)} == {"-"}
 
 
-def test_colours_are_told_apart_with_any_colour_vision() -> None:
-    assert len(set(COLOURS)) == len(COLOURS) >= 8
+# G. M. Machado et al., 2009, severity 1: linear RGB seen without red, green or blue cones, the first with all.
+VISIONS = np.array(
+    [
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    ]
+)
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def seen(colour: str) -> np.ndarray:
+    """CIELAB of a colour for each vision (4, 3)."""
+    levels = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)]) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    white = TO_XYZ.sum(1)
+    ratio = np.clip(VISIONS @ linear, 0, 1) @ TO_XYZ.T / white
+    f = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+def test_colours_are_told_apart_with_any_colour_vision_in_both_themes() -> None:
+    light, dark = re.findall(r"--c0.*", (TEMPLATES / "colours.css").read_text())
+    assert re.findall(r"#\w{6}", light) == list(COLOURS)
+    for palette in (COLOURS, re.findall(r"#\w{6}", dark)):
+        assert len(palette) == 9
+        for one, other in itertools.combinations(map(seen, palette), 2):
+            assert np.linalg.norm(one - other, axis=1).min() > 14
 
 
 @pytest.mark.parametrize(("networks", "panels"), [(7, 1), (8, 8)])
