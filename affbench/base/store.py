@@ -248,8 +248,8 @@ def verify(artefact: Path, manifest: Manifest, only: str | None = None) -> None:
                 raise ArtefactError(f"the manifest of {artefact} does not list {name}.")
             if path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
                 raise ArtefactError(f"{path} is damaged: its size or sha256 is not the one in its manifest.")
-        except OSError as error:
-            raise ArtefactError(f"{path} cannot be read ({error.strerror or error}).") from error
+        except (OSError, ValueError) as error:  # a name may be none that a file can have
+            raise ArtefactError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
 
 
 def cached(artefact: Path, stage: str, version: int, inputs: Mapping[str, Any]) -> bool:
@@ -297,11 +297,21 @@ def lock(target: Path, timeout: float = -1) -> Iterator[None]:
             raise OSError(errno.ENOLCK, str(error)) from error
         handle = os.open(folder, os.O_RDONLY)  # as long as it is open, no other folder gets the same number
 
+    def check() -> None:
+        if not (path.exists() or (folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat()))):
+            raise vanished(target)
+
     try:
         yield
+        check()
+    except OSError:
+        check()
+        raise
     finally:
-        there = path.exists() or (folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat()))
         held.release()
         os.close(handle)
-        if not there:  # which explains whatever else went wrong
-            raise StorageError(f"cannot write {target}: {_VANISHED}.")
+
+
+def vanished(target: Path) -> StorageError:
+    """What to say where the folder of `target` was removed in the middle of work."""
+    return StorageError(f"cannot write {target}: {_VANISHED}.")

@@ -143,6 +143,8 @@ class _Training:
                 self._save()
                 raise
             if self.ranks.first:
+                if not (self.plan.folder / CONFIG).is_file():
+                    raise store.vanished(self.plan.folder)
                 self._finish(self.plan)
             self.ranks.numbers(0)  # nobody goes on before the run is finished
 

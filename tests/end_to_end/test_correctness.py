@@ -52,12 +52,12 @@ def test_a_wrong_step_is_noticed(correctness, monkeypatch):
 
 @pytest.mark.parametrize("works", [True, False])
 def test_a_step_that_is_not_replayed_is_noticed(correctness, monkeypatch, works):
-    def capture(step, run):
+    def capture(device, run):
         if not works:
             raise RuntimeError("operation not permitted when stream is capturing")
         return run
 
-    monkeypatch.setattr(correctness.CapturedStep, "capture", capture)
+    monkeypatch.setattr("affbench.run.step.capture_on_cuda", capture)
     monkeypatch.setattr(correctness, "make_step", correctness.CapturedStep)
     warned = contextlib.nullcontext() if works else pytest.warns(RuntimeWarning, match="cannot be recorded")
     with warned:
