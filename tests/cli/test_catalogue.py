@@ -20,7 +20,10 @@ def train(affbench: Affbench, seed: int = 0) -> str:
     return str(json.loads(ended.stdout)["run"])
 
 
-def test_models_are_listed_with_their_parameters_and_options(affbench: Affbench) -> None:
+def test_models_are_listed_with_their_parameters_and_options(
+    affbench: Affbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     cards = {card["name"]: card for card in json.loads(affbench("models", "--json").stdout)["models"]}
     assert cards["capsnet"]["parameters"] == 13_475_648
     assert "arXiv 1710.09829" in cards["capsnet"]["paper"]

@@ -155,7 +155,7 @@ def test_train_evaluate_and_report(affbench: Affbench, workspace: Workspace) -> 
     assert record["accuracy_ci95"][0] <= record["accuracy"] <= record["accuracy_ci95"][1]
     assert json.loads((workspace.results / "runs" / record["run"] / f"eval-{AFFINE}.json").read_text()) == record
     tested = affbench(*evaluation)
-    assert "95% Wilson interval" in tested.stdout
+    assert "95% Wilson interval" in " ".join(tested.stdout.split())
     assert "95% Wilson interval" not in tested.stderr
 
     state = affbench("status", "--json").document
