@@ -72,8 +72,9 @@ class CouplingEntropy:
 
 
 def has_capsules(model: nn.Module) -> bool:
-    """Whether a model has class capsules."""
-    return callable(getattr(model, "capsules", None))
+    """Whether a model has class capsules; layers of that name are none."""
+    found = getattr(model, "capsules", None)
+    return callable(found) and not isinstance(found, nn.Module)
 
 
 def has_decoder(model: nn.Module) -> bool:

@@ -74,7 +74,7 @@ class EMCapsNet(nn.Module):
         places = (torch.arange(canvas, dtype=torch.float32) - canvas // 2)[None] / 100
         for kernel, stride in ((5, 2), (3, 2), (3, 1)):
             places = F.avg_pool1d(places, kernel, stride)
-        self.capsules = nn.Sequential(
+        self.layers = nn.Sequential(
             EMRouting(first, second, 3, 2, routings),
             EMRouting(second, third, 3, 1, routings),
             EMRouting(third, whole("classes", classes), places.shape[1], 1, routings, places[0]),
@@ -94,7 +94,7 @@ class EMCapsNet(nn.Module):
             channels = channels.to(torch.promote_types(channels.dtype, torch.float32))
             capsules = channels.unflatten(1, (-1, 1 + _POSE)).permute(0, 3, 4, 1, 2)
             primary = torch.cat([(capsules[..., :1] - 1).sigmoid(), capsules[..., 1:]], -1)
-            scores: Tensor = self.capsules(primary)[..., 0].flatten(1)
+            scores: Tensor = self.layers(primary)[..., 0].flatten(1)
             return scores
 
     def loss_and_scores(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -113,7 +113,7 @@ def test_parameters_are_those_of_the_published_code():
 
 
 def test_the_classes_see_where_a_capsule_is():
-    grid = build_model("em-capsnet", filters=1, types=(1, 1, 1)).capsules[2].grid
+    grid = build_model("em-capsnet", filters=1, types=(1, 1, 1)).layers[2].grid
     assert grid.shape == (36, 1, 16, 1)
     assert not grid[:, 0, [1, 2, 3, *range(5, 16)]].any()
     # 18 places of 2 pixels, 8 of 4 and 6 of 4: the first is centred on pixel 8 of 40, the middle of the canvas on 20.

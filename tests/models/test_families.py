@@ -1,9 +1,11 @@
 """What holds of every network of the literature: it learns real digits, stays finite, and is sure in float32."""
 
+import numpy as np
 import pytest
 import torch
 
 from affbench import load_dataset
+from affbench.analysis.capsules import class_capsules, has_capsules
 from affbench.models import build_model
 from affbench.models.loss import loss_and_scores
 
@@ -60,6 +62,16 @@ def test_black_and_white_images_give_finite_losses_and_gradients(model):
     assert loss.isfinite()
     assert scores.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_what_is_taken_for_class_capsules_is_a_method_that_returns_them(model):
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    layers.capsules = torch.nn.Linear(3, 3)
+    assert not has_capsules(layers)
+    if has_capsules(model):
+        capsules = class_capsules(model, np.zeros((2, 28, 28), np.uint8))
+        assert capsules.shape[:2] == (2, 10)
+        assert capsules.ndim == 3
 
 
 def test_under_autocast_scores_are_close(model, digits):
