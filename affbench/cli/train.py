@@ -104,18 +104,17 @@ def speedrun(
     if made.stop_at_reached_epoch is None:
         best = run.selected.validation_accuracy
         raise AffbenchError(f"{run.name} reached {best:.2%} in {last.epoch:g} epochs, not {target:.2%}: no record.")
-    seconds = sum(row.seconds for row in run.history)
     tested = evaluate_run(run, find_part(run.config.data.train_set), session.workspace)
     images = round(last.epoch * (made.train_images or 0))
     recipe = f"batch {settings.batch_size}, {settings.schedule} from {settings.learning_rate:g}, seed {settings.seed}"
     columns = (
         f"{run.name} ({made.parameters:,} parameters)", f"{made.device_name}, {made.precision}", recipe,
-        f"{last.epoch:g} of {settings.epochs}", f"{images:,}", f"{seconds:,.0f}",
+        f"{last.epoch:g} of {settings.epochs}", f"{images:,}", f"{run.train_seconds:,.0f}",
         f"{last.validation_accuracy:.2%}", f"{tested.accuracy:.2%} (n {tested.n:,})", __version__,
     )  # fmt: skip
     session.show(f"| {' | '.join(columns)} |")
     accuracy = {"validation_accuracy": last.validation_accuracy, "test_accuracy": tested.accuracy, "test_n": tested.n}
-    spent = {"seconds": seconds, "epochs": last.epoch, "images": images, "device": made.device_name}
+    spent = {"seconds": run.train_seconds, "epochs": last.epoch, "images": images, "device": made.device_name}
     session.document({"run": run.name, "target": target, **spent, **accuracy, "precision": made.precision})
 
 

@@ -237,9 +237,14 @@ class Run:
         return best(self.history)
 
     @property
+    def train_seconds(self) -> float:
+        """Of all epochs, training alone."""
+        return sum(row.seconds for row in self.history)
+
+    @property
     def seconds_per_epoch(self) -> float:
         """Mean over the epochs, training alone; NaN without a history."""
-        return sum(row.seconds for row in self.history) / self.history[-1].epoch if self.history else math.nan
+        return self.train_seconds / self.history[-1].epoch if self.history else math.nan
 
     @cached_property
     def evaluations(self) -> dict[str, EvaluationRecord]:
