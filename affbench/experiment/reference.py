@@ -79,6 +79,9 @@ def leaderboards(results_dir: Path, set_name: str | None = None) -> list[Leaderb
 def add_reference(run: Run, results_dir: Path) -> Run:
     """Copy what may be committed of a finished run to ``reference``: all but predictions and a large checkpoint."""
     target = reference_dir(results_dir) / run.name
+    published = target.parent / PUBLISHED / f"{run.name}.safetensors"
+    if published.is_file() and store.file_hash(published) != run.sealed.files[WEIGHTS]["sha256"]:
+        raise UsageError(f"{run.name} is published with another checkpoint: 'leaderboard --publish' renews it.")
     with store.lock(run.path), store.atomic_folder(target, _KNOWN) as new:
         for path in run.path.iterdir():
             if _may_be_committed(path):

@@ -177,6 +177,9 @@ def test_a_published_checkpoint_is_half_as_large_and_what_it_says_is_of_that_fil
     assert sorted(path.name for path in published.path.iterdir()) == sorted(
         ["config.toml", "environment.json", f"eval-{AFFINE}.json", "history.csv", "manifest.json"]
     )
+    again = affbench("leaderboard", "--add", run.name)  # which would leave it beside a manifest of the larger one
+    assert again.status == 2
+    assert "is published with another checkpoint" in again.stderr
     shutil.rmtree(run.path)
     model = package.load_model("capsnet", results_dir=workspace.results)
     dataset = load_dataset(AFFINE, limit=100, data_dir=workspace.data)
